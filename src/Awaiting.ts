@@ -1,0 +1,127 @@
+/**
+ * The executions that callers in this process wait for, wherever they run.
+ *
+ * Reads: completions of this process, `WorkflowCompleted` notifications, ticks of the poller.
+ * Feeds: `Engine`.
+ * Guarantees: a caller learns of a completion by notification, and within the poll interval when
+ * that was lost. All waits of a process are answered by one query, however many there are.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import { isFinal, type Outcome, type Status, WorkflowStore } from "./WorkflowStore.ts"
+
+interface Wait {
+  readonly done: Deferred.Deferred<Outcome>
+  callers: number
+  /** What the last look said. */
+  status: Status | undefined
+  /** Nobody waits since the last look at everything; the next one forgets it. */
+  stale: boolean
+}
+
+/**
+ * @since 0.1.0
+ * @category services
+ */
+export class Awaiting extends Context.Service<
+  Awaiting,
+  {
+    /** Waits until the execution is final, or blocked. */
+    readonly outcome: (executionId: string) => Effect.Effect<Outcome>
+    /** A run of this process ended. */
+    readonly resolve: (outcome: Outcome) => void
+    /** Looks after all waits, or after those that a notification named. */
+    readonly look: (executionIds?: ReadonlyArray<string>) => void
+    /** Whether anybody here waits for an execution. */
+    readonly isAwaited: (executionId: string) => boolean
+    /**
+     * Whether an execution that was awaited a moment ago is known to be suspended: a caller who
+     * asks again by his own schedule costs no query.
+     */
+    readonly isSuspended: (executionId: string) => boolean
+  }
+>()("romancy/Awaiting") {
+  /**
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer: Layer.Layer<Awaiting, never, WorkflowStore> = Layer.effect(
+    this,
+    Effect.suspend(() => make)
+  )
+}
+
+/** More ids than this go into another query. */
+const maxIdsPerQuery = 1000
+
+const make = Effect.gen(function*() {
+  const store = yield* WorkflowStore
+  const waits = new Map<string, Wait>()
+  const due = new Set<string>()
+  const asked = Latch.makeUnsafe(false)
+
+  const resolve = (outcome: Outcome) => {
+    const wait = waits.get(outcome.executionId)
+    if (wait === undefined) return
+    waits.delete(outcome.executionId)
+    Deferred.doneUnsafe(wait.done, Effect.succeed(outcome))
+  }
+  const look = (executionIds?: Iterable<string>) => {
+    for (const executionId of executionIds ?? current()) if (waits.has(executionId)) due.add(executionId)
+    if (due.size > 0) asked.openUnsafe()
+  }
+  /** All waits, without those that nobody has had for a whole interval. */
+  const current = () => {
+    for (const [executionId, wait] of Array.from(waits)) {
+      if (wait.callers > 0) continue
+      if (wait.stale) waits.delete(executionId)
+      wait.stale = true
+    }
+    return waits.keys()
+  }
+
+  yield* Effect.gen(function*() {
+    while (true) {
+      yield* asked.await
+      // Callers that are ready in this same turn share the query.
+      yield* Effect.yieldNow
+      const ids = Array.from(due).slice(0, maxIdsPerQuery)
+      for (const id of ids) due.delete(id)
+      if (due.size === 0) asked.closeUnsafe()
+      const outcomes = yield* store.awaitOutcomes(ids).pipe(
+        Effect.catch((error) => Effect.as(Effect.logWarning("cannot look after awaited workflows", error), []))
+      )
+      for (const outcome of outcomes) {
+        const wait = waits.get(outcome.executionId)
+        if (wait !== undefined) wait.status = outcome.status
+        if (isFinal(outcome.status) || outcome.status === "Blocked") resolve(outcome)
+      }
+    }
+  }).pipe(Effect.forkScoped)
+
+  return Awaiting.of({
+    resolve,
+    look,
+    isAwaited: (executionId) => (waits.get(executionId)?.callers ?? 0) > 0,
+    isSuspended: (executionId) => waits.get(executionId)?.status === "Suspended",
+    outcome: (executionId) =>
+      Effect.suspend(() => {
+        let wait = waits.get(executionId)
+        if (wait === undefined) {
+          wait = { done: Deferred.makeUnsafe(), callers: 0, status: undefined, stale: false }
+          waits.set(executionId, wait)
+          look([executionId])
+        }
+        const { done } = wait
+        const mine = wait
+        mine.callers++
+        mine.stale = false
+        return Effect.ensuring(Deferred.await(done), Effect.sync(() => void mine.callers--))
+      })
+  })
+})

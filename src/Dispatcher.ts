@@ -1,0 +1,100 @@
+/**
+ * The loop that all dispatchers share: woken, drain in batches until one is not full, wait.
+ *
+ * ```ts
+ * const wake = yield* Wake.make({ listener, on, interval, fallback })
+ * yield* Dispatcher.run(wake, claimAndStart, { name: "workflows" }).pipe(Effect.forkScoped)
+ * ```
+ *
+ * Reads: `Wake`.
+ * Feeds: the drain it is given, never two at once.
+ * Guarantees: a full batch is followed by the next at once, one that is not full waits for the next
+ * wake; a drain that fails or dies is repeated after a delay, for what it was woken by, and what
+ * comes after it is still dispatched.
+ *
+ * @since 0.1.0
+ */
+import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import * as Stream from "effect/Stream"
+import type { Wake, WakeSource } from "./Wake.ts"
+
+/**
+ * Handles one batch. `full` says that there may be more.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Drain<E, R> = (
+  sources: ReadonlySet<WakeSource>
+) => Effect.Effect<{ readonly full: boolean }, E, R>
+
+/**
+ * The delays after which a drain that failed is repeated: 100 ms, doubled each time, with jitter,
+ * up to 5 seconds.
+ *
+ * @since 0.1.0
+ * @category schedules
+ */
+export const retrySchedule: Schedule.Schedule<unknown> = Schedule.min([
+  Schedule.jittered(
+    Schedule.min([Schedule.exponential("100 millis", 2), Schedule.spaced("5 seconds")])
+  ),
+  Schedule.spaced("5 seconds")
+])
+
+const batch: ReadonlySet<WakeSource> = new Set(["batch"])
+
+/**
+ * Dispatches until it is interrupted.
+ *
+ * The first failure of a row is logged at WARN, those that follow until it works again at DEBUG.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const run = <E, R>(
+  wake: Pick<Wake, "looks">,
+  drain: Drain<E, R>,
+  options: { readonly name: string }
+): Effect.Effect<void, never, R> =>
+  Stream.runForEach(wake.looks, (sources) => look(drain, sources)).pipe(
+    Effect.annotateLogs({ dispatcher: options.name })
+  )
+
+/** One look: batch after batch until one is not full. */
+const look = Effect.fnUntraced(function* <E, R>(
+  drain: Drain<E, R>,
+  sources: ReadonlySet<WakeSource>
+) {
+  let woken = sources
+  while ((yield* persist(drain(woken))).full) woken = batch
+})
+
+/** Repeats a drain until it succeeds. */
+const persist = <A, E, R>(drain: Effect.Effect<A, E, R>): Effect.Effect<A, never, R> =>
+  Effect.suspend(() => {
+    let failures = 0
+    const step = Effect.orDie(Schedule.toStep(retrySchedule))
+    return Effect.flatMap(step, (next) => {
+      const pause = Effect.fnUntraced(function* (cause: Cause.Cause<E>) {
+        const now = yield* Clock.currentTimeMillis
+        const [, delay] = yield* Effect.orDie(next(now, undefined))
+        const log = failures++ === 0 ? Effect.logWarning : Effect.logDebug
+        yield* log("A dispatcher failed, repeating", cause).pipe(
+          Effect.annotateLogs({ delay: Duration.format(delay) })
+        )
+        yield* Effect.sleep(delay)
+      })
+      const attempt: Effect.Effect<A, never, R> = Effect.catchCause(drain, (cause) =>
+        Effect.andThen(
+          pause(cause),
+          Effect.suspend(() => attempt)
+        )
+      )
+      return attempt
+    })
+  })

@@ -1,0 +1,55 @@
+/**
+ * How a write of this process tells the dispatchers of this process, with no round trip.
+ *
+ * Reads: nothing.
+ * Feeds: the wakes of the dispatchers, which answer it; rung by `Engine`.
+ * Guarantees: ringing never waits, never fails and is never lost while somebody answers.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+
+/**
+ * What rings.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Rings {
+  /** An instance that this process can run became runnable, or a slot became free for one. */
+  readonly workflows: () => void
+  /** A timer was registered that is due after so many milliseconds. */
+  readonly timer: (remainingMillis: number) => void
+}
+
+/**
+ * @since 0.1.0
+ * @category services
+ */
+export class Doorbell extends Context.Service<
+  Doorbell,
+  Rings & {
+    /** Is rung from now on, until the scope closes. */
+    readonly answer: (rings: Partial<Rings>) => Effect.Effect<void, never, Scope.Scope>
+  }
+>()("romancy/Doorbell") {
+  /**
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer: Layer.Layer<Doorbell> = Layer.sync(this, () => {
+    const answering = new Set<Partial<Rings>>()
+    return Doorbell.of({
+      workflows: () => answering.forEach((rings) => rings.workflows?.()),
+      timer: (remainingMillis) => answering.forEach((rings) => rings.timer?.(remainingMillis)),
+      answer: (rings) =>
+        Effect.acquireRelease(
+          Effect.sync(() => void answering.add(rings)),
+          () => Effect.sync(() => void answering.delete(rings))
+        )
+    })
+  })
+}

@@ -1,0 +1,441 @@
+/**
+ * The contract of `WorkflowEngine`, kept over the workflow store.
+ *
+ * Reads: calls of user programs, from workflow bodies and from outside.
+ * Feeds: `WorkflowStore` with starts, steps, deferreds and timers; `Runs` with what is started here.
+ * Guarantees: a step that is recorded is not run again, a failure no more than a success; the first
+ * completion of a deferred wins; a timer keeps its first deadline; an execution runs once for its
+ * id, whoever asks how often. What is too large is refused before anything is written.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Activity from "effect/workflow/Activity"
+import * as Workflow from "effect/workflow/Workflow"
+import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import { Awaiting } from "./Awaiting.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { AwaitInTransaction, ClientOnly, RepeatedName, StoreError, WorkflowBlocked } from "./RomancyError.ts"
+import { type Run, stepKey } from "./Run.ts"
+import { Runs } from "./Runs.ts"
+import { dueAt, isTimer } from "./Timer.ts"
+import { Transactional } from "./Transactional.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+import * as Store from "./WorkflowStore.ts"
+
+type Result = Workflow.Result<unknown, unknown>
+
+const make = (options: { readonly client: boolean }) =>
+  Effect.gen(function*() {
+    const store = yield* Store.WorkflowStore
+    const runs = yield* Runs
+    const awaiting = yield* Awaiting
+    const doorbell = yield* Doorbell
+    const config = yield* RomancyConfig
+    const self = yield* WorkerId
+    const fork = Effect.runForkWith(yield* Effect.context<never>())
+    const warned = new Set<string>()
+
+    const name = (text: string, what: string) =>
+      Effect.orDie(WorkflowCodec.within(text, what, "maxNameBytes", config.maxNameBytes))
+    const payload = (text: string, what: string) =>
+      WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes)
+
+    /** The run that a fiber belongs to; one whose run has left goes nowhere. */
+    const runOf = (instance: WorkflowEngine.WorkflowInstance["Service"]): Effect.Effect<Run> => {
+      const run = runs.get(instance.executionId)
+      return run === undefined || run.abandoned ? Effect.never : Effect.succeed(run)
+    }
+
+    /** The same name again in one replay is the same step or timer, which is rarely meant. */
+    const used = (run: Run, kind: "step" | "timer", of: string, strict: boolean) => {
+      const key = `${kind}/${of}`
+      if (!run.used.has(key)) {
+        run.used.add(key)
+        return Effect.void
+      }
+      const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, name: of })
+      if (strict) return Effect.die(repeated)
+      const once = `${run.workflow._tag}/${key}`
+      if (warned.has(once)) return Effect.void
+      warned.add(once)
+      return Effect.logWarning(`${repeated.message}: the second got the result of the first`)
+    }
+
+    // Executions.
+
+    const start = Effect.fnUntraced(function*(workflow: Workflow.Any, options: {
+      readonly executionId: string
+      readonly payload: object
+      readonly parentId: string | undefined
+      readonly awaited: boolean
+      readonly inTransaction: boolean
+    }) {
+      const { executionId } = options
+      const text = yield* WorkflowCodec.of(workflow).encodePayload(options.payload).pipe(
+        Effect.flatMap((text) => payload(text, `The payload of ${workflow._tag}`)),
+        Effect.orDie
+      )
+      const slot = !options.inTransaction && runs.knows(workflow._tag)
+        ? runs.reserve(executionId)
+        : Option.none()
+      const request: Store.Start = {
+        executionId,
+        workflowName: workflow._tag,
+        payload: text,
+        parentId: options.parentId,
+        awaited: options.awaited && Option.isNone(slot),
+        claimFor: Option.isSome(slot) ? self : undefined
+      }
+      if (Option.isNone(slot)) {
+        const started = yield* store.start(request)
+        if (started._tag === "Created" && !options.inTransaction) doorbell.workflows()
+        return started
+      }
+      // In the engine's own fiber: a caller who gives up must not take the claim with him.
+      const claiming = store.start(request).pipe(
+        Effect.tap((started) =>
+          started._tag === "Claimed" ? launchHere(started.claimed, options.payload) : Effect.void
+        ),
+        Effect.ensuring(Effect.sync(slot.value))
+      )
+      return yield* Fiber.join(fork(claiming))
+    })
+
+    const launchHere = Effect.fnUntraced(function*(claimed: Store.Claimed, payload: object) {
+      const record = claimed.fresh ? undefined : (yield* store.load([claimed.executionId]))[0]
+      yield* runs.launch(claimed, { record, payload, sources: ["home"] })
+    })
+
+    const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(function*(workflow, options) {
+      const { discard, executionId } = options
+      yield* name(workflow._tag, "The name of the workflow")
+      yield* name(executionId, `The execution id of ${workflow._tag}`)
+      const inTransaction = yield* store.inTransaction
+      if (inTransaction && !discard) {
+        return yield* Effect.die(new AwaitInTransaction({ workflowName: workflow._tag, executionId }))
+      }
+      const parent = options.parent === undefined ? undefined : runs.get(options.parent.executionId)
+      const here = runs.get(executionId)
+      if (here !== undefined) return discard ? undefined : yield* outcomeHere(here, parent)
+      if (!discard && awaiting.isSuspended(executionId)) return new Workflow.Suspended({})
+      const parentId = options.detached === true ? undefined : options.parent?.executionId
+      yield* Effect.orDie(start(workflow, {
+        executionId,
+        payload: options.payload,
+        parentId,
+        awaited: !discard && parent === undefined,
+        inTransaction
+      }))
+      if (discard) return undefined
+      const launched = runs.get(executionId)
+      if (launched !== undefined) return yield* outcomeHere(launched, parent)
+      return yield* outcomeElsewhere(workflow, executionId, options.parent !== undefined)
+    }, (effect) => effect as Effect.Effect<any>)
+
+    const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
+      Effect.callback((resume) => {
+        const waiter = (result: Result) => resume(Effect.succeed(result))
+        run.waiters.set(waiter, parent)
+        return Effect.sync(() => void run.waiters.delete(waiter))
+      })
+
+    /** A parent does not wait for what runs elsewhere: it suspends, and the completion wakes it. */
+    const outcomeElsewhere = Effect.fnUntraced(function*(
+      workflow: Workflow.Any,
+      executionId: string,
+      isChild: boolean
+    ): Effect.fn.Return<Result> {
+      const outcome = yield* Effect.orDie(store.outcome(executionId))
+      if (Option.isSome(outcome)) {
+        const { status } = outcome.value
+        if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {
+          return yield* decode(workflow, outcome.value)
+        }
+      }
+      if (isChild) return new Workflow.Suspended({})
+      return yield* decode(workflow, yield* awaiting.outcome(executionId))
+    })
+
+    const decode = (workflow: Workflow.Any, outcome: Store.Outcome): Effect.Effect<Result> => {
+      if (outcome.status === "Blocked") {
+        return Effect.die(new WorkflowBlocked({
+          executionId: outcome.executionId,
+          workflowName: outcome.workflowName
+        }))
+      }
+      // A run of this process hands its result over as it is.
+      if (Workflow.isResult(outcome.result)) return Effect.succeed(outcome.result)
+      return outcome.result === null || outcome.result === undefined
+        ? Effect.succeed(new Workflow.Suspended({}))
+        : Effect.orDie(WorkflowCodec.of(workflow).decodeResult(outcome.result))
+    }
+
+    const poll: WorkflowEngine.Encoded["poll"] = Effect.fnUntraced(function*(workflow, executionId) {
+      const run = runs.get(executionId)
+      if (run !== undefined) {
+        return run.parked.size > 0 && run.inFlight === 0
+          ? Option.some(new Workflow.Suspended({}))
+          : Option.none()
+      }
+      const outcome = yield* Effect.orDie(store.outcome(executionId))
+      if (Option.isNone(outcome)) return Option.none()
+      const { status } = outcome.value
+      return status === "Running" || status === "Runnable"
+        ? Option.none()
+        : Option.some(yield* decode(workflow, outcome.value))
+    })
+
+    const wake = (workflow: Workflow.Any, executionId: string, woken: Effect.Effect<Store.Woken, StoreError>) =>
+      Effect.map(Effect.orDie(woken), (woken) => runs.woken(executionId, workflow._tag, woken))
+
+    // Activities.
+
+    const activityExecute: WorkflowEngine.Encoded["activityExecute"] = Effect.fnUntraced(
+      function*(activity, attempt) {
+        const instance = yield* WorkflowEngine.WorkflowInstance
+        const run = yield* runOf(instance)
+        yield* name(activity.name, `The name of a step of ${run.workflow._tag}`)
+        const key = stepKey(activity.name, attempt)
+        yield* used(run, "step", key, config.repeatedStep === "error")
+        const recorded = run.steps.get(key)
+        if (recorded !== undefined) return new Workflow.Complete({ exit: recorded })
+        // A pending interruption replays only to rebuild compensations: nothing new begins.
+        if (run.interrupt !== "None" && !instance.interrupted) return new Workflow.Suspended({})
+        if (run.stopping && !instance.interrupted) return yield* Effect.never
+        const flying = run.flying.get(key)
+        if (flying !== undefined) return yield* Deferred.await(flying)
+        const deferred = Deferred.makeUnsafe<Result>()
+        run.flying.set(key, deferred)
+        return yield* run.flight(perform(run, instance, activity, attempt)).pipe(
+          Effect.onExit((exit) => {
+            run.flying.delete(key)
+            Deferred.doneUnsafe(deferred, exit)
+            return Effect.void
+          })
+        )
+      }
+    )
+
+    const perform = Effect.fnUntraced(function*(
+      run: Run,
+      instance: WorkflowEngine.WorkflowInstance["Service"],
+      activity: Activity.Any,
+      attempt: number
+    ): Effect.fn.Return<Result> {
+      const own = WorkflowEngine.WorkflowInstance.initial(instance.workflow, instance.executionId, {
+        awaitedDeferreds: run.activityAwaits
+      })
+      own.interrupted = instance.interrupted
+      const body = activity.executeEncoded.pipe(
+        Workflow.intoResult,
+        Effect.provideService(WorkflowEngine.WorkflowInstance, own)
+      ) as Effect.Effect<Result>
+      const result = Context.get(activity.annotations, Transactional)
+        ? yield* performInTransaction(run, activity, attempt, body)
+        : yield* body
+      if (result._tag === "Suspended" || run.steps.has(stepKey(activity.name, attempt))) return result
+      return yield* record(run, activity, attempt, result.exit)
+    })
+
+    const record = Effect.fnUntraced(function*(
+      run: Run,
+      activity: Activity.Any,
+      attempt: number,
+      exit: Exit.Exit<unknown, unknown>
+    ): Effect.fn.Return<Result> {
+      const what = `The result of step ${activity.name} of ${run.workflow._tag}`
+      const { encoded, recorded } = yield* WorkflowCodec.encodeExit(exit).pipe(
+        Effect.flatMap((encoded) => payload(encoded, what)),
+        Effect.map((encoded) => ({ encoded, recorded: exit })),
+        Effect.catch((error) => {
+          const recorded = Exit.die(error)
+          return Effect.map(WorkflowCodec.encodeExit(recorded), (encoded) => ({ encoded, recorded }))
+        })
+      )
+      const verdict = yield* Effect.orDie(
+        store.recordStep(run.lease, { name: activity.name, attempt, exit: encoded })
+      )
+      if (verdict === "Fenced" || verdict === "Taken") return yield* runs.fenced(run)
+      run.steps.set(stepKey(activity.name, attempt), recorded)
+      return new Workflow.Complete({ exit: recorded })
+    })
+
+    /** The body and its record in one transaction; only a success is committed there. */
+    const performInTransaction = Effect.fnUntraced(function*(
+      run: Run,
+      activity: Activity.Any,
+      attempt: number,
+      body: Effect.Effect<Result>
+    ): Effect.fn.Return<Result> {
+      const what = `The result of step ${activity.name} of ${run.workflow._tag}`
+      let suspended: Workflow.Suspended | undefined
+      const step = yield* Effect.orDie(store.transactionalStep(
+        run.lease,
+        { name: activity.name, attempt },
+        Effect.flatMap(body, (result) => {
+          if (result._tag === "Complete") return result.exit
+          suspended = result
+          return Effect.fail(result)
+        }).pipe(
+          Effect.tap((value) => Effect.orDie(payload(JSON.stringify(value ?? null), what)))
+        ),
+        (value) => JSON.stringify({ _tag: "Success", value: value ?? null })
+      )).pipe(
+        // Whether it was committed is not known: the record says so, to the next replay.
+        Effect.catchDefect((defect) =>
+          defect instanceof StoreError
+            ? Effect.andThen(Effect.logWarning(defect.message), runs.fenced(run))
+            : Effect.die(defect)
+        )
+      )
+      if (suspended !== undefined) return suspended
+      if (step.verdict !== "Written") return yield* runs.fenced(run)
+      if (Exit.isFailure(step.exit) && Cause.hasInterruptsOnly(step.exit.cause)) {
+        return yield* Effect.failCause(step.exit.cause as Cause.Cause<never>)
+      }
+      if (Exit.isSuccess(step.exit)) run.steps.set(stepKey(activity.name, attempt), step.exit)
+      return new Workflow.Complete({ exit: step.exit })
+    })
+
+    // Deferreds and clocks.
+
+    const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(function*(deferred) {
+      const instance = yield* WorkflowEngine.WorkflowInstance
+      const run = yield* runOf(instance)
+      const exit = run.deferreds.get(deferred.name)
+      if (exit !== undefined) return Option.some(exit)
+      return instance.awaitedDeferreds.has(deferred.name)
+        ? yield* runs.park(run, deferred.name)
+        : Option.none()
+    })
+
+    const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(function*(options) {
+      yield* name(options.deferredName, "The name of a deferred")
+      yield* name(options.workflowName, "The name of the workflow")
+      yield* name(options.executionId, "An execution id")
+      const exit = yield* WorkflowCodec.encodeExit(options.exit).pipe(
+        Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
+        Effect.orDie
+      )
+      const instance = yield* Effect.serviceOption(WorkflowEngine.WorkflowInstance)
+      const run = runs.get(options.executionId)
+      const own = Option.isSome(instance) && instance.value.executionId === options.executionId
+      if (own && run !== undefined && run.live && !(yield* store.inTransaction)) {
+        return yield* run.flight(completeOwn(run, options.deferredName, options.exit, exit))
+      }
+      const woken = yield* Effect.orDie(store.completeDeferred({
+        executionId: options.executionId,
+        workflowName: options.workflowName,
+        name: options.deferredName,
+        exit
+      }))
+      runs.woken(options.executionId, options.workflowName, woken)
+    })
+
+    const completeOwn = Effect.fnUntraced(function*(
+      run: Run,
+      deferredName: string,
+      exit: Exit.Exit<unknown, unknown>,
+      encoded: string
+    ) {
+      if (run.deferreds.has(deferredName)) return
+      const verdict = yield* Effect.orDie(
+        store.recordDeferred(run.lease, { name: deferredName, exit: encoded })
+      )
+      if (verdict === "Fenced") return yield* runs.fenced(run)
+      // Somebody else was first: the record has what he completed it with.
+      if (verdict === "Taken") return runs.signal([run.executionId], "home")
+      run.deferreds.set(deferredName, exit)
+      runs.completedHere(run, deferredName)
+    })
+
+    const scheduleClock: WorkflowEngine.Encoded["scheduleClock"] = Effect.fnUntraced(
+      function*(_workflow, { clock, executionId }) {
+        const run = runs.get(executionId)
+        if (run === undefined || run.abandoned) return yield* Effect.never
+        yield* name(clock.name, `The name of a timer of ${run.workflow._tag}`)
+        if (isTimer(clock)) yield* used(run, "timer", clock.name, true)
+        run.timed.add(clock.deferred.name)
+        if (run.deferreds.has(clock.deferred.name) || run.timers.has(clock.name)) return
+        const at = dueAt(clock)
+        const { remainingMillis, verdict } = yield* Effect.orDie(store.registerTimer(run.lease, {
+          name: clock.name,
+          deferredName: clock.deferred.name,
+          due: at === undefined
+            ? { _tag: "After", millis: Math.ceil(Duration.toMillis(clock.duration)) }
+            : { _tag: "At", epochMillis: at }
+        }))
+        if (verdict === "Fenced" || verdict === "Taken") return yield* runs.fenced(run)
+        run.timers.add(clock.name)
+        doorbell.timer(remainingMillis)
+      }
+    )
+
+    const engine: WorkflowEngine.WorkflowEngine["Service"] = WorkflowEngine.makeUnsafe({
+      register: Effect.fnUntraced(function*(workflow, execute) {
+        if (options.client) {
+          return yield* Effect.die(new ClientOnly({ workflowName: workflow._tag }))
+        }
+        yield* name(workflow._tag, "The name of the workflow")
+        yield* runs.register({
+          workflow,
+          execute: (payload, executionId) =>
+            Effect.provideService(
+              execute(payload, executionId),
+              WorkflowEngine.WorkflowEngine,
+              engine
+            ),
+          context: yield* Effect.context<never>()
+        })
+      }),
+      execute,
+      poll,
+      resume: (workflow, executionId) => wake(workflow, executionId, store.resume(executionId)),
+      interrupt: (workflow, executionId) =>
+        wake(workflow, executionId, store.interrupt(executionId, false)),
+      interruptUnsafe: (workflow, executionId) =>
+        wake(workflow, executionId, store.interrupt(executionId, true)),
+      awaitComplete: (_workflow, executionId) => Effect.asVoid(awaiting.outcome(executionId)),
+      activityExecute,
+      deferredResult,
+      deferredDone,
+      scheduleClock
+    })
+    return engine
+  })
+
+type Needs = Store.WorkflowStore | Runs | Awaiting | Doorbell | RomancyConfig | WorkerId
+
+/**
+ * The engine of a worker.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<WorkflowEngine.WorkflowEngine, never, Needs> = Layer.effect(
+  WorkflowEngine.WorkflowEngine,
+  make({ client: false })
+)
+
+/**
+ * The engine of a client: starts, signals and awaits, runs nothing, and dies when a handler is
+ * registered on it.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerClient: Layer.Layer<WorkflowEngine.WorkflowEngine, never, Needs> = Layer.effect(
+  WorkflowEngine.WorkflowEngine,
+  make({ client: true })
+)

@@ -1,0 +1,118 @@
+/**
+ * Many fibers' rows in one statement: a batch is flushed when the previous flush is back.
+ *
+ * Reads: rows from any fiber.
+ * Feeds: a flush, which is given the rows and answers one by one.
+ * Guarantees: a fiber goes on only when the statement its row was in has committed. Alone, a row
+ * waits for nothing; under load the batches grow by themselves, so there is no delay to tune. One
+ * bad row spoils no batch: when the database refuses the data, the batch is split until only the
+ * guilty fiber sees the error. The flusher is forked from the scope that made it, never from a
+ * caller, whose transaction it would otherwise write in.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import type { SqlError } from "effect/sql/SqlError"
+import * as PgFailure from "./PgFailure.ts"
+import { StoreError } from "./RomancyError.ts"
+
+interface Entry<Row, Answer> {
+  readonly row: Row
+  readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
+}
+
+/**
+ * Makes the function that a fiber hands its row to.
+ *
+ * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
+ * for as long as the database cannot be reached, so it must be safe to repeat. More than
+ * `maxQueued` waiting rows are refused with a `StoreError`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
+  readonly operation: string
+  readonly flush: (rows: ReadonlyArray<Row>) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  readonly maxRows: number
+  readonly maxQueued: number
+}): Effect.fn.Return<(row: Row) => Effect.Effect<Answer, StoreError>, never, Scope.Scope> {
+  const { maxQueued, operation } = options
+  let queue: Array<Entry<Row, Answer>> = []
+  const filled = Latch.makeUnsafe(false)
+
+  const settle = (
+    entries: ReadonlyArray<Entry<Row, Answer>>,
+    exit: Exit.Exit<ReadonlyArray<Answer>, SqlError>
+  ): Effect.Effect<void> => {
+    if (Exit.isSuccess(exit)) {
+      entries.forEach((entry, index) => entry.resume(Effect.succeed(exit.value[index]!)))
+      return Effect.void
+    }
+    const error = Cause.squash(exit.cause)
+    if (entries.length > 1 && PgFailure.blamesRow(error)) {
+      const half = entries.length >> 1
+      return Effect.andThen(write(entries.slice(0, half)), write(entries.slice(half)))
+    }
+    // What waits for a row that somebody else holds goes on waiting, but in nobody's way.
+    if (PgFailure.isLockTimeout(error)) {
+      return Effect.asVoid(Effect.forkIn(Effect.andThen(Effect.sleep(50), write(entries)), scope))
+    }
+    const failure = new StoreError({ operation, reason: error })
+    for (const entry of entries) entry.resume(Effect.fail(failure))
+    return Effect.void
+  }
+
+  const write = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
+    Effect.suspend(() => options.flush(entries.map((entry) => entry.row))).pipe(
+      Effect.retry({ while: PgFailure.isTransient, schedule: patience }),
+      Effect.exit,
+      Effect.flatMap((exit) => settle(entries, exit))
+    )
+
+  const scope = yield* Effect.scope
+  yield* Effect.gen(function*() {
+    while (true) {
+      yield* filled.await
+      // Fibers that are ready in this same turn get their rows into the batch.
+      yield* Effect.yieldNow
+      const entries = queue.length <= options.maxRows ? queue : queue.slice(0, options.maxRows)
+      queue = queue.length <= options.maxRows ? [] : queue.slice(options.maxRows)
+      if (queue.length === 0) filled.closeUnsafe()
+      yield* write(entries)
+    }
+  }).pipe(Effect.forkScoped)
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      for (const entry of queue) entry.resume(Effect.interrupt)
+      queue = []
+    })
+  )
+
+  return (row) =>
+    Effect.callback<Answer, StoreError>((resume) => {
+      if (queue.length >= maxQueued) {
+        return resume(Effect.fail(new StoreError({
+          operation,
+          reason: new Error(`more than maxQueuedWrites (${maxQueued}) writes are waiting`)
+        })))
+      }
+      queue.push({ row, resume })
+      filled.openUnsafe()
+    })
+})
+
+/**
+ * A database that is away is asked again quickly at first, then every second, for ever.
+ *
+ * @since 0.1.0
+ * @category schedules
+ */
+export const patience = Schedule.min([Schedule.exponential("10 millis", 2), Schedule.spaced("1 second")]).pipe(
+  Schedule.jittered
+)

@@ -1,0 +1,124 @@
+/**
+ * One life of the listening session: connect, LISTEN, prove that notifications arrive, then beat
+ * until it is lost.
+ *
+ * Reads: PostgreSQL; `Heartbeat`; `SelfTest`.
+ * Feeds: `Listener`.
+ * Guarantees: whatever is open is closed with the scope, in bounded time.
+ *
+ * @since 0.1.0
+ */
+import type { PgClientConfig } from "@effect/sql-pg/PgClient"
+import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Notification from "./Notification.ts"
+import { channel, channels, type RomancyConfig } from "./RomancyConfig.ts"
+import { ListenError } from "./RomancyError.ts"
+import * as SelfTest from "./SelfTest.ts"
+import * as Session from "./Session.ts"
+
+/**
+ * What a listening session needs.
+ *
+ * - `onNotification`: called for each notification but those of self-tests; must not block
+ * - `onListening`: run once notifications are seen to arrive
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  readonly config: RomancyConfig.Values
+  readonly client: PgClientConfig
+  readonly heartbeat: {
+    readonly connected: (session: Session.Session) => Effect.Effect<void, SqlError>
+    readonly beat: (session: Session.Session) => Effect.Effect<void, SqlError>
+  }
+  readonly onNotification: (notification: Notification.Notification) => void
+  readonly onListening: Effect.Effect<void>
+}
+
+/**
+ * Opens a listening session and holds it until it is lost, or proved not to deliver. The session is
+ * closed with the scope.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const hold = Effect.fnUntraced(function* (
+  options: Options
+): Effect.fn.Return<never, SqlError | ListenError, Scope.Scope> {
+  const { config, heartbeat } = options
+  const session = yield* Session.make({
+    client: options.client,
+    url: config.listenUrl,
+    applicationName: `${config.prefix}-listener`,
+    connectTimeout: config.connectTimeout,
+    statementTimeout: config.statementTimeout
+  })
+  const test = yield* SelfTest.make(config, options.client)
+  const receive = receiver(config.prefix, test, options.onNotification)
+  const queues = yield* Effect.forEach(channels, (name) =>
+    Effect.catch(session.listen(channel(config, name)), refusal)
+  )
+  const beats = Effect.gen(function* () {
+    if (!(yield* test.run)) {
+      // Silence may also mean that the session has just died.
+      yield* session.query("select 1", [], config.heartbeatTimeout)
+      return yield* new ListenError({ reason: "NotDelivered" })
+    }
+    yield* Session.within(session, heartbeat.connected(session), config.statementTimeout)
+    yield* options.onListening
+    while (true) {
+      yield* Session.liveClock.sleep(config.heartbeatInterval)
+      yield* Session.within(session, heartbeat.beat(session), config.heartbeatTimeout)
+    }
+  })
+  const drains = queues.map((queue) => drain(queue, receive))
+  return yield* Effect.raceAllFirst([beats, ...drains])
+})
+
+type Arrivals = Queue.Dequeue<PgConnection.Notification, SqlError>
+
+/** How many notifications are passed on before those who subscribed get a turn to take them. */
+const passedOnMax = 1000
+
+/** Takes what arrives at once: the queue beneath has no bound. */
+const drain = (
+  queue: Arrivals,
+  receive: (arrival: PgConnection.Notification) => void
+): Effect.Effect<never, SqlError> =>
+  Effect.forever(
+    Effect.flatMap(Queue.takeBetween(queue, 1, passedOnMax), (arrivals) => {
+      for (const arrival of arrivals) receive(arrival)
+      return arrivals.length === passedOnMax ? Effect.yieldNow : Effect.void
+    }),
+    { disableYield: true }
+  )
+
+const receiver = (
+  prefix: string,
+  test: SelfTest.SelfTest,
+  pass: (notification: Notification.Notification) => void
+) => {
+  const read = Notification.decode(prefix)
+  return (arrival: PgConnection.Notification): void => {
+    const notification = read(arrival.channel, arrival.payload)
+    if (notification === undefined) return
+    if (notification._tag === "SelfTest") test.heard(notification)
+    else pass(notification)
+  }
+}
+
+/** Classes of SQLSTATE with which a server refuses LISTEN itself, rather than being unwell. */
+const refusals = ["0A", "25", "42"]
+
+/** CockroachDB does not know LISTEN (42601, 0A000); a hot standby cannot execute it (25006). */
+const refusal = (error: SqlError): Effect.Effect<never, SqlError | ListenError> => {
+  const code = (error.reason.cause as { readonly code?: unknown } | undefined)?.code
+  return typeof code === "string" && refusals.includes(code.slice(0, 2))
+    ? Effect.fail(new ListenError({ reason: "Refused", cause: error }))
+    : Effect.fail(error)
+}

@@ -1,0 +1,400 @@
+/**
+ * The workflow store in the memory of one process: the reference implementation of the seam, small
+ * enough to read in one go, and the store of `Romancy.layerMemory`.
+ *
+ * Reads: Effect's `Clock`, so that a `TestClock` moves deadlines and leases.
+ * Feeds: `WorkflowStore`.
+ * Guarantees: each operation is one synchronous change, so none can be seen half done. It keeps
+ * nothing when the process ends, sends no notifications, and knows no transactions.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import { WorkerId } from "./WorkerId.ts"
+import * as Store from "./WorkflowStore.ts"
+
+interface Timer {
+  readonly instance: Instance
+  readonly name: string
+  readonly deferredName: string
+  readonly dueAt: number
+}
+
+interface Instance {
+  readonly executionId: string
+  /** When it was created, among all: it breaks ties between instances that are ready as long. */
+  readonly number: number
+  readonly steps: Map<string, { name: string; attempt: number; exit: string; token: number }>
+  readonly deferreds: Map<string, { exit: string; token: number | undefined }>
+  readonly timers: Map<string, Timer>
+  workflowName: string
+  status: Store.Status
+  payload: string
+  parentId: string | undefined
+  owner: string | undefined
+  token: number
+  wakes: number
+  resumes: number
+  interrupt: Store.Interrupt
+  /** The last suspension was `Workflow.SuspendOnFailure`. */
+  failed: boolean
+  result: string
+  readyAt: number
+}
+
+const firedExit = `{"_tag":"Success","value":null}`
+
+/** What was written under a token, seen by a lease that writes it again. */
+const again = (
+  found: { exit: string; token: number | undefined },
+  lease: Store.Lease,
+  exit: string
+) => (found.token === lease.token && found.exit === exit ? "Repeated" : "Taken")
+
+const make = Effect.gen(function* () {
+  const self = yield* WorkerId
+  const instances = new Map<string, Instance>()
+  const workers = new Map<string, { leaseUntil: number }>()
+  const struck = new Set<string>()
+
+  const create = (executionId: string, workflowName: string, now: number): Instance => {
+    const instance: Instance = {
+      ...{ executionId, workflowName, number: instances.size, status: "Awaited", payload: "null" },
+      ...{ parentId: undefined, owner: undefined, token: 0, wakes: 0, resumes: 0 },
+      ...{ interrupt: "None", failed: false, result: "null", readyAt: now },
+      ...{ steps: new Map(), deferreds: new Map(), timers: new Map() }
+    }
+    instances.set(executionId, instance)
+    return instance
+  }
+
+  /** The instance that a lease is for, if it is still the present one. */
+  const leased = (lease: Store.Lease): Instance | undefined => {
+    const instance = instances.get(lease.executionId)
+    return instance?.status === "Running" && instance.token === lease.token ? instance : undefined
+  }
+
+  const woken = ({ owner, status }: Instance): Store.Woken => {
+    if (status !== "Running") return status === "Runnable" ? "Runnable" : "Nothing"
+    return owner === self ? "Here" : "Elsewhere"
+  }
+
+  /** Counts a wake, and frees an instance that waited for one. */
+  const wake = (instance: Instance, now: number, wakesFrom: ReadonlyArray<Store.Status>) => {
+    if (Store.isFinal(instance.status)) return "Nothing"
+    instance.wakes++
+    if (instance.status === "Running") instance.readyAt = now
+    if (wakesFrom.includes(instance.status)) free(instance, now)
+    return woken(instance)
+  }
+  const wakeAutomatically = (instance: Instance, now: number) =>
+    wake(instance, now, instance.failed ? [] : ["Suspended"])
+
+  const free = (instance: Instance, now: number) => {
+    instance.status = "Runnable"
+    instance.owner = undefined
+    instance.readyAt = now
+  }
+
+  /** Gives an instance to a worker, unless it was struck off. */
+  const take = (instance: Instance, workerId: string): boolean => {
+    if (struck.has(workerId)) return false
+    instance.status = "Running"
+    instance.owner = workerId
+    instance.token++
+    return true
+  }
+
+  const toClaimed = (instance: Instance, now: number, fresh: boolean): Store.Claimed => ({
+    executionId: instance.executionId,
+    workflowName: instance.workflowName,
+    payload: JSON.parse(instance.payload),
+    parentId: instance.parentId,
+    token: instance.token,
+    wakes: instance.wakes,
+    resumes: instance.resumes,
+    interrupt: instance.interrupt,
+    waitedMillis: now - instance.readyAt,
+    fresh
+  })
+
+  const start = (request: Store.Start, now: number): Store.Started => {
+    const { claimFor, executionId, workflowName } = request
+    const found = instances.get(executionId)
+    if (found !== undefined && found.status !== "Awaited") {
+      // The worker that took it asks again: it never heard the answer.
+      return claimFor !== undefined && found.owner === claimFor && found.token === 1
+        ? { _tag: "Claimed", claimed: toClaimed(found, now, false) }
+        : { _tag: "Exists" }
+    }
+    const instance = found ?? create(executionId, workflowName, now)
+    instance.workflowName = workflowName
+    instance.payload = request.payload
+    instance.parentId = request.parentId
+    free(instance, now)
+    return claimFor !== undefined && take(instance, claimFor)
+      ? { _tag: "Claimed", claimed: toClaimed(instance, now, instance.wakes === 0) }
+      : { _tag: "Created" }
+  }
+
+  const resume = (executionId: string, interrupt: Store.Interrupt, now: number): Store.Woken => {
+    const instance = instances.get(executionId)
+    if (instance === undefined || instance.status === "Awaited") return "Nothing"
+    if (Store.isFinal(instance.status)) return "Nothing"
+    instance.resumes++
+    if (interrupt === "Unsafe" || instance.interrupt === "None") instance.interrupt = interrupt
+    return wake(instance, now, ["Suspended", "Blocked"])
+  }
+
+  const recordStep = (
+    lease: Store.Lease,
+    step: { readonly name: string; readonly attempt: number; readonly exit: string }
+  ): Store.Verdict => {
+    const instance = leased(lease)
+    if (instance === undefined) return "Fenced"
+    const key = `${step.attempt}/${step.name}`
+    const found = instance.steps.get(key)
+    if (found !== undefined) return again(found, lease, step.exit)
+    instance.steps.set(key, { ...step, token: lease.token })
+    return "Written"
+  }
+
+  const byReadiness = (a: Instance, b: Instance) => a.readyAt - b.readyAt || a.number - b.number
+
+  const timersOf = (workflowNames: ReadonlyArray<string>): Array<Timer> =>
+    Array.from(instances.values())
+      .filter((instance) => workflowNames.includes(instance.workflowName))
+      .flatMap((instance) => Array.from(instance.timers.values()))
+      .sort((a, b) => a.dueAt - b.dueAt)
+
+  const fireTimers = (
+    options: { readonly workflowNames: ReadonlyArray<string>; readonly limit: number },
+    now: number
+  ): Store.Fired => {
+    const due = timersOf(options.workflowNames)
+      .filter((timer) => timer.dueAt <= now)
+      .slice(0, options.limit)
+    const here = new Set<string>()
+    for (const { deferredName, instance, name } of due) {
+      instance.timers.delete(name)
+      if (instance.deferreds.has(deferredName)) continue
+      instance.deferreds.set(deferredName, { exit: firedExit, token: undefined })
+      if (wakeAutomatically(instance, now) === "Here") here.add(instance.executionId)
+    }
+    const next = timersOf(options.workflowNames).find((timer) => timer.dueAt > now)
+    return {
+      count: due.length,
+      here: Array.from(here),
+      nextMillis: next === undefined ? undefined : next.dueAt - now
+    }
+  }
+
+  const removeWorker = (workerId: string, now: number): number => {
+    workers.delete(workerId)
+    struck.add(workerId)
+    const owned = ownedBy(workerId)
+    for (const instance of owned) free(instance, now)
+    return owned.length
+  }
+
+  const ownedBy = (workerId: string) =>
+    Array.from(instances.values()).filter(
+      (instance) => instance.status === "Running" && instance.owner === workerId
+    )
+
+  const toRecord = (instance: Instance, now: number): Store.Record => ({
+    executionId: instance.executionId,
+    token: instance.token,
+    wakes: instance.wakes,
+    resumes: instance.resumes,
+    interrupt: instance.interrupt,
+    wokenMillisAgo: now - instance.readyAt,
+    steps: Array.from(instance.steps.values(), ({ attempt, exit, name }) => ({
+      name,
+      attempt,
+      exit: JSON.parse(exit)
+    })),
+    deferreds: Array.from(instance.deferreds, ([name, { exit, token }]) => ({
+      name,
+      exit: JSON.parse(exit),
+      own: token !== undefined
+    })),
+    timers: Array.from(instance.timers.keys())
+  })
+
+  const found = (executionIds: ReadonlyArray<string>): ReadonlyArray<Instance> =>
+    executionIds.flatMap((executionId) => instances.get(executionId) ?? [])
+
+  const outcomes = (executionIds: ReadonlyArray<string>): ReadonlyArray<Store.Outcome> =>
+    found(executionIds)
+      .filter(({ status }) => status !== "Awaited")
+      .map(({ executionId, owner, result, status, workflowName }) => ({
+        ...{ executionId, owner, status, workflowName },
+        result: JSON.parse(result)
+      }))
+
+  /** One synchronous change, at one moment of the clock. */
+  const at = <A>(change: (now: number) => A): Effect.Effect<A> =>
+    Effect.map(Clock.currentTimeMillis, change)
+
+  return Store.WorkflowStore.of({
+    inTransaction: Effect.succeed(false),
+
+    start: (request) => at((now) => start(request, now)),
+    completeDeferred: ({ executionId, exit, name, workflowName }) =>
+      at((now) => {
+        const instance = instances.get(executionId) ?? create(executionId, workflowName, now)
+        if (Store.isFinal(instance.status) || instance.deferreds.has(name)) return "Nothing"
+        instance.deferreds.set(name, { exit, token: undefined })
+        return wakeAutomatically(instance, now)
+      }),
+    resume: (executionId) => at((now) => resume(executionId, "None", now)),
+    interrupt: (executionId, unsafe) =>
+      at((now) => resume(executionId, unsafe ? "Unsafe" : "Safe", now)),
+
+    recordStep: (lease, step) => at(() => recordStep(lease, step)),
+    recordDeferred: (lease, { exit, name }) =>
+      at(() => {
+        const instance = leased(lease)
+        if (instance === undefined) return "Fenced"
+        const found = instance.deferreds.get(name)
+        if (found !== undefined) return again(found, lease, exit)
+        instance.deferreds.set(name, { exit, token: lease.token })
+        return "Written"
+      }),
+    registerTimer: (lease, { deferredName, due, name }) =>
+      at((now) => {
+        const instance = leased(lease)
+        if (instance === undefined) return { verdict: "Fenced", remainingMillis: 0 }
+        const found = instance.timers.get(name)
+        if (found !== undefined) return { verdict: "Repeated", remainingMillis: found.dueAt - now }
+        const dueAt = due._tag === "After" ? now + due.millis : due.epochMillis
+        instance.timers.set(name, { instance, name, deferredName, dueAt })
+        return { verdict: "Written", remainingMillis: dueAt - now }
+      }),
+    complete: (lease, { parentId, result, status }) =>
+      at((now) => {
+        const instance = leased(lease)
+        if (instance === undefined) {
+          const found = instances.get(lease.executionId)
+          const repeated =
+            found !== undefined && Store.isFinal(found.status) && found.token === lease.token
+          const verdict = repeated ? "Repeated" : "Fenced"
+          return { verdict, parent: "Nothing", parentWakes: undefined }
+        }
+        instance.status = status
+        instance.result = result
+        instance.owner = undefined
+        instance.timers.clear()
+        const parent = parentId === undefined ? undefined : instances.get(parentId)
+        const told = parent === undefined ? "Nothing" : wakeAutomatically(parent, now)
+        return { verdict: "Written", parent: told, parentWakes: parent?.wakes }
+      }),
+    suspend: (lease, suspension) =>
+      at(() => {
+        const instance = leased(lease)
+        if (instance === undefined) {
+          const found = instances.get(lease.executionId)
+          const repeated =
+            found?.token === lease.token &&
+            (found.status === "Suspended" || found.status === "Runnable")
+          return repeated ? "Suspended" : "Fenced"
+        }
+        const woken = suspension.failed
+          ? instance.resumes > suspension.resumes
+          : instance.wakes > suspension.wakes
+        if (woken) return "Again"
+        instance.status = "Suspended"
+        instance.owner = undefined
+        instance.failed = suspension.failed
+        instance.result = suspension.cause ?? "null"
+        return "Suspended"
+      }),
+    block: (lease, reason) =>
+      at(() => {
+        const instance = leased(lease)
+        if (instance === undefined) return "Fenced"
+        instance.status = "Blocked"
+        instance.owner = undefined
+        instance.result = reason
+        return "Written"
+      }),
+    transactionalStep: (lease, step, body, encode) =>
+      Effect.map(Effect.exit(body), (exit) => ({
+        exit,
+        verdict: Exit.isFailure(exit)
+          ? "Written"
+          : recordStep(lease, { ...step, exit: encode(exit.value) })
+      })),
+
+    claim: ({ limit, workerId, workflowNames }) =>
+      at((now) =>
+        Array.from(instances.values())
+          .filter(
+            (instance) =>
+              instance.status === "Runnable" && workflowNames.includes(instance.workflowName)
+          )
+          .sort(byReadiness)
+          .slice(0, limit)
+          .filter((instance) => take(instance, workerId))
+          .map((instance) => toClaimed(instance, now, false))
+      ),
+    load: (executionIds) =>
+      at((now) => found(executionIds).map((instance) => toRecord(instance, now))),
+    fireTimers: (options) => at((now) => fireTimers(options, now)),
+    release: (leases) =>
+      at((now) => {
+        for (const lease of leases) {
+          const instance = leased(lease)
+          if (instance !== undefined) free(instance, now)
+        }
+      }),
+    owned: (workerId) =>
+      at(() => ownedBy(workerId).map(({ executionId, token }) => ({ executionId, token }))),
+
+    outcome: (executionId) => at(() => Option.fromUndefinedOr(outcomes([executionId])[0])),
+    awaitOutcomes: (executionIds) => at(() => outcomes(executionIds)),
+
+    registerWorker: ({ leaseMillis, workerId }) =>
+      at((now) => {
+        workers.set(workerId, { leaseUntil: now + leaseMillis })
+        struck.delete(workerId)
+      }),
+    heartbeat: ({ leaseMillis, workerId }) =>
+      at((now) => {
+        const mine = workers.get(workerId)
+        if (mine !== undefined) mine.leaseUntil = now + leaseMillis
+        const others = Array.from(workers)
+          .filter(([id]) => id !== workerId)
+          .map(([, { leaseUntil }]) => leaseUntil - now)
+        return {
+          alive: mine !== undefined,
+          nextExpiryMillis: others.length === 0 ? undefined : Math.min(...others),
+          suspects: [],
+          nowEpochMillis: now
+        }
+      }),
+    recoverExpired: (workerId) =>
+      at((now) =>
+        Array.from(workers)
+          .filter(([id, { leaseUntil }]) => id !== workerId && leaseUntil < now)
+          .reduce((freed, [id]) => freed + removeWorker(id, now), 0)
+      ),
+    removeWorker: (workerId) => at((now) => removeWorker(workerId, now))
+  })
+})
+
+/**
+ * A store that begins empty and lives as long as the layer.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<Store.WorkflowStore, never, WorkerId> = Layer.effect(
+  Store.WorkflowStore,
+  make
+)

@@ -1,0 +1,71 @@
+/**
+ * What an error of PostgreSQL means for the one who got it: try again, blame the row, or give up.
+ *
+ * Reads: the SQLSTATE of a `SqlError`.
+ * Feeds: `GroupCommit`, `PgWorkflowStore`.
+ * Guarantees: an error that says nothing of the statement itself is never blamed on a row.
+ *
+ * @since 0.1.0
+ */
+import * as Predicate from "effect/Predicate"
+import { SqlError } from "effect/sql/SqlError"
+
+/**
+ * The SQLSTATE of an error, if the server sent one.
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const code = (error: unknown): string | undefined => {
+  if (!(error instanceof SqlError)) return undefined
+  const cause = error.reason.cause
+  return Predicate.hasProperty(cause, "code") && typeof cause.code === "string"
+    ? cause.code
+    : undefined
+}
+
+const classOf = (error: unknown): string => code(error)?.slice(0, 2) ?? ""
+
+/**
+ * The connection is gone, the server restarts, is full, is a standby for the moment, or chose
+ * this transaction as the victim of a deadlock: the same statement will do later.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isTransient = (error: unknown): boolean => {
+  if (!(error instanceof SqlError)) return false
+  const tag = error.reason._tag
+  if (tag === "ConnectionError" || tag === "AuthenticationError" || tag === "StatementTimeoutError") {
+    return true
+  }
+  const state = code(error)
+  return state === "25006" || ["08", "40", "53", "57", "58"].includes(classOf(error))
+}
+
+/**
+ * Waiting for a row lock took longer than the session's `lock_timeout`.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isLockTimeout = (error: unknown): boolean => code(error) === "55P03"
+
+/**
+ * The server's notification queue is full: everything that notifies fails, and nothing else.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isQueueFull = (error: unknown): boolean => code(error) === "54000"
+
+/**
+ * The statement failed because of the data or the row lock of one of its rows.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const blamesRow = (error: unknown): boolean =>
+  isLockTimeout(error) || ["22", "23", "54", "P0"].includes(classOf(error)) ||
+  // A value that the driver cannot encode never reached the server.
+  (error instanceof SqlError && error.reason._tag === "UnknownError" && code(error) === undefined)

@@ -1,0 +1,205 @@
+/**
+ * The numbered migrations of the schema: apply, verify, print.
+ *
+ * Reads: `RomancyConfig` for the schema and the prefix of the tables.
+ * Feeds: `PgWorkflowStore`, which runs them before its first statement.
+ * Guarantees: each migration is applied once, whichever of many processes comes first; what is
+ * applied is never changed; a database that is newer than this library is an error, not a guess.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as SqlClient from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import type { RomancyConfig } from "./RomancyConfig.ts"
+import { MigrationError } from "./RomancyError.ts"
+import { tableNames } from "./PgTables.ts"
+
+/**
+ * One step of the schema's history, as plain statements.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Migration {
+  readonly id: number
+  readonly name: string
+  readonly statements: ReadonlyArray<string>
+}
+
+/**
+ * The history of the schema, for one schema name and prefix (both validated by `RomancyConfig`).
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const migrations = (
+  config: Pick<RomancyConfig["Service"], "schema" | "prefix">
+): ReadonlyArray<Migration> => {
+  const table = tableNames(config)
+  const index = (name: string) => `"${config.prefix}_${name}"`
+  return [
+    {
+      id: 1,
+      name: "instances_and_their_record",
+      statements: [
+        // The status decides which partial index a row is in; a dormant instance is in none.
+        `create table if not exists ${table.instances} (
+  execution_id text primary key,
+  workflow_name text not null,
+  status text not null check (status in ('Awaited', 'Runnable', 'Running', 'Suspended',
+    'Blocked', 'Completed', 'Failed', 'Interrupted')),
+  payload json,
+  parent_id text,
+  owner text,
+  token int not null default 0,
+  wakes int not null default 0,
+  resumes int not null default 0,
+  interrupt text not null default 'None' check (interrupt in ('None', 'Safe', 'Unsafe')),
+  failed boolean not null default false,
+  awaited boolean not null default false,
+  result json,
+  ready_at timestamptz not null,
+  created_at timestamptz not null,
+  completed_at timestamptz
+)`,
+        `create index if not exists ${index("instances_runnable")}
+  on ${table.instances} (workflow_name, ready_at) where status = 'Runnable'`,
+        `create index if not exists ${index("instances_owned")}
+  on ${table.instances} (owner) where status = 'Running'`,
+        `create table if not exists ${table.steps} (
+  execution_id text not null,
+  name text not null,
+  attempt int not null,
+  exit json not null,
+  token int not null,
+  recorded_at timestamptz not null,
+  primary key (execution_id, name, attempt)
+)`,
+        `create table if not exists ${table.deferreds} (
+  execution_id text not null,
+  name text not null,
+  exit json not null,
+  token int,
+  completed_at timestamptz not null,
+  primary key (execution_id, name)
+)`
+      ]
+    },
+    {
+      id: 2,
+      name: "timers",
+      statements: [
+        `create table if not exists ${table.timers} (
+  execution_id text not null,
+  name text not null,
+  workflow_name text not null,
+  deferred_name text not null,
+  due_at timestamptz not null,
+  primary key (execution_id, name)
+)`,
+        `create index if not exists ${index("timers_due")}
+  on ${table.timers} (workflow_name, due_at)`
+      ]
+    },
+    {
+      id: 3,
+      name: "workers_and_their_watch",
+      statements: [
+        `create table if not exists ${table.workers} (
+  worker_id text primary key,
+  lock_key bigint not null,
+  guarded boolean not null default false,
+  dead boolean not null default false,
+  registered_at timestamptz not null,
+  lease_until timestamptz not null
+)`,
+        // Waits for a session lock up to the session's lock_timeout. The caught error keeps the
+        // server's log clean, where a bare pg_advisory_lock that times out writes a line each time.
+        `create or replace function ${table.awaitLock} (key bigint) returns boolean
+language plpgsql as $$
+begin
+  perform pg_advisory_lock(key);
+  return true;
+exception when lock_not_available then
+  return false;
+end
+$$`
+      ]
+    }
+  ]
+}
+
+/**
+ * The migrations as one SQL script, for those who apply them by hand and run with
+ * `migrations: "verify"`.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const print = (config: Pick<RomancyConfig["Service"], "schema" | "prefix">): string => {
+  const table = tableNames(config)
+  const record = (migration: Migration) =>
+    `insert into ${table.migrations} (id, name) values (${migration.id}, '${migration.name}')\n  on conflict (id) do nothing`
+  return [
+    `create schema if not exists "${config.schema}"`,
+    createHistory(table.migrations),
+    ...migrations(config).flatMap((migration) => [...migration.statements, record(migration)])
+  ].map((statement) => `${statement};\n`).join("\n")
+}
+
+const createHistory = (name: string) =>
+  `create table if not exists ${name} (
+  id int primary key,
+  name text not null,
+  applied_at timestamptz not null default clock_timestamp()
+)`
+
+/**
+ * Brings the schema up to date (`"apply"`) or checks that it is (`"verify"`).
+ *
+ * Safe when several processes start at once: they queue on an advisory lock and find the work
+ * done. Fails with `MigrationError` when the database is newer than this library, or behind it
+ * and only to be verified.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const run = Effect.fnUntraced(function*(
+  config: Pick<RomancyConfig["Service"], "schema" | "prefix" | "migrations">
+): Effect.fn.Return<void, SqlError | MigrationError, SqlClient.SqlClient> {
+  const sql = yield* SqlClient.SqlClient
+  const table = tableNames(config)
+  const all = migrations(config)
+  const applied = Effect.gen(function*() {
+    const [found] = yield* sql<{ found: boolean }>`
+      select to_regclass(${table.migrations}) is not null as found`
+    if (found?.found !== true) return 0
+    const [row] = yield* sql<{ id: number }>`
+      select coalesce(max(id), 0) as id from ${sql.literal(table.migrations)}`
+    return row?.id ?? 0
+  })
+  // A schema that is up to date costs one look, and no right to create anything.
+  const latest = all[all.length - 1]?.id ?? 0
+  const before = yield* applied
+  if (before > latest) {
+    return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
+  }
+  if (before === latest) return
+  if (config.migrations === "verify") {
+    return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
+  }
+  yield* sql.withTransaction(Effect.gen(function*() {
+    yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
+    const [schema] = yield* sql<{ found: boolean }>`
+      select to_regnamespace(${`"${config.schema}"`}) is not null as found`
+    if (schema?.found !== true) yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
+    yield* sql.unsafe(createHistory(table.migrations))
+    const done = yield* applied
+    for (const migration of all.filter(({ id }) => id > done)) {
+      for (const statement of migration.statements) yield* sql.unsafe(statement)
+      yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
+        values (${migration.id}, ${migration.name})`
+    }
+  }))
+})

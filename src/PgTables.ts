@@ -1,0 +1,44 @@
+/**
+ * The names of what Romancy keeps in the database, quoted.
+ *
+ * Reads: the schema and the prefix, which `RomancyConfig` has validated.
+ * Feeds: `PgMigrations`, `PgStatements`.
+ * Guarantees: no other place builds an identifier.
+ *
+ * @since 0.1.0
+ */
+import type { RomancyConfig } from "./RomancyConfig.ts"
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface PgTables {
+  readonly instances: string
+  readonly steps: string
+  readonly deferreds: string
+  readonly timers: string
+  readonly workers: string
+  readonly migrations: string
+  /** The function that waits for a session lock. */
+  readonly awaitLock: string
+}
+
+/**
+ * @since 0.1.0
+ * @category constructors
+ */
+export const tableNames = (
+  config: Pick<RomancyConfig["Service"], "schema" | "prefix">
+): PgTables => {
+  const name = (of: string) => `"${config.schema}"."${config.prefix}_${of}"`
+  return {
+    instances: name("instances"),
+    steps: name("steps"),
+    deferreds: name("deferreds"),
+    timers: name("timers"),
+    workers: name("workers"),
+    migrations: name("migrations"),
+    awaitLock: name("await_lock")
+  }
+}

@@ -1,0 +1,216 @@
+/**
+ * Every statement about workers: their registry, their leases, and the session locks by which
+ * they watch one another.
+ *
+ * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
+ * Feeds: `PgWorkflowStore`, `Watch`.
+ * Guarantees: renewing a lease touches one row that nobody else waits for.
+ *
+ * @since 0.1.0
+ */
+import type * as Statement from "effect/sql/Statement"
+import type { StatementContext } from "./PgStatements.ts"
+
+const table = ({ sql, tables }: StatementContext, name: "instances" | "workers") =>
+  sql.literal(tables[name])
+
+/**
+ * Declares workers dead: one by name, or all whose lease has ended. From then on they claim
+ * nothing, and whatever they were claiming has been committed, so that `bury` sees all of it: the
+ * row lock conflicts with the share lock of a claim, and not with a heartbeat. The new deadline is
+ * when somebody looks again, should the burial not be completed. Served by the primary key.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const condemn = (context: StatementContext, which: { readonly workerId: string; readonly expired: boolean }) =>
+  context.sql`
+with condemned as (
+  select w.worker_id from ${table(context, "workers")} w
+  where case when ${which.expired}::boolean
+    then w.lease_until < ${context.now} and w.worker_id <> ${which.workerId}
+    else w.worker_id = ${which.workerId} end
+  order by w.worker_id for update
+)
+update ${table(context, "workers")} w set dead = true, lease_until = ${context.now} + interval '1 second'
+from condemned c where w.worker_id = c.worker_id
+returning w.worker_id` as unknown as Statement.Statement<{ readonly worker_id: string }>
+
+/**
+ * Frees what dead workers own and strikes them off the registry. An instance that somebody else
+ * holds at this moment keeps its worker's entry, for another look. Served by
+ * `instances_owned (owner)`. Notifies what became runnable.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const bury = (context: StatementContext, workerIds: ReadonlyArray<string>) => {
+  const { channels, hints, sql } = context
+  return sql`
+with dead as materialized (
+  select w.worker_id from ${table(context, "workers")} w
+  where w.dead and w.worker_id = any(${workerIds}::text[])
+), owned as materialized (
+  select i.execution_id from ${table(context, "instances")} i
+  where i.status = 'Running' and i.owner in (select worker_id from dead)
+  order by i.execution_id for no key update skip locked
+), woken as (
+  update ${table(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
+  from owned where i.execution_id = owned.execution_id and i.status = 'Running'
+    and i.owner in (select worker_id from dead)
+  returning i.execution_id, i.workflow_name
+), gone as (
+  delete from ${table(context, "workers")} w using dead
+  where w.worker_id = dead.worker_id and w.dead and not exists (
+    select from ${table(context, "instances")} i
+    where i.status = 'Running' and i.owner = w.worker_id
+      and i.execution_id not in (select execution_id from woken))
+  returning w.worker_id
+), hinted as materialized (
+  select pg_notify(h.channel, h.payload) from (
+    select ${channels.resumable}::text as channel, json_build_object(
+      'instance_id', min(execution_id), 'workflow_name', workflow_name)::text as payload
+    from woken group by workflow_name
+    union all
+    select ${channels.worker}::text, '{}' where exists (select from gone)
+  ) h where ${hints}::boolean
+)
+select (select count(*)::int4 from woken) as instances,
+  (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{
+      readonly instances: number
+    }>
+}
+
+/**
+ * Enters a worker into the registry, or renews the entry it has; not one that was declared dead
+ * and is not buried yet. Served by the primary key.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const register = (
+  context: StatementContext,
+  worker: { readonly workerId: string; readonly lockKey: string; readonly leaseMillis: number }
+) =>
+  context.sql`
+with written as (
+  insert into ${table(context, "workers")} as w (worker_id, lock_key, registered_at, lease_until)
+  select ${worker.workerId}, ${worker.lockKey}::int8, now,
+    now + ${worker.leaseMillis}::float8 * interval '1 millisecond'
+  from (select ${context.now} as now) m
+  on conflict (worker_id) do update set lease_until = excluded.lease_until where not w.dead
+  returning w.worker_id
+), hinted as materialized (
+  select pg_notify(${context.channels.worker}, '{}') from written where ${context.hints}::boolean
+)
+select exists (select from written) as registered,
+  (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{ readonly registered: boolean }>
+
+/**
+ * Renews one lease, says when the first of the others ends, and names the workers both of whose
+ * session locks are free: dead, unless their sessions were cut a moment ago. Served by the primary
+ * key; the registry has one row per living worker.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const heartbeat = (
+  context: StatementContext,
+  worker: { readonly workerId: string; readonly leaseMillis: number }
+) =>
+  context.sql`
+with moment as materialized (select ${context.now} as now),
+renewed as (
+  update ${table(context, "workers")} w
+  set lease_until = now + ${worker.leaseMillis}::float8 * interval '1 millisecond'
+  from moment where w.worker_id = ${worker.workerId} and not w.dead returning w.worker_id
+), others as materialized (
+  select * from ${table(context, "workers")} o where o.worker_id <> ${worker.workerId}
+)
+select exists (select from renewed) as alive, (extract(epoch from now) * 1000)::float8 as now,
+  (select (extract(epoch from min(o.lease_until) - now) * 1000)::float8 from others o) as expiry,
+  (select array_agg(o.worker_id) from others o where o.guarded and not exists (
+    select from pg_locks l
+    where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+      and l.database = (select oid from pg_database where datname = current_database())
+      and ((l.classid::int8 << 32) | l.objid::int8) in (o.lock_key, o.lock_key + 1)
+  )) as suspects
+from moment` as unknown as Statement.Statement<{
+    readonly alive: boolean
+    readonly now: number
+    readonly expiry: number | null
+    readonly suspects: ReadonlyArray<string> | null
+  }>
+
+/**
+ * Whom a worker watches: the next one in the registry's order, in a ring. Only workers that hold
+ * both their locks are watched.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const neighbour = (context: StatementContext, workerId: string) =>
+  context.sql`
+select w.worker_id, w.lock_key::text as lock_key from ${table(context, "workers")} w
+where w.guarded and not w.dead and w.worker_id <> ${workerId}
+order by w.worker_id <= ${workerId}, w.worker_id limit 1` as unknown as Statement.Statement<{
+    readonly worker_id: string
+    readonly lock_key: string
+  }>
+
+/**
+ * Says that a worker holds both its locks, so that from now on a free pair means that it is dead.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const guard = (context: StatementContext, workerId: string) =>
+  context.sql`
+with written as (
+  update ${table(context, "workers")} w set guarded = true
+  where w.worker_id = ${workerId} and not w.guarded returning w.worker_id
+)
+select pg_notify(${context.channels.worker}, '{}') from written where ${context.hints}::boolean` as unknown as Statement.Statement<object>
+
+/**
+ * Takes a session lock if it is free.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const tryLock = ({ sql }: StatementContext, key: string) =>
+  sql`select pg_try_advisory_lock(${key}::int8) as locked` as unknown as Statement.Statement<{
+    readonly locked: boolean
+  }>
+
+/**
+ * Waits for a session lock, at most the session's `lock_timeout`.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const awaitLock = ({ sql, tables }: StatementContext, key: string) =>
+  sql`select ${sql.literal(tables.awaitLock)}(${key}::int8) as locked` as unknown as Statement.Statement<{
+    readonly locked: boolean
+  }>
+
+/**
+ * Lets the server notice within seconds that the machine of a session has vanished.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const keepAlive = ({ sql }: StatementContext) =>
+  sql`select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '1', false),
+  set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '5000', false)` as unknown as Statement.Statement<object>
+
+/**
+ * Gives a session lock back.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const unlock = ({ sql }: StatementContext, key: string) =>
+  sql`select pg_advisory_unlock(${key}::int8) as unlocked` as unknown as Statement.Statement<{
+    readonly unlocked: boolean
+  }>

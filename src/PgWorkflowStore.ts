@@ -1,0 +1,416 @@
+/**
+ * The workflow store on PostgreSQL.
+ *
+ * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be
+ * in the application's transaction.
+ * Feeds: `WorkflowStore`.
+ * Guarantees: what a fiber writes is committed when it goes on. Writes of many fibers share a
+ * statement (`GroupCommit`), except inside a transaction of the application's, where they go
+ * straight into it and live or die with it. A full notification queue fails no commit.
+ *
+ * @since 0.1.0
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
+import { SqlClient as SqlClientTag } from "effect/sql/SqlClient"
+import type { SqlClient } from "effect/sql/SqlClient"
+import { SqlError } from "effect/sql/SqlError"
+import { DbClock } from "./DbClock.ts"
+import * as GroupCommit from "./GroupCommit.ts"
+import * as PgFailure from "./PgFailure.ts"
+import * as PgMigrations from "./PgMigrations.ts"
+import * as PgStatements from "./PgStatements.ts"
+import { tableNames } from "./PgTables.ts"
+import * as PgWorkerStatements from "./PgWorkerStatements.ts"
+import { channel, RomancyConfig } from "./RomancyConfig.ts"
+import { MigrationError, StoreError } from "./RomancyError.ts"
+import { Sessions } from "./Sessions.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as Store from "./WorkflowStore.ts"
+
+/**
+ * Commits whose notifications were left out because the server's queue was full.
+ *
+ * @since 0.1.0
+ * @category metrics
+ */
+export const notifySkipped = Metric.counter("romancy_notify_skipped_total", {
+  description: "Batches committed without their notifications because the queue was full",
+  incremental: true
+})
+
+/**
+ * Builds the context that statements need, for one client.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const makeContext = Effect.gen(function*() {
+  const config = yield* RomancyConfig
+  const clock = yield* DbClock
+  const self = yield* WorkerId
+  const tables = tableNames(config)
+  const channels = {
+    resumable: channel(config, "workflow_resumable"),
+    timer: channel(config, "timer_expired"),
+    completed: channel(config, "workflow_completed"),
+    signal: channel(config, "workflow_signal"),
+    worker: channel(config, "worker")
+  }
+  return (sql: SqlClient, hints = config.listenNotify !== false) =>
+    Effect.map(clock.now, (now): PgStatements.StatementContext => ({
+      sql, tables, channels, now, hints, self
+    }))
+})
+
+const make = Effect.gen(function*() {
+  const config = yield* RomancyConfig
+  const client = yield* PgClient.PgClient
+  const own = yield* Sessions
+  const self = yield* WorkerId
+  const context = yield* makeContext
+  // The application may rename columns in its own results; ours are read as they are.
+  const theirs = client.withoutTransforms() as SqlClient
+
+  yield* PgMigrations.run(config).pipe(
+    Effect.provideService(SqlClientTag, own),
+    Effect.retry({ while: PgFailure.isTransient, schedule: GroupCommit.patience }),
+    Effect.catchTag("SqlError", (reason) =>
+      Effect.fail(new StoreError({ operation: "apply the migrations", reason }))
+    )
+  )
+
+  /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
+  const run = <A>(
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, SqlError> =>
+    Effect.flatMap(context(own), statement).pipe(
+      Effect.catchIf(PgFailure.isQueueFull, () =>
+        Effect.andThen(
+          Metric.update(notifySkipped, 1),
+          Effect.flatMap(context(own, false), statement)
+        ))
+    )
+
+  const transaction = Effect.serviceOption(client.transactionService)
+
+  const fail = (operation: string) => (reason: SqlError) =>
+    Effect.fail(new StoreError({ operation, reason }))
+
+  /** A single look that is repeated until the database answers. */
+  const direct = <A>(
+    operation: string,
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, StoreError> =>
+    run(statement).pipe(
+      Effect.retry({
+        while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
+        schedule: GroupCommit.patience
+      }),
+      Effect.catch(fail(operation))
+    )
+
+  const batched = <Row, Answer>(
+    operation: string,
+    statement: (
+      context: PgStatements.StatementContext,
+      rows: ReadonlyArray<Row>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  ) =>
+    GroupCommit.make<Row, Answer>({
+      operation,
+      flush: (rows) => run((context) => statement(context, rows)),
+      maxRows: config.maxRowsPerFlush,
+      maxQueued: config.maxQueuedWrites
+    })
+
+  /** Batched, or straight into the caller's transaction if there is one. */
+  const anywhere = Effect.fnUntraced(function*<Row, Answer>(
+    operation: string,
+    statement: (
+      context: PgStatements.StatementContext,
+      rows: ReadonlyArray<Row>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  ) {
+    const batch = yield* batched(operation, statement)
+    return (row: Row, inside: (row: Row) => Row = (row) => row): Effect.Effect<Answer, StoreError> =>
+      Effect.flatMap(transaction, (ambient) =>
+        Option.isNone(ambient)
+          ? batch(row)
+          : Effect.flatMap(context(theirs), (context) => statement(context, [inside(row)])).pipe(
+            Effect.map((answers) => answers[0]!),
+            Effect.catch(fail(operation))
+          ))
+  })
+
+  const woken = (row: {
+    readonly status: Store.Status | null
+    readonly owner: string | null
+  }): Store.Woken =>
+    row.status === "Runnable"
+      ? "Runnable"
+      : row.status === "Running"
+      ? row.owner === self ? "Here" : "Elsewhere"
+      : "Nothing"
+
+  const start = yield* anywhere("start a workflow", PgStatements.start)
+  const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
+  const resume = yield* anywhere("wake a workflow", PgStatements.resume)
+  const recordStep = yield* batched("record a step", PgStatements.recordSteps)
+  const recordDeferred = yield* batched("record a deferred", PgStatements.recordDeferreds)
+  const registerTimer = yield* batched("register a timer", PgStatements.registerTimers)
+  const complete = yield* batched("complete a workflow", PgStatements.complete)
+  const suspend = yield* batched("suspend a workflow", PgStatements.suspend)
+
+  const bury = (workerIds: ReadonlyArray<string>) =>
+    workerIds.length === 0
+      ? Effect.succeed(0)
+      : Effect.map(
+        direct("free what a dead worker owned", (context) =>
+          PgWorkerStatements.bury(context, workerIds)),
+        ([row]) => row!.instances
+      )
+
+  const remove = (which: { readonly workerId: string; readonly expired: boolean }) =>
+    direct("remove a worker", (context) => PgWorkerStatements.condemn(context, which)).pipe(
+      Effect.flatMap((rows) => bury(rows.map((row) => row.worker_id)))
+    )
+
+  return Store.WorkflowStore.of({
+    inTransaction: Effect.map(transaction, Option.isSome),
+
+    start: (request) =>
+      Effect.map(
+        // Nobody can run what a transaction has not committed yet.
+        start(request, (request) => ({ ...request, claimFor: undefined })),
+        (row): Store.Started => {
+          if (row.status === "Runnable") return { _tag: "Created" }
+          if (row.status !== "Running" && row.repeated !== true) return { _tag: "Exists" }
+          return {
+            _tag: "Claimed",
+            claimed: {
+              executionId: request.executionId,
+              workflowName: request.workflowName,
+              payload: undefined,
+              parentId: request.parentId,
+              token: row.token!,
+              wakes: row.wakes!,
+              resumes: row.resumes!,
+              interrupt: "None",
+              waitedMillis: 0,
+              fresh: row.wakes === 0 && row.repeated !== true
+            }
+          }
+        }
+      ),
+    completeDeferred: (completion) => Effect.map(completeDeferred(completion), woken),
+    resume: (executionId) => Effect.map(resume({ executionId, interrupt: "None" }), woken),
+    interrupt: (executionId, unsafe) =>
+      Effect.map(resume({ executionId, interrupt: unsafe ? "Unsafe" : "Safe" }), woken),
+
+    recordStep: (lease, step) => Effect.map(recordStep({ lease, ...step }), (row) => row.verdict),
+    recordDeferred: (lease, deferred) =>
+      Effect.map(recordDeferred({ lease, ...deferred }), (row) => row.verdict),
+    registerTimer: (lease, timer) =>
+      Effect.map(registerTimer({ lease, timer }), (row) => ({
+        verdict: row.verdict,
+        remainingMillis: row.remaining
+      })),
+    complete: (lease, completion) =>
+      Effect.map(complete({ lease, ...completion }), (row) => ({
+        verdict: row.verdict,
+        parent: woken({ status: row.parent_status, owner: row.parent_owner }),
+        parentWakes: row.parent_wakes ?? undefined
+      })),
+    suspend: (lease, suspension) =>
+      Effect.map(suspend({ lease, suspension }), (row) => row.suspended),
+    block: (lease, reason) =>
+      direct("block a workflow", (context) => PgStatements.block(context, lease, reason)).pipe(
+        Effect.map((rows) => (rows as ReadonlyArray<unknown>).length > 0 ? "Written" : "Fenced")
+      ),
+    transactionalStep: (lease, step, body, encode) =>
+      theirs.withTransaction(
+        Effect.gen(function*() {
+          const exit = yield* Effect.exit(body)
+          if (Exit.isFailure(exit)) return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
+          const [row] = yield* PgStatements.recordSteps(yield* context(theirs), [
+            { lease, ...step, exit: encode(exit.value) }
+          ])
+          const done = { verdict: row!.verdict, exit }
+          return row!.verdict === "Written" ? done : yield* Effect.fail(new Undo(done))
+        })
+      ).pipe(
+        Effect.catch((error) =>
+          error instanceof Undo
+            ? Effect.succeed(error.outcome)
+            : Effect.fail(new StoreError({ operation: "commit a transactional step", reason: error }))
+        )
+      ) as never,
+
+    claim: (options) =>
+      Effect.map(
+        direct("claim workflows", (context) => PgStatements.claim(context, options)),
+        (rows) => rows.map(toClaimed)
+      ),
+    load: (executionIds) =>
+      Effect.map(
+        direct("load workflows", (context) => PgStatements.load(context, executionIds)),
+        toRecords
+      ),
+    fireTimers: (options) =>
+      Effect.map(
+        direct("fire timers", (context) => PgStatements.fireTimers(context, options)),
+        ([row]) => ({
+          count: row!.fired,
+          here: row!.own ?? [],
+          nextMillis: row!.passed
+            ? Math.min(row!.next ?? patienceMillis, patienceMillis)
+            : (row!.next ?? undefined)
+        })
+      ),
+    release: (leases) =>
+      leases.length === 0
+        ? Effect.void
+        : Effect.asVoid(
+          direct("release workflows", (context) => PgStatements.release(context, leases))
+        ),
+
+    owned: (workerId) =>
+      direct("read what a worker owns", (context) => PgStatements.owned(context, workerId)),
+
+    outcome: (executionId) =>
+      Effect.flatMap(transaction, (ambient) =>
+        Option.isNone(ambient)
+          ? direct("read a workflow", (context) => PgStatements.outcomes(context, [executionId]))
+          : Effect.flatMap(context(theirs), (context) =>
+            PgStatements.outcomes(context, [executionId])).pipe(
+              Effect.catch(fail("read a workflow"))
+            )).pipe(
+          Effect.map(([row]) => row === undefined ? Option.none() : Option.some(toOutcome(row)))
+        ),
+    awaitOutcomes: (executionIds) =>
+      executionIds.length === 0
+        ? Effect.succeed([])
+        : direct("await workflows", (context) => PgStatements.markAwaited(context, executionIds)).pipe(
+          Effect.andThen(
+            direct("await workflows", (context) => PgStatements.outcomes(context, executionIds))
+          ),
+          Effect.map((rows) => rows.map(toOutcome))
+        ),
+
+    registerWorker: (worker) =>
+      direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(
+        Effect.map(([row]) => row!.registered),
+        // Declared dead, and not free of what it owned: first that has to go to others.
+        Effect.tap((registered) => registered ? Effect.void : bury([worker.workerId])),
+        Effect.repeat({ until: (registered) => registered, schedule: GroupCommit.patience }),
+        Effect.asVoid
+      ),
+    heartbeat: (worker) =>
+      Effect.map(
+        direct("renew a lease", (context) => PgWorkerStatements.heartbeat(context, worker)),
+        toHeartbeat
+      ),
+    recoverExpired: (workerId) => remove({ workerId, expired: true }),
+    removeWorker: (workerId) => remove({ workerId, expired: false })
+  })
+})
+
+/** When to look again for due timers whose instance was locked by somebody else. */
+const patienceMillis = 50
+
+/** Carries the outcome of a transactional step out of the transaction that it rolls back. */
+class Undo {
+  readonly outcome: { readonly verdict: Store.Verdict; readonly exit: Exit.Exit<unknown, unknown> }
+  constructor(outcome: Undo["outcome"]) {
+    this.outcome = outcome
+  }
+}
+
+type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any> ? A : never
+
+const toClaimed = (row: RowOf<typeof PgStatements.claim>): Store.Claimed => ({
+  executionId: row.execution_id,
+  workflowName: row.workflow_name,
+  token: row.token,
+  payload: row.payload,
+  parentId: row.parent_id ?? undefined,
+  wakes: row.wakes,
+  resumes: row.resumes,
+  interrupt: row.interrupt,
+  waitedMillis: row.waited,
+  fresh: false
+})
+
+const toRecords = (
+  rows: ReadonlyArray<RowOf<typeof PgStatements.load>>
+): ReadonlyArray<Store.Record> => {
+  const records = new Map<string, {
+    -readonly [K in keyof Store.Record]: Store.Record[K] extends ReadonlyArray<infer A> ? Array<A>
+      : Store.Record[K]
+  }>()
+  for (const row of rows) {
+    if (row.kind !== "i") continue
+    records.set(row.execution_id, {
+      executionId: row.execution_id,
+      token: row.token,
+      wakes: row.wakes,
+      resumes: row.resumes,
+      interrupt: row.name as Store.Interrupt,
+      wokenMillisAgo: row.woken,
+      steps: [],
+      deferreds: [],
+      timers: []
+    })
+  }
+  for (const row of rows) {
+    const record = records.get(row.execution_id)
+    if (record === undefined) continue
+    if (row.kind === "s") record.steps.push({ name: row.name, attempt: row.attempt, exit: row.exit })
+    if (row.kind === "d") {
+      record.deferreds.push({ name: row.name, exit: row.exit, own: row.attempt > 0 })
+    }
+    if (row.kind === "t") record.timers.push(row.name)
+  }
+  return Array.from(records.values())
+}
+
+const toOutcome = (row: RowOf<typeof PgStatements.outcomes>): Store.Outcome => ({
+  executionId: row.execution_id,
+  workflowName: row.workflow_name,
+  status: row.status,
+  owner: row.owner ?? undefined,
+  result: row.result
+})
+
+/**
+ * Reads the answer of the heartbeat statement, which the worker also sends on its listening
+ * session.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toHeartbeat = (
+  rows: ReadonlyArray<RowOf<typeof PgWorkerStatements.heartbeat>>
+): Store.Heartbeat => ({
+  alive: rows[0]!.alive,
+  nextExpiryMillis: rows[0]!.expiry ?? undefined,
+  suspects: rows[0]!.suspects ?? [],
+  nowEpochMillis: rows[0]!.now
+})
+
+/**
+ * The store over the application's `PgClient`; migrates or verifies the tables first.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<
+  Store.WorkflowStore,
+  MigrationError | StoreError,
+  PgClient.PgClient | Sessions | RomancyConfig | WorkerId
+> = Layer.effect(Store.WorkflowStore, make)

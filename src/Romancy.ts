@@ -1,0 +1,169 @@
+/**
+ * Durable workflows on PostgreSQL, resumed by LISTEN/NOTIFY. This module puts the parts together,
+ * in the order in which the data goes:
+ *
+ * ```
+ *  your code     Workflow · Activity · DurableDeferred · DurableClock · Timer
+ *                   │ a change of state
+ *  store            ▼ one statement for many fibers' rows, pg_notify in the same transaction
+ *               PostgreSQL ─────────────────────────── NOTIFY romancy_* {json}
+ *                                                        │
+ *  wake          Listener ──▶ Stream ──┐                 │
+ *                Poller   ──▶ Stream ──┼─▶ Wake ◀────────┘   merged, conflated
+ *                Alarm    ──▶ Stream ──┘     │ "look"
+ *  dispatch      WorkflowDispatcher · TimerDispatcher · SignalDispatcher
+ *                   │ claim: lease and token
+ *  engine           ▼ Runs: replay from the record, run to the next suspension, commit
+ * ```
+ *
+ * Reads: the application's `PgClient`.
+ * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged.
+ * Guarantees: notifications only make it fast. With every one of them lost, everything still
+ * happens, within `notifyFallbackInterval`.
+ *
+ * @since 0.1.0
+ */
+import type * as PgClient from "@effect/sql-pg/PgClient"
+import type * as Config from "effect/Config"
+import * as Layer from "effect/Layer"
+import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import { Awaiting } from "./Awaiting.ts"
+import { Doorbell } from "./Doorbell.ts"
+import * as Engine from "./Engine.ts"
+import { Listener } from "./Listener.ts"
+import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
+import * as PgWorkflowStore from "./PgWorkflowStore.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import type { ListenError, MigrationError, RomancyConfigError, StoreError } from "./RomancyError.ts"
+import { Runs } from "./Runs.ts"
+import { Sessions } from "./Sessions.ts"
+import * as SignalDispatcher from "./SignalDispatcher.ts"
+import * as TimerDispatcher from "./TimerDispatcher.ts"
+import * as Watch from "./Watch.ts"
+import { Worker } from "./Worker.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as WorkflowDispatcher from "./WorkflowDispatcher.ts"
+
+/** What is stored, and the sessions that it is written through. */
+const store = PgWorkflowStore.layer.pipe(Layer.provideMerge(Sessions.layer))
+
+/** What hears of changes, and what acts on them. */
+const dispatchers = Layer.mergeAll(
+  WorkflowDispatcher.layer,
+  TimerDispatcher.layer,
+  SignalDispatcher.layer
+)
+
+/** The instances that live in this process, and the callers who wait. */
+const runs = Runs.layer.pipe(Layer.provideMerge(Awaiting.layer))
+
+const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
+
+/** From the store up to the engine, for a process that runs workflows. */
+const worker = Engine.layer.pipe(
+  Layer.provideMerge(dispatchers),
+  Layer.provideMerge(Watch.layer),
+  Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
+  Layer.provideMerge(Worker.layer),
+  Layer.provideMerge(runs),
+  Layer.provideMerge(store),
+  Layer.provideMerge(identity)
+)
+
+/** The same without what claims and runs. */
+const client = Engine.layerClient.pipe(
+  Layer.provideMerge(SignalDispatcher.layer),
+  Layer.provideMerge(Listener.layer),
+  Layer.provideMerge(runs),
+  Layer.provideMerge(store),
+  Layer.provideMerge(identity)
+)
+
+/** The same on the memory of one process, where every wake is at home. */
+const memory = Engine.layer.pipe(
+  Layer.provideMerge(dispatchers),
+  Layer.provideMerge(Listener.layerNoop),
+  Layer.provideMerge(Worker.layer),
+  Layer.provideMerge(runs),
+  Layer.provideMerge(MemoryWorkflowStore.layer),
+  Layer.provideMerge(identity)
+)
+
+/**
+ * What a runtime provides besides the engine: the listener, whose status can be read and
+ * subscribed to.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Provides = WorkflowEngine | Listener
+
+/**
+ * What may be wrong at start. A database that is down is not: it is waited for.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export type StartError = RomancyConfigError | MigrationError | StoreError | ListenError
+
+/**
+ * A worker: provides the engine, and runs what is registered on it.
+ *
+ * ```ts
+ * const Workflows = OrderWorkflow.toLayer(handler)
+ * const App = Workflows.pipe(
+ *   Layer.provide(Romancy.layer()),
+ *   Layer.provide(PgClient.layer({ url }))
+ * )
+ * ```
+ *
+ * Each call makes a runtime of its own; use one value in all places that are to share it.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer = (
+  options?: RomancyConfig.Options
+): Layer.Layer<Provides, StartError, PgClient.PgClient> =>
+  compose(worker, RomancyConfig.layer(options))
+
+/**
+ * {@link layer} with its options read from the environment (`ROMANCY_*`); those given in code win.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerConfig = (
+  options?: RomancyConfig.Options
+): Layer.Layer<Provides, StartError | Config.ConfigError, PgClient.PgClient> =>
+  compose(worker, RomancyConfig.layerConfig(options))
+
+/**
+ * A client: starts workflows, signals them and awaits their results, and runs nothing. Registering
+ * a handler on it dies with `ClientOnly`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerClient = (
+  options?: RomancyConfig.Options
+): Layer.Layer<Provides, StartError, PgClient.PgClient> =>
+  compose(client, RomancyConfig.layer(options))
+
+/**
+ * A worker without a database, for tests and for trying things out. What it knows ends with the
+ * process.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemory = (
+  options?: RomancyConfig.Options
+): Layer.Layer<Provides, RomancyConfigError> =>
+  compose(memory, RomancyConfig.layer(options))
+
+/** Fresh, so that two runtimes in one process are two workers and not one. */
+const compose = <A, E, R, E2, R2>(
+  runtime: Layer.Layer<A, E, R>,
+  config: Layer.Layer<RomancyConfig, E2, R2>
+) => Layer.fresh(runtime).pipe(Layer.provide(config))

@@ -1,0 +1,182 @@
+/**
+ * The errors a program can meet, each a small tagged class with a message that says what to do.
+ *
+ * Reads: nothing.
+ * Feeds: every module.
+ * Guarantees: a message never carries a secret or a payload.
+ *
+ * @since 0.1.0
+ */
+import * as Schema from "effect/Schema"
+
+/**
+ * An option has a value that makes no sense. Raised when the layer is built.
+ *
+ * - `option`: the name of the option in code
+ * - `variable`: the environment variable that sets the same option
+ * - `value`: the value given, as text; `<redacted>` where it is a secret
+ * - `accepts`: what would have been accepted
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class RomancyConfigError extends Schema.TaggedError<RomancyConfigError>(
+  "romancy/RomancyConfigError"
+)("RomancyConfigError", {
+  option: Schema.String,
+  variable: Schema.String,
+  value: Schema.String,
+  accepts: Schema.String
+}) {
+  override get message(): string {
+    return `${this.option} (${this.variable}) is ${this.value}, but must be ${this.accepts}`
+  }
+}
+
+/**
+ * Notifications were required (`listenNotify: true`) and the database was seen not to deliver them.
+ *
+ * - `NotDelivered`: LISTEN succeeded, but a notification sent from another session never arrived
+ * - `Refused`: the server does not accept LISTEN
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ListenError extends Schema.TaggedError<ListenError>("romancy/ListenError")(
+  "ListenError",
+  { reason: Schema.Literals(["NotDelivered", "Refused"]), cause: Schema.optional(Schema.Defect()) }
+) {
+  override get message(): string {
+    return this.reason === "Refused"
+      ? `The database refuses LISTEN. ${listenAdvice}`
+      : `LISTEN succeeded, but notifications do not arrive. ${listenAdvice}`
+  }
+}
+
+/**
+ * What to do about a database, or a pooler in front of it, that does not deliver notifications.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export const listenAdvice =
+  "Set listenUrl to a direct connection to the primary server (PgBouncer in transaction mode " +
+  "accepts LISTEN and delivers nothing), or set listenNotify to false to work by polling alone."
+
+/**
+ * The store could not do an operation, and trying again would not help. What can be waited for, a
+ * database that restarts say, is waited for and never ends here.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class StoreError extends Schema.TaggedError<StoreError>("romancy/StoreError")("StoreError", {
+  operation: Schema.String,
+  reason: Schema.Defect()
+}) {
+  override get message(): string {
+    return `The workflow store failed to ${this.operation}: ${
+      this.reason instanceof Error ? this.reason.message : String(this.reason)
+    }`
+  }
+}
+
+/**
+ * The tables are not what this version needs. Behind: apply the migrations (`migrations: "apply"`,
+ * or run the printed script as a role that may create tables). Ahead: a newer version has been
+ * here; run that one.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class MigrationError extends Schema.TaggedError<MigrationError>("romancy/MigrationError")(
+  "MigrationError",
+  { found: Schema.Int, expected: Schema.Int, schema: Schema.String }
+) {
+  override get message(): string {
+    return this.found > this.expected
+      ? `The tables in schema "${this.schema}" are at version ${this.found}, newer than this library knows (${this.expected}). Run the newer version.`
+      : `The tables in schema "${this.schema}" are at version ${this.found}, and ${this.expected} is needed. Start once with migrations: "apply", or run the script that PgMigrations.print gives.`
+  }
+}
+
+/**
+ * Something to be stored is larger than its limit. Nothing was written. Store a reference to the
+ * data instead, or raise `option`.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class TooLarge extends Schema.TaggedError<TooLarge>("romancy/TooLarge")("TooLarge", {
+  what: Schema.String,
+  bytes: Schema.Int,
+  limit: Schema.Int,
+  option: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} has ${this.bytes} bytes, more than ${this.option} allows (${this.limit})`
+  }
+}
+
+/**
+ * An execution was awaited inside an open transaction: it would wait for a workflow that cannot
+ * start before the transaction commits. Start it with `discard: true` there, and await it after.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class AwaitInTransaction extends Schema.TaggedError<AwaitInTransaction>(
+  "romancy/AwaitInTransaction"
+)("AwaitInTransaction", { workflowName: Schema.String, executionId: Schema.String }) {
+  override get message(): string {
+    return `${this.workflowName} (${this.executionId}) was awaited inside an open transaction, which could never end. Start it with { discard: true } and await it after the commit.`
+  }
+}
+
+/**
+ * A handler was registered on a client, which runs nothing. Provide `Romancy.layer` instead of
+ * `Romancy.layerClient` where handlers are registered.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ClientOnly extends Schema.TaggedError<ClientOnly>("romancy/ClientOnly")("ClientOnly", {
+  workflowName: Schema.String
+}) {
+  override get message(): string {
+    return `A handler for ${this.workflowName} was registered on Romancy.layerClient, which starts and signals workflows and runs none. Provide Romancy.layer to it instead.`
+  }
+}
+
+/**
+ * One run used the name of a step or a timer twice, so that the second would silently have taken
+ * the result of the first. Give each a name of its own.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class RepeatedName extends Schema.TaggedError<RepeatedName>("romancy/RepeatedName")(
+  "RepeatedName",
+  { workflowName: Schema.String, kind: Schema.Literals(["step", "timer"]), name: Schema.String }
+) {
+  override get message(): string {
+    return `${this.workflowName} used the ${this.kind} name "${this.name}" twice in one run`
+  }
+}
+
+/**
+ * An instance was set aside because what is stored of it cannot be read here: its payload or a
+ * recorded result does not decode with the schemas of this version, or its handler died with
+ * `CaptureDefects` off. Run a version that can, and resume it. The reason is kept in its row.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class WorkflowBlocked extends Schema.TaggedError<WorkflowBlocked>("romancy/WorkflowBlocked")(
+  "WorkflowBlocked",
+  { executionId: Schema.String, workflowName: Schema.String }
+) {
+  override get message(): string {
+    return `${this.workflowName} (${this.executionId}) is blocked: what is stored of it cannot be run by this version. The reason is in the result column of its row; resume it once that is mended.`
+  }
+}

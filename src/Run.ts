@@ -1,0 +1,215 @@
+/**
+ * One instance that lives in this process: its lease, what is recorded of it, and the fiber that
+ * runs it, over as many replays as it makes here.
+ *
+ * Reads: a claim and its record from the store.
+ * Feeds: `Engine`.
+ * Guarantees: all of it is plain state that changes in one place at a time; nothing here waits.
+ *
+ * @since 0.1.0
+ */
+import type * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Option from "effect/Option"
+import type * as Schema from "effect/Schema"
+import type * as Workflow from "effect/workflow/Workflow"
+import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+import type * as Store from "./WorkflowStore.ts"
+
+type Recorded = Exit.Exit<unknown, unknown>
+
+/**
+ * A wait that stays in memory for a moment instead of suspending its run.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Parked {
+  readonly run: Run
+  readonly name: string
+  readonly release: (exit: Option.Option<Recorded>) => void
+}
+
+/**
+ * What a newer record of a live run changes: waits to release, names to preempt it for, and
+ * whether the lease has gone to somebody else.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Changes {
+  readonly fenced: boolean
+  readonly completed: ReadonlyArray<string>
+  readonly interrupted: boolean
+}
+
+/**
+ * The key of a step in the record.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const stepKey = (name: string, attempt: number): string => `${attempt}/${name}`
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export class Run {
+  readonly lease: Store.Lease
+  readonly workflow: Workflow.Any
+  readonly payload: object
+  readonly parentId: string | undefined
+  readonly steps = new Map<string, Recorded>()
+  readonly deferreds = new Map<string, Recorded>()
+  timers: Set<string> = new Set()
+  /** Deferreds that a timer of this run completes. A wait for one of these never parks. */
+  readonly timed = new Set<string>()
+  /** The counters up to which this run has seen what woke it. */
+  wakes: number
+  resumes: number
+  interrupt: Store.Interrupt
+  /** A wake that this process knows of and the counters do not say. */
+  again: "automatic" | "explicit" | undefined = undefined
+  /** The instance and fiber of the present replay. */
+  instance: WorkflowInstance["Service"] | undefined = undefined
+  fiber: Fiber.Fiber<Workflow.Result<unknown, unknown>> | undefined = undefined
+  /** Names that activity bodies wait for: they wake the run, and do not preempt it. */
+  readonly activityAwaits = new Map<string, number>()
+  readonly parked = new Set<Parked>()
+  /** Steps that are being run in this replay, and what was used in it by name. */
+  readonly flying = new Map<string, Deferred.Deferred<Workflow.Result<unknown, unknown>>>()
+  readonly used = new Set<string>()
+  /** Steps and own completions that have not been recorded yet. */
+  inFlight = 0
+  readonly idle = Latch.makeUnsafe(true)
+  /** The lease is gone, or the worker stops: nothing may be recorded any more. */
+  abandoned = false
+  /** The worker stops: no new step begins. */
+  stopping = false
+  /** Callers in this process, and which of them are runs of a parent. */
+  readonly waiters = new Map<(result: Workflow.Result<unknown, unknown>) => void, Run | undefined>()
+  driver: Fiber.Fiber<void> | undefined = undefined
+
+  constructor(options: {
+    readonly claimed: Store.Claimed
+    readonly workflow: Workflow.Any
+    readonly payload: object
+  }) {
+    this.lease = { executionId: options.claimed.executionId, token: options.claimed.token }
+    this.workflow = options.workflow
+    this.payload = options.payload
+    this.parentId = options.claimed.parentId
+    this.wakes = options.claimed.wakes
+    this.resumes = options.claimed.resumes
+    this.interrupt = options.claimed.interrupt
+  }
+
+  get executionId(): string {
+    return this.lease.executionId
+  }
+
+  /** Whether a replay is on at this moment. */
+  get live(): boolean {
+    return this.fiber !== undefined && this.fiber.pollUnsafe() === undefined
+  }
+
+  /** Takes over a newer snapshot of the record. Fails if something in it cannot be decoded. */
+  readonly apply = Effect.fnUntraced(
+    { self: this },
+    function*(this: Run, record: Store.Record): Effect.fn.Return<Changes, Schema.SchemaError> {
+      if (record.token !== this.lease.token) {
+        return { fenced: true, completed: [], interrupted: false }
+      }
+      for (const step of record.steps) {
+        const key = stepKey(step.name, step.attempt)
+        if (!this.steps.has(key)) this.steps.set(key, yield* WorkflowCodec.decodeExit(step.exit))
+      }
+      const completed: Array<string> = []
+      let foreign = 0
+      for (const deferred of record.deferreds) {
+        if (this.deferreds.has(deferred.name)) continue
+        this.deferreds.set(deferred.name, yield* WorkflowCodec.decodeExit(deferred.exit))
+        completed.push(deferred.name)
+        if (!deferred.own) foreign++
+      }
+      this.timers = new Set(record.timers)
+      // Wakes that no completion explains came from a child or by hand: the body has to look again.
+      if (record.resumes > this.resumes) this.again = "explicit"
+      else if (record.wakes - this.wakes > foreign) this.again ??= "automatic"
+      this.wakes = record.wakes
+      this.resumes = record.resumes
+      const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
+      this.interrupt = record.interrupt
+      return { fenced: false, completed, interrupted }
+    }
+  )
+
+  /** Lets the waits for a name go on, and says whether there were any. */
+  releaseParked(name: string): boolean {
+    const exit = Option.fromUndefinedOr(this.deferreds.get(name))
+    let released = false
+    for (const parked of Array.from(this.parked)) {
+      if (parked.name !== name) continue
+      parked.release(exit)
+      released = true
+    }
+    return released
+  }
+
+  /** Lets all waits go on without a result, so that the run suspends. */
+  unpark(): void {
+    for (const parked of Array.from(this.parked)) parked.release(Option.none())
+  }
+
+  /** Whether anything in this replay waits for a name, parked or not. */
+  awaits(name: string): boolean {
+    return this.instance?.awaitedDeferreds.has(name) === true || this.activityAwaits.has(name)
+  }
+
+  /** Counts an effect among what has to be recorded before the run may suspend or stop. */
+  readonly flight = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.suspend(() => {
+      this.inFlight++
+      this.idle.closeUnsafe()
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => {
+          if (--this.inFlight === 0) this.idle.openUnsafe()
+        })
+      )
+    })
+
+  /** Starts a new replay: what the last one used and waited for is forgotten. */
+  begin(instance: WorkflowInstance["Service"]): void {
+    this.instance = instance
+    this.used.clear()
+    this.flying.clear()
+    this.activityAwaits.clear()
+  }
+
+  /** Whether a wake that this process knows of makes the run replay at once. Consumes it. */
+  takeAgain(failed: boolean): boolean {
+    const again = this.again
+    if (this.abandoned || this.stopping || again === undefined) return false
+    if (failed && again !== "explicit") return false
+    this.again = undefined
+    return true
+  }
+
+  /** Whether a run of the parent waits for this one, and so learns of its result directly. */
+  toldParent(parent: Run): boolean {
+    return Array.from(this.waiters.values()).includes(parent)
+  }
+
+  /** Tells those who wait here how the run ended for now. */
+  settle(result: Workflow.Result<unknown, unknown>): void {
+    const waiters = Array.from(this.waiters.keys())
+    this.waiters.clear()
+    for (const waiter of waiters) waiter(result)
+  }
+}

@@ -1,0 +1,542 @@
+/**
+ * The instances that live in this process: their slots, their replays, and how each one leaves.
+ *
+ * Reads: claims from the dispatchers and from starts at home; signals for instances that run here.
+ * Feeds: `WorkflowStore` with completions and suspensions, `Awaiting` and the doorbell.
+ * Guarantees: at most `maxConcurrentWorkflows` at once; an instance leaves by exactly one of
+ * completing, suspending, being blocked, or being given back; one that was fenced commits nothing.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Scope from "effect/Scope"
+import * as Workflow from "effect/workflow/Workflow"
+import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import { Awaiting } from "./Awaiting.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { OnResumption } from "./Resumption.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { StoreError } from "./RomancyError.ts"
+import { type Parked, Run } from "./Run.ts"
+import type { WakeSource } from "./Wake.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+import * as Store from "./WorkflowStore.ts"
+
+/**
+ * A workflow that can be run here. `context` has the services that its schemas need.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Registration {
+  readonly workflow: Workflow.Any
+  readonly execute: (
+    payload: object,
+    executionId: string
+  ) => Effect.Effect<unknown, unknown, WorkflowEngine.WorkflowInstance>
+  readonly context: Context.Context<never>
+}
+
+/**
+ * @since 0.1.0
+ * @category services
+ */
+export class Runs extends Context.Service<
+  Runs,
+  {
+    /** Makes a workflow runnable here until the scope closes, which ends its runs in order. */
+    readonly register: (registration: Registration) => Effect.Effect<void, never, Scope.Scope>
+    readonly names: () => ReadonlyArray<string>
+    readonly knows: (workflowName: string) => boolean
+    readonly get: (executionId: string) => Run | undefined
+    /** How many more instances may be claimed. With none left, parked ones begin to make room. */
+    readonly free: () => number
+    /** Keeps a slot for a start at home, if there is one; give it back with the function. */
+    readonly reserve: (executionId: string) => Option.Option<() => void>
+    /** Begins to run a claimed instance with its record. */
+    readonly launch: (
+      claimed: Store.Claimed,
+      options: {
+        readonly record?: Store.Record | undefined
+        readonly payload?: object | undefined
+        readonly sources: ReadonlyArray<WakeSource>
+      }
+    ) => Effect.Effect<Run | undefined>
+    /** Reads the record of runs that something happened to, and tells them. */
+    readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
+    /** The same for all runs that are parked, when it is not known which were meant. */
+    readonly signalParked: (source: WakeSource) => void
+    /** Acts on the answer of a wake. */
+    readonly woken: (executionId: string, workflowName: string, woken: Store.Woken) => void
+    /** Keeps a wait of a run in memory for a moment, if there is room. */
+    readonly park: (run: Run, name: string) => Effect.Effect<Option.Option<Exit.Exit<unknown, unknown>>>
+    /** A run completed one of its own deferreds. */
+    readonly completedHere: (run: Run, name: string) => void
+    /** A write of a run was refused: another worker owns its instance. */
+    readonly fenced: (run: Run) => Effect.Effect<never>
+    /** The lease of this worker is gone: everything stops, nothing is committed. */
+    readonly abandonAll: Effect.Effect<void>
+    /** Gives back what this worker owns and does not run: claims whose answer was lost. */
+    readonly reconcile: Effect.Effect<void, StoreError>
+  }
+>()("romancy/Runs") {
+  /**
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer: Layer.Layer<
+    Runs,
+    never,
+    Store.WorkflowStore | Awaiting | Doorbell | RomancyConfig | WorkerId
+  > = Layer.effect(this, Effect.suspend(() => make))
+}
+
+const make = Effect.gen(function*() {
+  const store = yield* Store.WorkflowStore
+  const config = yield* RomancyConfig
+  const awaiting = yield* Awaiting
+  const doorbell = yield* Doorbell
+  const self = yield* WorkerId
+  const onResumption = yield* OnResumption
+  const scope = yield* Effect.scope
+  const fork = Effect.runForkWith(yield* Effect.context<never>())
+
+  const registrations = new Map<string, Registration>()
+  const runs = new Map<string, Run>()
+  const starting = new Set<string>()
+  const parkedHere = new Set<Parked>()
+  const tracked = WorkflowEngine.makeDeferredState()
+  let starved = false
+
+  // A run, from its claim to the moment it leaves.
+
+  const replay = (run: Run, registration: Registration) => {
+    const instance = WorkflowEngine.WorkflowInstance.initial(run.workflow, run.executionId, {
+      scope: Scope.makeUnsafe()
+    })
+    run.begin(instance)
+    const fiber = fork(
+      Effect.suspend(() => registration.execute(run.payload, run.executionId)).pipe(
+        Effect.onExit((exit) => interruptIfAsked(run, instance, exit)),
+        Workflow.intoResult,
+        (effect) => tracked.trackRun(instance, effect)
+      )
+    )
+    run.fiber = fiber
+    return Fiber.await(fiber)
+  }
+
+  const drive = Effect.fnUntraced(function*(run: Run, registration: Registration) {
+    while (true) {
+      const exit = yield* replay(run, registration)
+      yield* run.idle.await
+      if (run.abandoned) return yield* giveBack(run)
+      const result = resultOf(run, exit)
+      if (result === undefined) {
+        // Killed from outside, by nobody of ours: the instance is for others to run.
+        const cause = (exit as Exit.Failure<never, never>).cause
+        if (Cause.hasInterruptsOnly(cause)) return yield* giveBack(run)
+        return yield* block(run.lease, run.workflow._tag, cause)
+      }
+      if (result._tag === "Complete") return yield* complete(run, registration, result)
+      yield* closeRun(run)
+      // What arrives from here on has not been seen by this replay, whatever the counters say then.
+      const seen = { wakes: run.wakes, resumes: run.resumes }
+      if (run.takeAgain(result.failed === true)) continue
+      const suspended = yield* suspend(run, registration, result, seen)
+      if (suspended === "Suspended") return
+      if (suspended === "Fenced") return yield* giveBack(run)
+      const [record] = yield* store.load([run.executionId])
+      const changes = record === undefined ? undefined : yield* run.apply(record)
+      if (changes === undefined || changes.fenced) return yield* giveBack(run)
+      run.again = undefined
+    }
+  })
+
+  const complete = Effect.fnUntraced(function*(
+    run: Run,
+    registration: Registration,
+    complete: Workflow.Complete<unknown, unknown>
+  ) {
+    const { result, text } = yield* encodeResult(run, registration, complete)
+    const status = Exit.isSuccess(result.exit)
+      ? "Completed"
+      : run.instance?.interrupted === true
+      ? "Interrupted"
+      : "Failed"
+    const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
+    const { parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
+      status,
+      result: text,
+      parentId: run.parentId
+    })
+    if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
+    const told = parent !== undefined && run.toldParent(parent)
+    leave(run, result)
+    awaiting.resolve({
+      executionId: run.executionId,
+      workflowName: run.workflow._tag,
+      status,
+      owner: undefined,
+      result: result
+    })
+    if (run.parentId === undefined || parentWoken === "Nothing") return
+    // A parent that waits for this very run has its result by now, and has so seen this one wake.
+    if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes
+    else if (parentWoken === "Here") signal([run.parentId], "home")
+    else if (parentWoken === "Runnable") doorbell.workflows()
+  })
+
+  const encodeResult = (
+    run: Run,
+    registration: Registration,
+    result: Workflow.Complete<unknown, unknown>
+  ): Effect.Effect<{ readonly result: Workflow.Complete<unknown, unknown>; readonly text: string }> => {
+    const codec = WorkflowCodec.of(run.workflow)
+    return codec.encodeResult(result).pipe(
+      Effect.provideContext(registration.context),
+      Effect.flatMap((text) =>
+        WorkflowCodec.within(text, `The result of ${run.workflow._tag}`, "maxPayloadBytes", config.maxPayloadBytes)
+      ),
+      Effect.map((text) => ({ result, text })),
+      // A result that cannot be stored is a defect of the workflow, and that can be stored.
+      Effect.catch((error) => {
+        const defect = new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
+        return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({ result: defect, text }))
+      })
+    )
+  }
+
+  const suspend = Effect.fnUntraced(function*(
+    run: Run,
+    registration: Registration,
+    result: Workflow.Suspended,
+    seen: { readonly wakes: number; readonly resumes: number }
+  ) {
+    const cause = result.cause === undefined && result.failed !== true
+      ? undefined
+      : yield* WorkflowCodec.of(run.workflow).encodeResult(result).pipe(
+        Effect.provideContext(registration.context),
+        Effect.orDie
+      )
+    const suspended = yield* store.suspend(run.lease, {
+      ...seen,
+      failed: result.failed === true,
+      cause,
+      awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
+    })
+    if (suspended === "Suspended") leave(run, result)
+    return suspended
+  })
+
+  /** Resources of a run that will be replayed are released; its durable finalizers do not run. */
+  const closeRun = (run: Run) => {
+    const instance = run.instance
+    if (instance === undefined) return Effect.void
+    instance.abandoned = true
+    return Scope.close(instance.scope, Exit.void)
+  }
+
+  const leave = (run: Run, result: Workflow.Result<unknown, unknown>) => {
+    if (runs.get(run.executionId) === run) runs.delete(run.executionId)
+    run.settle(result)
+    if (starved) {
+      starved = false
+      doorbell.workflows()
+    }
+  }
+
+  const giveBack = Effect.fnUntraced(function*(run: Run) {
+    yield* closeRun(run)
+    leave(run, new Workflow.Suspended({}))
+    yield* store.release([run.lease]).pipe(
+      Effect.catch((error) => Effect.logWarning("could not give a workflow back", error))
+    )
+  })
+
+  const block = Effect.fnUntraced(function*(
+    lease: Store.Lease,
+    workflowName: string,
+    cause: Cause.Cause<unknown>
+  ) {
+    yield* Effect.logError("workflow blocked: what is stored of it cannot be run by this version").pipe(
+      Effect.annotateLogs({ executionId: lease.executionId, workflowName })
+    )
+    yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
+    const run = runs.get(lease.executionId)
+    if (run !== undefined) leave(run, new Workflow.Suspended({}))
+  })
+
+  const launch = Effect.fnUntraced(function*(
+    claimed: Store.Claimed,
+    options: Parameters<Runs["Service"]["launch"]>[1]
+  ) {
+    const registration = registrations.get(claimed.workflowName)
+    if (registration === undefined) {
+      yield* Effect.ignore(store.release([claimed]))
+      return undefined
+    }
+    const before = runs.get(claimed.executionId)
+    if (before?.lease.token === claimed.token) return before
+    if (before !== undefined) yield* abandon(before)
+    const prepared = yield* Effect.exit(prepare(claimed, registration, options))
+    if (Exit.isFailure(prepared)) {
+      yield* block(claimed, claimed.workflowName, prepared.cause)
+      return undefined
+    }
+    const run = prepared.value
+    runs.set(run.executionId, run)
+    if (!claimed.fresh) {
+      yield* onResumption({
+        executionId: run.executionId,
+        workflowName: claimed.workflowName,
+        sources: options.sources,
+        waitedMillis: claimed.waitedMillis,
+        parked: false
+      })
+    }
+    run.driver = fork(
+      drive(run, registration).pipe(
+        Effect.catchCause((cause) =>
+          Cause.hasInterruptsOnly(cause)
+            ? Effect.void
+            : Effect.andThen(
+              Effect.logError("a run could not be recorded and is given back", cause),
+              giveBack(run)
+            )
+        )
+      )
+    )
+    return run
+  })
+
+  const prepare = Effect.fnUntraced(function*(
+    claimed: Store.Claimed,
+    registration: Registration,
+    options: Parameters<Runs["Service"]["launch"]>[1]
+  ) {
+    const { workflow } = registration
+    const payload = options.payload ?? (yield* WorkflowCodec.of(workflow).decodePayload(claimed.payload).pipe(
+      Effect.provideContext(registration.context)
+    ))
+    const run = new Run({ claimed, workflow, payload })
+    if (options.record !== undefined) yield* run.apply(options.record)
+    run.again = undefined
+    return run
+  })
+
+  // What happens to a run while it is here.
+
+  const told = Effect.fnUntraced(function*(run: Run, record: Store.Record, source: WakeSource) {
+    const changes = yield* run.apply(record)
+    if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+    for (const name of changes.completed) {
+      if (completedHere(run, name)) {
+        yield* onResumption({
+          executionId: run.executionId,
+          workflowName: run.workflow._tag,
+          sources: [source],
+          waitedMillis: record.wokenMillisAgo,
+          parked: true
+        })
+      }
+    }
+    if (changes.interrupted) {
+      run.unpark()
+      if (run.interrupt === "Unsafe" && run.live) fork(Fiber.interrupt(run.fiber!))
+    } else if (run.again !== undefined) run.unpark()
+  })
+
+  const completedHere = (run: Run, name: string): boolean => {
+    if (run.releaseParked(name)) return true
+    if (run.activityAwaits.has(name)) run.again ??= "automatic"
+    if (run.live && run.instance?.awaitedDeferreds.has(name) === true) {
+      run.again ??= "automatic"
+      fork(tracked.deferredDone(run.executionId, name))
+    }
+    return false
+  }
+
+  let signalled = new Map<string, WakeSource>()
+  const rung = Latch.makeUnsafe(false)
+  const signal = (executionIds: Iterable<string>, source: WakeSource) => {
+    for (const executionId of executionIds) {
+      if (runs.has(executionId)) signalled.set(executionId, source)
+    }
+    if (signalled.size > 0) rung.openUnsafe()
+  }
+  yield* Effect.gen(function*() {
+    while (true) {
+      yield* rung.await
+      const present = signalled
+      signalled = new Map()
+      rung.closeUnsafe()
+      const records = yield* store.load(Array.from(present.keys()))
+      for (const record of records) {
+        const run = runs.get(record.executionId)
+        if (run !== undefined) yield* told(run, record, present.get(record.executionId)!)
+      }
+    }
+  }).pipe(
+    Effect.catchCause((cause) =>
+      Cause.hasInterruptsOnly(cause)
+        ? Effect.failCause(cause as Cause.Cause<never>)
+        : Effect.logError("could not tell a run what happened to it", cause)
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  const park = (run: Run, name: string) => {
+    if (
+      Duration.isZero(config.parkDuration) || parkedHere.size >= config.maxParkedWorkflows ||
+      run.interrupt !== "None" || run.stopping || run.again !== undefined ||
+      run.timed.has(name) || run.instance?.awaitedDeferreds.has(name) !== true
+    ) return Effect.succeedNone
+    return Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) => {
+      const drop = () => {
+        run.parked.delete(parked)
+        parkedHere.delete(parked)
+      }
+      const parked: Parked = {
+        run,
+        name,
+        release: (exit) => {
+          drop()
+          resume(Effect.succeed(exit))
+        }
+      }
+      run.parked.add(parked)
+      parkedHere.add(parked)
+      return Effect.sync(drop)
+    }).pipe(
+      Effect.timeoutOption(config.parkDuration),
+      Effect.map(Option.flatten)
+    )
+  }
+
+  // How runs end that do not end by themselves.
+
+  const abandon = (run: Run) =>
+    Effect.suspend(() => {
+      run.abandoned = true
+      run.unpark()
+      if (run.instance !== undefined) run.instance.abandoned = true
+      return Effect.andThen(
+        run.fiber === undefined ? Effect.void : Fiber.interrupt(run.fiber),
+        run.driver === undefined ? Effect.void : Fiber.await(run.driver)
+      )
+    })
+
+  const stop = Effect.fnUntraced(function*(registration: Registration) {
+    const name = registration.workflow._tag
+    if (registrations.get(name) === registration) registrations.delete(name)
+    const mine = Array.from(runs.values()).filter((run) => run.workflow._tag === name)
+    for (const run of mine) {
+      run.stopping = true
+      run.unpark()
+    }
+    // Steps that have begun may finish and be recorded, within the bound.
+    yield* Effect.forEach(mine, (run) => run.idle.await, { concurrency: "unbounded", discard: true }).pipe(
+      Effect.timeoutOption(config.shutdownTimeout)
+    )
+    yield* Effect.forEach(mine, abandon, { concurrency: "unbounded", discard: true }).pipe(
+      Effect.timeoutOption(config.shutdownTimeout)
+    )
+  })
+
+  yield* Effect.addFinalizer(() =>
+    Effect.forEach(Array.from(registrations.values()), stop, { concurrency: "unbounded", discard: true })
+  )
+
+  return Runs.of({
+    register: (registration) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          registrations.set(registration.workflow._tag, registration)
+          doorbell.workflows()
+          doorbell.timer(0)
+        }),
+        () => stop(registration)
+      ),
+    names: () => Array.from(registrations.keys()),
+    knows: (workflowName) => registrations.has(workflowName),
+    get: (executionId) => runs.get(executionId),
+    free: () => {
+      const free = config.maxConcurrentWorkflows - runs.size - starting.size
+      if (free > 0) return free
+      starved = true
+      // The longest parked make room: they suspend, and come back when they are woken.
+      for (const parked of Array.from(parkedHere).slice(0, config.maxWorkflowsPerBatch)) parked.run.unpark()
+      return 0
+    },
+    reserve: (executionId) => {
+      if (runs.size + starting.size >= config.maxConcurrentWorkflows || starting.has(executionId)) {
+        return Option.none()
+      }
+      starting.add(executionId)
+      return Option.some(() => void starting.delete(executionId))
+    },
+    launch,
+    signal,
+    signalParked: (source) =>
+      signal(new Set(Array.from(parkedHere, (parked) => parked.run.executionId)), source),
+    woken: (executionId, workflowName, woken) => {
+      if (woken === "Here") signal([executionId], "home")
+      if (woken === "Runnable" && registrations.has(workflowName)) doorbell.workflows()
+    },
+    park,
+    completedHere: (run, name) => void completedHere(run, name),
+    fenced: (run) => {
+      fork(abandon(run))
+      return Effect.never
+    },
+    abandonAll: Effect.suspend(() =>
+      Effect.forEach(Array.from(runs.values()), abandon, { concurrency: "unbounded", discard: true })
+    ),
+    reconcile: Effect.flatMap(store.owned(self), (leases) =>
+      store.release(leases.filter((lease) =>
+        runs.get(lease.executionId)?.lease.token !== lease.token && !starting.has(lease.executionId)
+      )))
+  })
+})
+
+/** What a replay came to, or `undefined` if it was cut off and says nothing of the workflow. */
+const resultOf = (
+  run: Run,
+  exit: Exit.Exit<Workflow.Result<unknown, unknown>>
+): Workflow.Result<unknown, unknown> | undefined => {
+  if (Exit.isSuccess(exit)) return exit.value
+  // A completion preempted the run; the replay sees it.
+  return Cause.hasInterruptsOnly(exit.cause) && run.instance?.suspended === true
+    ? new Workflow.Suspended({})
+    : undefined
+}
+
+/**
+ * An interruption takes effect where the run would suspend, or would fail and suspend; an unsafe
+ * one also where a replay would have completed.
+ */
+const interruptIfAsked = (
+  run: Run,
+  instance: WorkflowEngine.WorkflowInstance["Service"],
+  exit: Exit.Exit<unknown, unknown>
+): Effect.Effect<void> => {
+  const suspends = instance.suspended ||
+    (Exit.isFailure(exit) && Context.get(run.workflow.annotations, Workflow.SuspendOnFailure))
+  if (run.interrupt === "None" || instance.abandoned || (run.interrupt === "Safe" && !suspends)) {
+    return Effect.void
+  }
+  instance.interrupted = true
+  instance.suspended = false
+  return Effect.withFiber((fiber) => Effect.interruptible(Fiber.interrupt(fiber)))
+}

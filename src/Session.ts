@@ -1,0 +1,332 @@
+/**
+ * One PostgreSQL session on a socket that we own, so that no silence of the network can hold us.
+ *
+ * The stock client waits for an answer as long as it takes, and closing it waits for UNLISTEN or
+ * for a cancelled statement to be acknowledged: on a connection whose peer is gone without a word,
+ * that is tens of seconds. Here every statement has a deadline, past which the socket is destroyed;
+ * everything that hung on it then fails at once, and closing takes a bounded moment.
+ *
+ * Reads: the application's `PgClientConfig` (url, TLS, unix path, `stream`, keep-alive, password
+ * effects, startup parameters: all honoured).
+ * Feeds: `Listener`, `Sessions`, `Watch`.
+ * Guarantees: a statement ends within its deadline; closing the scope ends within a second;
+ * deadlines run on the live clock, since a wire knows no `TestClock`.
+ *
+ * @since 0.1.0
+ */
+import type { PgClientConfig } from "@effect/sql-pg/PgClient"
+import * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import type * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as Scope from "effect/Scope"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import * as Net from "node:net"
+import type { Duplex } from "node:stream"
+
+/**
+ * A session.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Session {
+  /** The process id of the server's backend. */
+  readonly processId: number
+  /** The connection beneath, pinned. What runs on it directly has no deadline. */
+  readonly connection: PgConnection.PgConnection
+  /**
+   * Runs one statement and returns its rows, untransformed.
+   *
+   * Past the deadline (default: the session's `statementTimeout`; `Duration.infinity` for none)
+   * the session is destroyed and the statement fails with a `ConnectionError`. The deadline counts
+   * from the call: do not queue behind a statement that has none. An interruption cancels the
+   * statement on the server; the session survives it if the server acknowledges that promptly.
+   */
+  readonly query: <A extends object = Record<string, unknown>>(
+    text: string,
+    params?: ReadonlyArray<unknown>,
+    deadline?: Duration.Input
+  ) => Effect.Effect<ReadonlyArray<A>, SqlError>
+  /**
+   * Subscribes to a channel; complete once PostgreSQL has confirmed LISTEN. The queue fails when
+   * the session is lost. It is unbounded: drain it at once.
+   */
+  readonly listen: (
+    channel: string
+  ) => Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope>
+  /** Ends the session now, without a word to the server. */
+  readonly destroy: Effect.Effect<void>
+}
+
+/**
+ * What a session is made from.
+ *
+ * - `client`: the configuration of the application's client
+ * - `url`: connect there instead; what it leaves out (user, password, database) is the client's
+ * - `applicationName`: shown in `pg_stat_activity`
+ * - `startupParameters`: over the client's own
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  readonly client: PgClientConfig
+  readonly url?: Redacted.Redacted | undefined
+  readonly applicationName: string
+  readonly startupParameters?: Readonly<Record<string, string>> | undefined
+  readonly connectTimeout: Duration.Input
+  readonly statementTimeout: Duration.Input
+}
+
+/**
+ * The live clock, whatever clock is installed.
+ *
+ * @since 0.1.0
+ * @category references
+ */
+export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
+
+/** How long a farewell (UNLISTEN, Terminate, the answer to a cancel) may take. */
+const farewell = Duration.millis(250)
+
+/**
+ * After the event loop was blocked a timer is due before the sockets have been read. The answer may
+ * be there already, so a deadline that has passed leaves this much for reading it.
+ */
+const lastLook = Duration.millis(10)
+
+/**
+ * Opens a session that lives as long as the scope.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* (
+  options: Options
+): Effect.fn.Return<Session, SqlError, Scope.Scope> {
+  const config = target(options)
+  const line = new Line(config)
+  // Added first, so it runs last: after the connection has said its farewell.
+  yield* Effect.addFinalizer(() => line.close)
+  const connection = yield* PgConnection.make({ ...config, stream: line.dial }).pipe(
+    Effect.provideService(Clock.Clock, liveClock)
+  )
+  const pinned = yield* connection.pin
+  const statementTimeout = Duration.fromInputUnsafe(options.statementTimeout)
+  const session: Session = {
+    processId: connection.processId,
+    connection: pinned,
+    query: <A extends object>(
+      text: string,
+      params?: ReadonlyArray<unknown>,
+      deadline?: Duration.Input
+    ) =>
+      Effect.map(
+        line.within(
+          pinned.query(text, params),
+          deadline === undefined ? statementTimeout : Duration.fromInputUnsafe(deadline)
+        ),
+        (result) => result.rows as ReadonlyArray<A>
+      ),
+    listen: Effect.fnUntraced(function* (channel) {
+      const scope = yield* Scope.make()
+      yield* Effect.addFinalizer((exit) => line.within(Scope.close(scope, exit), farewell))
+      return yield* line.within(Scope.provide(pinned.listen(channel), scope), statementTimeout)
+    }),
+    destroy: Effect.sync(() => line.cut(new Error("The session was destroyed")))
+  }
+  return session
+})
+
+/** The sockets of one session: its own, and those that carry its cancel requests. */
+class Line {
+  readonly sockets = new Set<Duplex>()
+  readonly config: PgConnection.Config
+  broken: Error | undefined
+
+  constructor(config: PgConnection.Config) {
+    this.config = config
+  }
+
+  readonly dial = (): Duplex => {
+    const socket = this.config.stream?.() ?? Net.connect(address(this.config))
+    this.sockets.add(socket)
+    // Under TLS the raw socket has no other listener, and an unheard error ends the process.
+    socket.on("error", () => {})
+    socket.once("close", () => this.sockets.delete(socket))
+    return socket
+  }
+
+  /** Destroys every socket, which fails whatever waits for an answer. */
+  readonly cut = (reason: Error): void => {
+    this.broken ??= reason
+    for (const socket of this.sockets) socket.destroy(reason)
+  }
+
+  /** Waits a moment for the server to hang up after Terminate, then destroys what is left. */
+  readonly close: Effect.Effect<void> = Effect.suspend(() =>
+    this.within(
+      Effect.forEach(this.sockets, closed, { discard: true, concurrency: "unbounded" }),
+      farewell
+    )
+  )
+
+  /** Runs an effect that waits for the wire; past the deadline the sockets are destroyed. */
+  readonly within = <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    deadline: Duration.Duration
+  ): Effect.Effect<A, E, R> =>
+    Effect.flatMap(this.arm(deadline, "No answer within"), (disarm) =>
+      // On a fiber of its own, so that an interruption reaches us before it waits for the wire.
+      Effect.forkChild(effect, { startImmediately: true }).pipe(
+        Effect.flatMap((fiber) =>
+          Effect.onInterrupt(Fiber.join(fiber), () =>
+            Effect.flatMap(
+              this.arm(farewell, "No answer to a cancelled statement within"),
+              (late) => Effect.ensuring(Fiber.interrupt(fiber), late)
+            )
+          )
+        ),
+        Effect.mapError((error) => this.explain(error)),
+        Effect.ensuring(disarm)
+      )
+    )
+
+  /** Destroys the sockets at the deadline, unless the effect it gives is run before. */
+  private arm(deadline: Duration.Duration, complaint: string): Effect.Effect<Effect.Effect<void>> {
+    if (!Duration.isFinite(deadline)) return Effect.succeed(Effect.void)
+    const reason = () => new Error(`${complaint} ${Duration.format(deadline)}`)
+    return alarm(
+      deadline,
+      Effect.sync(() => this.cut(reason()))
+    )
+  }
+
+  /** Says why the socket is gone, where it was us who destroyed it. */
+  private explain<E>(error: E): E {
+    return this.broken === undefined ? error : because(error, this.broken)
+  }
+}
+
+const because = <E>(error: E, cause: Error): E => {
+  if (!(error instanceof SqlError)) return error
+  const message = `The session is lost: ${cause.message}`
+  return new SqlError({ reason: new ConnectionError({ cause, message, operation: "query" }) }) as E
+}
+
+/** Runs `onDue` at the deadline, by the live clock, unless the effect it gives is run before. */
+const alarm = (
+  deadline: Duration.Duration,
+  onDue: Effect.Effect<void>
+): Effect.Effect<Effect.Effect<void>> =>
+  liveClock.sleep(deadline).pipe(
+    Effect.andThen(liveClock.sleep(lastLook)),
+    Effect.andThen(onDue),
+    Effect.forkDetach({ startImmediately: true }),
+    Effect.map((fiber) => Effect.sync(() => fiber.interruptUnsafe()))
+  )
+
+/**
+ * Runs an effect that uses a session; past the deadline the session is destroyed, which fails
+ * whatever waits for it.
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const within = <A, E, R>(
+  session: Session,
+  effect: Effect.Effect<A, E, R>,
+  deadline: Duration.Input
+): Effect.Effect<A, E, R> =>
+  Effect.suspend(() => {
+    const limit = Duration.fromInputUnsafe(deadline)
+    let late: Error | undefined
+    const onDue = Effect.suspend(() => {
+      late = new Error(`No answer within ${Duration.format(limit)}`)
+      return session.destroy
+    })
+    return Effect.flatMap(alarm(limit, onDue), (disarm) =>
+      effect.pipe(
+        Effect.mapError((error) => (late === undefined ? error : because(error, late))),
+        Effect.ensuring(disarm)
+      )
+    )
+  })
+
+const closed = (socket: Duplex): Effect.Effect<void> =>
+  Effect.callback((resume) => {
+    if (socket.closed) return resume(Effect.void)
+    const done = () => resume(Effect.void)
+    socket.once("close", done)
+    return Effect.sync(() => socket.off("close", done))
+  })
+
+/** What a connection URL says about where and who; the rest of it is the driver's to read. */
+const read = (url: Redacted.Redacted | undefined) => {
+  const parsed = url === undefined ? null : URL.parse(Redacted.value(url))
+  const some = (text: string | null | undefined): string | undefined => text || undefined
+  const decoded = (text: string | undefined): string | undefined =>
+    // Text that does not decode is reported by the driver, which reads the URL again.
+    text === undefined || /%(?![0-9a-f]{2})/i.test(text) ? text : decodeURIComponent(text)
+  const parameter = (name: string) => some(parsed?.searchParams.get(name))
+  return {
+    host: parameter("host") ?? decoded(some(parsed?.hostname.replace(/^\[(.*)\]$/, "$1"))),
+    port: parameter("port") ?? some(parsed?.port),
+    username: parameter("user") ?? decoded(some(parsed?.username)),
+    password: parameter("password") ?? decoded(some(parsed?.password)),
+    database: parameter("dbname") ?? decoded(some(parsed?.pathname.replace(/^\//, ""))),
+    sslmode: parameter("sslmode")
+  }
+}
+
+/** The client's configuration, aimed at `url` if there is one. */
+const target = (options: Options): PgConnection.Config => {
+  const { client, url } = options
+  const base: PgConnection.Config = {
+    ...client,
+    multiplex: false,
+    applicationName: options.applicationName,
+    connectTimeout: options.connectTimeout,
+    startupParameters: { ...client.startupParameters, ...options.startupParameters }
+  }
+  if (url === undefined) return base
+  const { host: _host, port: _port, path: _path, stream: _stream, ...rest } = base
+  const there = read(url)
+  const here = read(client.url)
+  const password =
+    client.password ?? (here.password === undefined ? undefined : Redacted.make(here.password))
+  return {
+    ...rest,
+    url,
+    username: there.username ?? client.username ?? here.username,
+    password: there.password === undefined ? password : Redacted.make(there.password),
+    database: there.database ?? client.database ?? here.database,
+    ssl: there.sslmode === undefined ? (client.ssl ?? encrypts(here.sslmode)) : undefined
+  }
+}
+
+const encrypts = (sslmode: string | undefined): boolean | undefined =>
+  sslmode === undefined || sslmode === "prefer" || sslmode === "allow"
+    ? undefined
+    : sslmode !== "disable"
+
+/** Where to connect, resolved as the driver does it. */
+const address = (config: PgConnection.Config): Net.NetConnectOpts => {
+  const there = read(config.url)
+  const host = config.host ?? there.host ?? "localhost"
+  const port = config.port ?? Number(there.port ?? 5432)
+  const path = config.path ?? (host.startsWith("/") ? `${host}/.s.PGSQL.${port}` : undefined)
+  if (path !== undefined) return { path }
+  const keepAlive =
+    config.keepAlive === undefined
+      ? {}
+      : {
+          keepAlive: true,
+          keepAliveInitialDelay: Duration.toMillis(Duration.fromInputUnsafe(config.keepAlive))
+        }
+  return { host, port, noDelay: true, ...keepAlive }
+}

@@ -1,0 +1,144 @@
+/**
+ * The few sessions that the engine writes through, as one `SqlClient`.
+ *
+ * Reads: the configuration of the application's `PgClient`.
+ * Feeds: `PgWorkflowStore`.
+ * Guarantees: independent of the application's pool, so that exhausting that costs no lease; each
+ * statement has a deadline after which its socket is destroyed and the session made anew, so that
+ * a black hole costs seconds. Their number is `writeSessions`.
+ *
+ * @since 0.1.0
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as SqlClient from "effect/sql/SqlClient"
+import type { Connection } from "effect/sql/SqlConnection"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
+import * as PgFailure from "./PgFailure.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import * as Session from "./Session.ts"
+
+/**
+ * A `SqlClient` over the engine's own sessions.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class Sessions extends Context.Service<Sessions, SqlClient.SqlClient>()("romancy/Sessions") {
+  /**
+   * Opens sessions as they are needed, up to `writeSessions`, and keeps them.
+   *
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer: Layer.Layer<Sessions, never, PgClient.PgClient | RomancyConfig> =
+    Layer.effect(this, Effect.suspend(() => make)).pipe(Layer.provide(Reactivity.layer))
+}
+
+/** A place for one session: empty, or with a session and the scope that ends it. */
+interface Slot {
+  session: Session.Session | undefined
+  scope: Scope.Closeable | undefined
+}
+
+const make = Effect.gen(function*() {
+  const config = yield* RomancyConfig
+  const client = yield* PgClient.PgClient
+  const slots: Array<Slot> = Array.from({ length: config.writeSessions }, () => ({
+    session: undefined,
+    scope: undefined
+  }))
+  const permits = Semaphore.makeUnsafe(slots.length)
+
+  const close = (slot: Slot) => {
+    const scope = slot.scope
+    slot.session = undefined
+    slot.scope = undefined
+    return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
+  }
+  // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
+  let startupParameters: Record<string, string> = {
+    lock_timeout: "500ms",
+    idle_in_transaction_session_timeout: "30s"
+  }
+  const open = Effect.fnUntraced(
+    function*(slot: Slot): Effect.fn.Return<void, SqlError> {
+      const scope = yield* Scope.make()
+      slot.scope = scope
+      slot.session = yield* Session.make({
+        client: client.config,
+        applicationName: `${config.prefix}-writer`,
+        connectTimeout: config.connectTimeout,
+        statementTimeout: config.statementTimeout,
+        startupParameters
+      }).pipe(Scope.provide(scope), Effect.onError(() => close(slot)))
+    },
+    Effect.tapError((error) =>
+      Effect.sync(() => {
+        if (PgFailure.code(error) === "08P01") startupParameters = {}
+      })
+    ),
+    Effect.retry({ times: 1, while: (error) => PgFailure.code(error) === "08P01" })
+  )
+
+  const acquire = Effect.acquireRelease(
+    Effect.map(permits.take(1), () => slots.shift()!),
+    (slot, exit) =>
+      // A statement that was cut off leaves its session in a state that nobody wants to wait for.
+      Effect.andThen(
+        Exit.hasInterrupts(exit) ? close(slot) : Effect.void,
+        Effect.suspend(() => {
+          // Most recently used first, so that an idle engine keeps one session warm.
+          slots.unshift(slot)
+          return permits.release(1)
+        })
+      ),
+    { interruptible: true }
+  )
+  const acquirer = Effect.gen(function*() {
+    const slot = yield* acquire
+    if (slot.session === undefined) yield* open(slot)
+    return connection(slot.session!, () => close(slot))
+  })
+  yield* Effect.addFinalizer(() => Effect.forEach(slots, close, { discard: true }))
+
+  return yield* SqlClient.make({
+    acquirer,
+    transactionAcquirer: acquirer,
+    compiler: PgClient.makeCompiler(),
+    driver: "pg",
+    spanAttributes: [["db.system.name", "postgresql"]]
+  })
+})
+
+/** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */
+const connection = (
+  session: Session.Session,
+  drop: () => Effect.Effect<void>
+): Connection => {
+  const execute = (text: string, params: ReadonlyArray<unknown>) =>
+    session.query(text, params).pipe(
+      Effect.tapError((error) => error.reason._tag === "ConnectionError" ? drop() : Effect.void)
+    )
+  const values = (text: string, params: ReadonlyArray<unknown>) =>
+    Effect.map(execute(text, params), (rows) => rows.map((row) => Object.values(row)))
+  return {
+    execute: (text, params, transform) =>
+      transform ? Effect.map(execute(text, params), transform) : execute(text, params),
+    executeRaw: execute,
+    executeStream: (text, params) =>
+      Stream.unwrap(Effect.map(execute(text, params), (rows) => Stream.fromIterable(rows))),
+    executeUnprepared: (text, params, transform) =>
+      transform ? Effect.map(execute(text, params), transform) : execute(text, params),
+    executeValues: values,
+    executeValuesUnprepared: values,
+    executeWithoutTransform: execute
+  } as Connection
+}

@@ -1,0 +1,54 @@
+/**
+ * Tells runs and callers of this process what happened to their instances elsewhere.
+ *
+ * Reads: notifications of `workflow_signal` (a wake for an instance that runs here) and
+ * `workflow_completed` (an awaited one has ended); polls, for those that were lost.
+ * Feeds: `Runs`, `Awaiting`.
+ * Guarantees: what a lost notification would have said is found by the next poll, in one query for
+ * all callers, or by the run itself when it suspends.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
+import { Awaiting } from "./Awaiting.ts"
+import { Listener } from "./Listener.ts"
+import * as Poller from "./Poller.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { Runs } from "./Runs.ts"
+import { WorkerId } from "./WorkerId.ts"
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<never, never, Listener | Runs | Awaiting | RomancyConfig | WorkerId> =
+  Layer.effectDiscard(
+    Effect.gen(function*() {
+      const awaiting = yield* Awaiting
+      const config = yield* RomancyConfig
+      const listener = yield* Listener
+      const runs = yield* Runs
+      const workerId = yield* WorkerId
+      yield* Stream.runForEach(listener.notifications, (notification) =>
+        Effect.sync(() => {
+          if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
+          if (notification._tag !== "WorkflowSignal") return
+          if (notification.instanceId === undefined) runs.signalParked("notification")
+          else if (notification.owner === workerId) {
+            runs.signal([notification.instanceId], "notification")
+          }
+        })).pipe(Effect.forkScoped)
+      const polls = Poller.make({
+        status: listener.status,
+        interval: config.workflowResumptionInterval,
+        fallback: config.notifyFallbackInterval
+      })
+      yield* Stream.runForEach(polls, (source) =>
+        Effect.sync(() => {
+          awaiting.look()
+          runs.signalParked(source)
+        })).pipe(Effect.forkScoped)
+    })
+  )

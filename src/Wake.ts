@@ -1,0 +1,123 @@
+/**
+ * Everything that may wake a dispatcher, merged into one conflated stream.
+ *
+ * ```
+ *  Listener.notifications ─ on ─┐
+ *  Poller  polls, sweeps ───────┤
+ *  Alarm   next deadline ───────┼─▶ merge ─▶ conflate ─▶ "look"
+ *  ring    work made at home ───┘
+ * ```
+ *
+ * Reads: `Listener`, `Poller`, `Alarm`, whoever rings.
+ * Feeds: `Dispatcher`.
+ * Guarantees: a burst of any size is at most one look in progress and one to come; whatever arrives
+ * after a look has begun leads to another, so the last wake is never dropped.
+ *
+ * @since 0.1.0
+ */
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Alarm from "./Alarm.ts"
+import type { Listener } from "./Listener.ts"
+import type { Notification } from "./Notification.ts"
+import * as Poller from "./Poller.ts"
+
+/**
+ * What woke a dispatcher.
+ *
+ * - `notification`: a hint from the database
+ * - `poll`: a tick of the present regime
+ * - `sweep`: the listener has just begun to listen
+ * - `alarm`: the next deadline has come
+ * - `home`: this process made the work itself
+ * - `batch`: the batch before came back full
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type WakeSource = "notification" | "poll" | "alarm" | "home" | "sweep" | "batch"
+
+/**
+ * What wakes one dispatcher.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Wake {
+  /**
+   * One element for each look that is due, with what has asked for it since the last. For one
+   * consumer, which takes the next when it has finished a look.
+   */
+  readonly looks: Stream.Stream<ReadonlySet<WakeSource>>
+  /** Asks for a look. Never waits; for callbacks too. */
+  readonly ring: (source: WakeSource) => void
+  /** Asks for a look at the next deadline. */
+  readonly alarm: Alarm.Alarm
+}
+
+/**
+ * What a wake is made from.
+ *
+ * - `listener`: notifications and status
+ * - `on`: which notifications concern this dispatcher
+ * - `interval`: time between polls while not listening
+ * - `fallback`: time between polls while listening
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  readonly listener: Listener["Service"]
+  readonly on: (notification: Notification) => boolean
+  readonly interval: Duration.Duration
+  readonly fallback: Duration.Duration
+}
+
+/**
+ * Makes a wake, subscribed to the notifications when it is complete.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* (
+  options: Options
+): Effect.fn.Return<Wake, never, Scope.Scope> {
+  const alarm = yield* Alarm.make
+  const subscription = yield* options.listener.subscribe
+  const box = yield* makeBox
+  const notifications = Stream.filter(Stream.fromSubscription(subscription), options.on).pipe(
+    Stream.map((): WakeSource => "notification")
+  )
+  const polls = Poller.make({ ...options, status: options.listener.status })
+  const merged: Stream.Stream<WakeSource> = Stream.mergeAll([notifications, polls, alarm.due], {
+    concurrency: "unbounded"
+  })
+  yield* Stream.runForEach(merged, (source) => Effect.sync(() => box.add(source))).pipe(
+    Effect.forkScoped({ startImmediately: true })
+  )
+  return { looks: box.looks, ring: box.add, alarm }
+})
+
+/** Room for one look to come: who asked for it. */
+const makeBox = Effect.gen(function* () {
+  const signal = yield* Queue.sliding<void>(1)
+  let asked = new Set<WakeSource>()
+  const add = (source: WakeSource): void => {
+    asked.add(source)
+    Queue.offerUnsafe(signal, undefined)
+  }
+  const take = (): ReadonlySet<WakeSource> => {
+    const taken = asked
+    asked = new Set()
+    return taken
+  }
+  // Emptied when the consumer pulls, so that what came up to that moment is in this look. A signal
+  // that comes between the two is left over with nobody behind it.
+  const looks = Stream.fromEffectRepeat(Effect.map(Queue.take(signal), take)).pipe(
+    Stream.filter((sources) => sources.size > 0)
+  )
+  return { add, looks }
+})

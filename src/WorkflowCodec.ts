@@ -1,0 +1,110 @@
+/**
+ * What crosses the seam to the store, as JSON: payloads, results, and the exits of steps and
+ * deferreds.
+ *
+ * Reads: the schemas of a workflow.
+ * Feeds: `Engine`, `Run`.
+ * Guarantees: what was encoded decodes to the same value in another process; nothing larger than
+ * its limit is encoded without an error that names it.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Schema from "effect/Schema"
+import * as Workflow from "effect/workflow/Workflow"
+import { Buffer } from "node:buffer"
+import { TooLarge } from "./RomancyError.ts"
+
+type Coder<A, B> = (value: A) => Effect.Effect<B, Schema.SchemaError>
+
+/**
+ * The coders of one workflow. Services that its schemas need are those of the calling fiber.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface WorkflowCodec {
+  readonly encodePayload: Coder<object, string>
+  readonly decodePayload: Coder<unknown, object>
+  readonly encodeResult: Coder<Workflow.Result<unknown, unknown>, string>
+  readonly decodeResult: Coder<unknown, Workflow.Result<unknown, unknown>>
+}
+
+const codecs = new WeakMap<Workflow.Any, WorkflowCodec>()
+
+/**
+ * The coders of a workflow, compiled once.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const of = (workflow: Workflow.Any): WorkflowCodec => {
+  const known = codecs.get(workflow)
+  if (known !== undefined) return known
+  const { errorSchema, payloadSchema, successSchema } = workflow as Workflow.AnyWithProps
+  const payload = Schema.toCodecJson(payloadSchema)
+  const result = Schema.toCodecJson(
+    Workflow.Result({ success: successSchema, error: errorSchema })
+  )
+  const codec = {
+    encodePayload: stringified(Schema.encodeEffect(payload)),
+    decodePayload: Schema.decodeUnknownEffect(payload),
+    encodeResult: stringified(Schema.encodeEffect(result)),
+    decodeResult: Schema.decodeUnknownEffect(result)
+  } as unknown as WorkflowCodec
+  codecs.set(workflow, codec)
+  return codec
+}
+
+const stringified = <A, B, E, R>(encode: (value: A) => Effect.Effect<B, E, R>) => (value: A) =>
+  Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
+
+const exitSchema = Schema.toCodecJson(
+  Schema.Exit(Schema.Unknown, Schema.Unknown, Schema.Defect())
+)
+const encodeFailure = stringified(Schema.encodeEffect(exitSchema))
+const decodeFailure = Schema.decodeUnknownEffect(exitSchema)
+
+/**
+ * The exit of a step or a deferred, whose value and error are encoded already, as JSON text.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const encodeExit = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<string> =>
+  Exit.isSuccess(exit)
+    ? Effect.sync(() => JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
+    : Effect.orDie(encodeFailure(exit))
+
+/**
+ * The exit that {@link encodeExit} wrote, from parsed JSON.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const decodeExit = (
+  encoded: unknown
+): Effect.Effect<Exit.Exit<unknown, unknown>, Schema.SchemaError> =>
+  isSuccess(encoded) ? Effect.succeed(Exit.succeed(encoded.value)) : decodeFailure(encoded)
+
+const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
+  typeof encoded === "object" && encoded !== null && "_tag" in encoded &&
+  encoded._tag === "Success" && "value" in encoded
+
+/**
+ * Fails with `TooLarge` if a text has more bytes than an option allows.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const within = (
+  text: string,
+  what: string,
+  option: "maxPayloadBytes" | "maxNameBytes",
+  limit: number
+): Effect.Effect<string, TooLarge> =>
+  // A character is at most three bytes of UTF-8, so most texts need not be measured.
+  text.length * 3 <= limit || Buffer.byteLength(text) <= limit
+    ? Effect.succeed(text)
+    : Effect.fail(new TooLarge({ what, option, limit, bytes: Buffer.byteLength(text) }))

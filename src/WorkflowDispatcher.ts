@@ -1,0 +1,77 @@
+/**
+ * Takes what is runnable and known here, and begins to run it.
+ *
+ * Reads: `Wake` (notifications of `workflow_resumable`, polls, what is made at home);
+ * `WorkflowStore` by claims.
+ * Feeds: `Runs`.
+ * Guarantees: never claims more than there are free slots; the record is read by a second
+ * statement, after the claim has committed, so that nothing that landed between is missed.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Dispatcher from "./Dispatcher.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { Listener } from "./Listener.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { Runs } from "./Runs.ts"
+import * as Wake from "./Wake.ts"
+import { WorkerId } from "./WorkerId.ts"
+import { WorkflowStore } from "./WorkflowStore.ts"
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<
+  never,
+  never,
+  Listener | WorkflowStore | Runs | Doorbell | RomancyConfig | WorkerId
+> = Layer.effectDiscard(
+  Effect.gen(function*() {
+    const config = yield* RomancyConfig
+    const doorbell = yield* Doorbell
+    const runs = yield* Runs
+    const store = yield* WorkflowStore
+    const workerId = yield* WorkerId
+    const wake = yield* Wake.make({
+      listener: yield* Listener,
+      on: (notification) =>
+        notification._tag === "WorkflowResumable" &&
+        (notification.workflowName === undefined || runs.knows(notification.workflowName)),
+      interval: config.workflowResumptionInterval,
+      fallback: config.notifyFallbackInterval
+    })
+    yield* doorbell.answer({ workflows: () => wake.ring("home") })
+
+    // An answer that was lost may have been a claim: what is owned and not run is given back.
+    let doubtful = false
+    const drain = Effect.fnUntraced(function*(sources: ReadonlySet<Wake.WakeSource>) {
+      if (doubtful) {
+        yield* runs.reconcile
+        doubtful = false
+      }
+      const workflowNames = runs.names()
+      if (workflowNames.length === 0) return { full: false }
+      const limit = Math.min(runs.free(), config.maxWorkflowsPerBatch)
+      if (limit <= 0) return { full: false }
+      doubtful = true
+      const claims = yield* store.claim({ workerId, workflowNames, limit })
+      doubtful = false
+      if (claims.length === 0) return { full: false }
+      const records = new Map(
+        (yield* store.load(claims.map(({ executionId }) => executionId)).pipe(
+          Effect.tapError(() => Effect.sync(() => void (doubtful = true)))
+        )).map((record) => [record.executionId, record])
+      )
+      yield* Effect.forEach(claims, (claimed) =>
+        runs.launch(claimed, {
+          record: records.get(claimed.executionId),
+          sources: Array.from(sources)
+        }), { discard: true })
+      return { full: claims.length === limit }
+    })
+    yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
+  })
+)

@@ -1,0 +1,242 @@
+import { assert, describe, it, layer } from "@effect/vitest"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as Scope from "effect/Scope"
+import { connect, createServer, type Socket } from "node:net"
+import * as Tls from "node:tls"
+import * as Session from "../src/Session.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
+import { TestDatabase } from "./support/TestDatabase.ts"
+
+const open = (client: Session.Options["client"], rest: Partial<Session.Options> = {}) =>
+  Session.make({
+    client,
+    applicationName: "session-test",
+    connectTimeout: "2 seconds",
+    statementTimeout: "2 seconds",
+    ...rest
+  })
+
+/** A server that takes the TLS handshake before PostgreSQL's, with no certificate on either side. */
+const anonymous = {
+  ciphers: "ADH-AES256-GCM-SHA384:@SECLEVEL=0",
+  maxVersion: "TLSv1.2" as const
+}
+
+const tlsProxy = (target: URL) =>
+  Effect.acquireRelease(
+    Effect.callback<{ port: number; close: () => void }>((resume) => {
+      const sockets = new Set<Socket>()
+      const server = createServer((raw) => {
+        sockets.add(raw.on("error", () => {}))
+        raw.once("data", () => {
+          raw.write("S")
+          const secure = new Tls.TLSSocket(raw, { isServer: true, ...anonymous, dhparam: "auto" })
+          const upstream = connect(Number(target.port), target.hostname)
+          sockets.add(upstream.on("error", () => {}))
+          secure.on("error", () => {}).pipe(upstream)
+          upstream.pipe(secure)
+        })
+      })
+      server.listen(0, "127.0.0.1", () => {
+        const address = server.address()
+        const port = typeof address === "object" && address !== null ? address.port : 0
+        const close = () => {
+          for (const socket of sockets) socket.destroy()
+          server.close()
+        }
+        resume(Effect.succeed({ port, close }))
+      })
+    }),
+    ({ close }) => Effect.sync(close)
+  )
+
+layer(TestDatabase.layerDatabase)("Session", (it) => {
+  it.effect("runs statements and hears notifications on one session under its own name", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const session = yield* open({ url })
+      const [row] = yield* session.query<{ pid: number; name: string; n: number }>(
+        "select pid, application_name as name, $1::int as n from pg_stat_activity where pid = pg_backend_pid()",
+        [7]
+      )
+      assert.deepStrictEqual(row, { pid: session.processId, name: "session-test", n: 7 })
+      const a = yield* session.listen("a")
+      const b = yield* session.listen("b")
+      yield* session.query("select pg_notify('a', '1'), pg_notify('b', '2')")
+      assert.strictEqual((yield* Queue.take(a)).payload, "1")
+      assert.strictEqual((yield* Queue.take(b)).payload, "2")
+    })
+  )
+
+  it.effect("destroys the session past a statement's deadline, by the live clock", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const proxy = yield* TcpProxy.make(url)
+      const session = yield* open({ url: proxy.through(url) })
+      const queue = yield* session.listen("a")
+      yield* proxy.blackHole
+      const error = yield* Effect.flip(session.query("select 1", [], "50 millis"))
+      assert.strictEqual(error.reason._tag, "ConnectionError")
+      assert.include(error.reason.message, "No answer within 50ms")
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(Queue.take(queue))))
+      yield* proxy.waitFor(({ open }) => open === 0)
+    })
+  )
+
+  it.effect(
+    "closes in a moment although the peer is silent: listening, idle or in a statement",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* TestDatabase
+        const proxy = yield* TcpProxy.make(url)
+        const scope = yield* Scope.make()
+        const client = { url: proxy.through(url) }
+        const listening = yield* Scope.provide(open(client), scope)
+        yield* Scope.provide(listening.listen("a"), scope)
+        yield* Scope.provide(listening.listen("b"), scope)
+        const waiting = yield* Scope.provide(open(client), scope)
+        yield* Scope.provide(open(client), scope)
+        yield* proxy.blackHole
+        const fiber = yield* Effect.forkChild(waiting.query("select 1", [], Duration.infinity), {
+          startImmediately: true
+        })
+        yield* Fiber.interrupt(fiber)
+        yield* Scope.close(scope, Exit.void)
+        yield* proxy.waitFor(({ open }) => open === 0)
+      })
+  )
+
+  it.effect("says farewell to a server that answers, which ends the backend", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const witness = yield* open({ url })
+      const session = yield* Effect.scoped(
+        Effect.tap(open({ url }), (session) => session.query("select 1"))
+      )
+      const alive = witness.query("select 1 from pg_stat_activity where pid = $1", [
+        session.processId
+      ])
+      yield* Effect.repeat(alive, { until: (rows) => rows.length === 0 })
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(session.query("select 1"))))
+    })
+  )
+
+  it.effect("survives an interrupted statement, which the server cancels", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const session = yield* open({ url })
+      const witness = yield* open({ url })
+      yield* witness.query("select pg_advisory_lock(1)")
+      const wait = session.query("select pg_advisory_lock(1)", [], Duration.infinity)
+      const fiber = yield* Effect.forkChild(wait, { startImmediately: true })
+      const waiting = witness.query("select 1 from pg_locks where not granted and pid = $1", [
+        session.processId
+      ])
+      yield* Effect.repeat(waiting, { until: (rows) => rows.length > 0 })
+      yield* Fiber.interrupt(fiber)
+      assert.lengthOf(yield* waiting, 0)
+      assert.deepStrictEqual(yield* session.query("select 2 as n"), [{ n: 2 }])
+    })
+  )
+
+  it.effect("fails within connectTimeout where the server accepts and says nothing", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const proxy = yield* TcpProxy.make(url)
+      yield* proxy.blackHole
+      const client = { url: proxy.through(url) }
+      const error = yield* Effect.flip(open(client, { connectTimeout: "50 millis" }))
+      assert.strictEqual(error.reason._tag, "ConnectionError")
+      yield* proxy.waitFor(({ open }) => open === 0)
+    })
+  )
+
+  it.effect("honours a custom stream, and destroys it at the deadline", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const proxy = yield* TcpProxy.make(url)
+      const streams: Array<Socket> = []
+      const session = yield* open({
+        url,
+        stream: () => {
+          const socket = connect(proxy.port, proxy.host)
+          streams.push(socket)
+          return socket
+        }
+      })
+      assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
+      assert.lengthOf(streams, 1)
+      yield* proxy.blackHole
+      yield* Effect.flip(session.query("select 1", [], "50 millis"))
+      assert.isTrue(streams[0]?.destroyed)
+    })
+  )
+
+  it.effect("speaks TLS over its own socket, and destroys that at the deadline", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const proxy = yield* TcpProxy.make(url)
+      const tls = yield* tlsProxy(new URL(Redacted.value(proxy.through(url))))
+      const target = new URL(Redacted.value(url))
+      target.port = `${tls.port}`
+      const session = yield* open({
+        url: Redacted.make(target.toString()),
+        ssl: { ...anonymous, rejectUnauthorized: false, checkServerIdentity: () => undefined }
+      })
+      assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
+      yield* proxy.blackHole
+      const error = yield* Effect.flip(session.query("select 1", [], "50 millis"))
+      assert.include(error.reason.message, "No answer within 50ms")
+    })
+  )
+
+  it.effect("connects where the url says, with the client's user, password and database", () =>
+    Effect.gen(function* () {
+      const { name, url } = yield* TestDatabase
+      const proxy = yield* TcpProxy.make(url)
+      const session = yield* open(
+        { url, host: "host.invalid", port: 1 },
+        { url: Redacted.make(`postgres://${proxy.host}:${proxy.port}`) }
+      )
+      assert.deepStrictEqual(yield* session.query("select current_database() as name"), [{ name }])
+      assert.strictEqual(yield* proxy.accepted, 1)
+    })
+  )
+
+  it.effect("connects over a unix socket named by path or by folder", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const { username, password, pathname, port } = new URL(Redacted.value(url))
+      const probe = yield* open({ url })
+      const [row] = yield* probe.query<{ folder: string }>(
+        "select current_setting('unix_socket_directories') as folder"
+      )
+      const folder = row?.folder.split(",")[0]?.trim() ?? ""
+      if (folder === "") return
+      const login = {
+        username,
+        password: Redacted.make(password),
+        database: pathname.slice(1)
+      }
+      const local = "select inet_server_addr() is null as local"
+      const byPath = yield* open({ ...login, path: `${folder}/.s.PGSQL.${port}` })
+      assert.deepStrictEqual(yield* byPath.query(local), [{ local: true }])
+      const byFolder = yield* open({ ...login, host: folder, port: Number(port) })
+      assert.deepStrictEqual(yield* byFolder.query(local), [{ local: true }])
+    })
+  )
+})
+
+describe("Session options", () => {
+  it.effect("fails with the driver's error where the url makes no sense", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(open({ url: Redacted.make("postgres://%zz@localhost/x") }))
+      assert.strictEqual(error.reason._tag, "ConnectionError")
+    })
+  )
+})

@@ -1,0 +1,105 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import * as Wake from "../src/Wake.ts"
+import * as ScriptedListener from "./support/ScriptedListener.ts"
+
+const settle = Effect.forEach(Array.from({ length: 50 }), () => Effect.yieldNow, { discard: true })
+
+const started = Effect.gen(function* () {
+  const scripted = yield* ScriptedListener.make("Off")
+  const wake = yield* Wake.make({
+    listener: scripted.listener,
+    on: (notification) => notification._tag === "WorkflowResumable",
+    interval: Duration.seconds(1),
+    fallback: Duration.seconds(30)
+  })
+  const looks = yield* Queue.unbounded<ReadonlyArray<Wake.WakeSource>>()
+  let hold: Deferred.Deferred<void> | undefined
+  yield* Stream.runForEach(wake.looks, (sources) => {
+    Queue.offerUnsafe(looks, [...sources].sort())
+    return hold === undefined ? Effect.void : Deferred.await(hold)
+  }).pipe(Effect.forkScoped({ startImmediately: true }))
+  yield* settle
+  /** Looks begun from now on last until the deferred is done. */
+  const busy = Effect.map(Deferred.make<void>(), (deferred) => {
+    hold = deferred
+    return Effect.sync(() => {
+      hold = undefined
+      Deferred.doneUnsafe(deferred, Effect.void)
+    })
+  })
+  return { ...scripted, wake, busy, looked: Effect.andThen(settle, Queue.clear(looks)) }
+})
+
+describe("Wake", () => {
+  it.effect(
+    "says what woke it: a notification that concerns it, a poll, an alarm, home, a sweep",
+    () =>
+      Effect.gen(function* () {
+        const { become, looked, notify, wake } = yield* started
+        yield* notify({ _tag: "WorkflowResumable", workflowName: "a" })
+        assert.deepStrictEqual(yield* looked, [["notification"]])
+        yield* notify({ _tag: "TimerExpired" })
+        assert.deepStrictEqual(yield* looked, [])
+        wake.ring("home")
+        assert.deepStrictEqual(yield* looked, [["home"]])
+        yield* wake.alarm.set("500 millis")
+        yield* TestClock.adjust("500 millis")
+        assert.deepStrictEqual(yield* looked, [["alarm"]])
+        yield* TestClock.adjust("500 millis")
+        assert.deepStrictEqual(yield* looked, [["poll"]])
+        yield* become("Listening")
+        assert.deepStrictEqual(yield* looked, [["sweep"]])
+      })
+  )
+
+  it.effect("turns a burst during a look into exactly one more", () =>
+    Effect.gen(function* () {
+      const { busy, looked, notify, wake } = yield* started
+      const free = yield* busy
+      wake.ring("home")
+      assert.deepStrictEqual(yield* looked, [["home"]])
+      for (let n = 0; n < 5000; n++) yield* notify({ _tag: "WorkflowResumable" })
+      wake.ring("home")
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* looked, [])
+      yield* free
+      assert.deepStrictEqual(yield* looked, [["home", "notification", "poll"]])
+      assert.deepStrictEqual(yield* looked, [])
+    })
+  )
+
+  it.effect("never drops the last: a wake in the middle of a look leads to another", () =>
+    Effect.gen(function* () {
+      const { busy, looked, notify, wake } = yield* started
+      for (let n = 0; n < 100; n++) {
+        const free = yield* busy
+        wake.ring("home")
+        assert.deepStrictEqual(yield* looked, [["home"]])
+        yield* notify({ _tag: "WorkflowResumable" })
+        yield* free
+        assert.deepStrictEqual(yield* looked, [["notification"]])
+      }
+    })
+  )
+
+  it.effect("hears what is notified between its making and the first look", () =>
+    Effect.gen(function* () {
+      const scripted = yield* ScriptedListener.make("Off")
+      const wake = yield* Wake.make({
+        listener: scripted.listener,
+        on: () => true,
+        interval: Duration.seconds(1),
+        fallback: Duration.seconds(30)
+      })
+      yield* scripted.notify({ _tag: "OutboxPending" })
+      const first = yield* Stream.runHead(wake.looks)
+      assert.deepStrictEqual([...(first._tag === "Some" ? first.value : [])], ["notification"])
+    })
+  )
+})

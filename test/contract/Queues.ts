@@ -1,0 +1,86 @@
+/**
+ * Cases of `DurableQueue`, which completes deferreds by token from a worker outside any run.
+ *
+ * Reads: `Harness`.
+ * Feeds: `EngineContract`.
+ * Guarantees: none of the engine's making; see the titles.
+ */
+import { assert } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as PersistedQueue from "effect/persistence/PersistedQueue"
+import * as Schema from "effect/Schema"
+import * as DurableQueue from "effect/workflow/DurableQueue"
+import {
+  assertFailure,
+  assertSuccess,
+  type Contract,
+  completed,
+  define,
+  finish,
+  makeLog,
+  makePause,
+  Refused,
+  register,
+  unique
+} from "./Harness.ts"
+
+const makeQueue = () =>
+  DurableQueue.make({
+    name: unique("queue"),
+    payload: { n: Schema.Int },
+    success: Schema.Int,
+    error: Refused,
+    idempotencyKey: ({ n }) => `${n}`
+  })
+
+const store = PersistedQueue.layer.pipe(Layer.provide(PersistedQueue.layerStoreMemory))
+
+export const queues = ({ test }: Contract): void => {
+  test(
+    "a worker processes what an execution puts into a queue, once, and the execution gets it",
+    Effect.gen(function* () {
+      const flow = define("queue", { success: Schema.Array(Schema.Int), error: Refused })
+      const queue = makeQueue()
+      const log = makeLog()
+      const pause = makePause()
+      yield* register(
+        Layer.merge(
+          flow.toLayer(() =>
+            Effect.gen(function* () {
+              const one = yield* DurableQueue.process(queue, { n: 1 })
+              const two = yield* DurableQueue.process(queue, { n: 2 })
+              yield* log.add("both")
+              yield* pause
+              return [one, two]
+            })
+          ),
+          DurableQueue.worker(queue, ({ n }) => Effect.as(log.add(`work ${n}`), n * 10))
+        ).pipe(Layer.provide(Layer.fresh(store)))
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* log.seen("both")
+      assertSuccess(yield* finish(flow, executionId), [10, 20])
+      assert.strictEqual(log.count("work 1"), 1)
+      assert.strictEqual(log.count("work 2"), 1)
+    })
+  )
+
+  test(
+    "a worker that fails hands its typed failure to the execution",
+    Effect.gen(function* () {
+      const flow = define("queue failure", { success: Schema.Int, error: Refused })
+      const queue = makeQueue()
+      yield* register(
+        Layer.merge(
+          flow.toLayer(() => DurableQueue.process(queue, { n: 1 })),
+          DurableQueue.worker(queue, ({ n }) =>
+            Effect.fail(new Refused({ code: n, since: new Date(0) }))
+          )
+        ).pipe(Layer.provide(Layer.fresh(store)))
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      assert.strictEqual(assertFailure(yield* completed(flow, executionId)).code, 1)
+    })
+  )
+}

@@ -1,0 +1,44 @@
+/**
+ * A listener that says what the test tells it to, for tests of time: a real session under a clock
+ * that the test moves would lose its heartbeats.
+ *
+ * Reads: nothing.
+ * Feeds: `Poller`, `Wake`, the dispatchers.
+ * Guarantees: the same broadcast and the same status as the real one.
+ */
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as PubSub from "effect/PubSub"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import { Listener, type ListenerStatus } from "../../src/Listener.ts"
+import type { Notification } from "../../src/Notification.ts"
+
+export interface ScriptedListener {
+  readonly listener: Listener["Service"]
+  readonly layer: Layer.Layer<Listener>
+  /** Changes the status, at the time of the clock. */
+  readonly become: (tag: ListenerStatus["_tag"]) => Effect.Effect<void>
+  /** Delivers a notification to whoever has subscribed. */
+  readonly notify: (notification: Notification) => Effect.Effect<void>
+}
+
+export const make = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) {
+  const bus = yield* PubSub.sliding<Notification>(4096)
+  const at = (tag: ListenerStatus["_tag"]) =>
+    Effect.map(DateTime.now, (since): ListenerStatus => ({ _tag: tag, since, attempt: 0 }))
+  const status = yield* SubscriptionRef.make(yield* at(first))
+  const listener = Listener.of({
+    status,
+    notifications: Stream.fromPubSub(bus),
+    subscribe: PubSub.subscribe(bus)
+  })
+  const scripted: ScriptedListener = {
+    listener,
+    layer: Layer.succeed(Listener, listener),
+    become: (tag) => Effect.flatMap(at(tag), (next) => SubscriptionRef.set(status, next)),
+    notify: (notification) => Effect.asVoid(PubSub.publish(bus, notification))
+  }
+  return scripted
+})

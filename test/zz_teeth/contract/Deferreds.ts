@@ -1,0 +1,516 @@
+/**
+ * Cases of completing durable deferreds at every moment of an execution's life.
+ *
+ * Reads: `Harness`.
+ * Feeds: `EngineContract`.
+ * Guarantees: none of the engine's making; see the titles.
+ */
+import { assert } from "@effect/vitest"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import type * as Workflow from "effect/workflow/Workflow"
+import {
+  assertDefect,
+  assertFailure,
+  assertSample,
+  assertSuccess,
+  type Contract,
+  completed,
+  define,
+  finish,
+  makeLog,
+  makePause,
+  Refused,
+  register,
+  Sample,
+  sample,
+  settled,
+  succeed,
+  suspended
+} from "./Harness.ts"
+
+const signal = DurableDeferred.make("signal", { success: Schema.String, error: Refused })
+
+const tokenOf = (workflow: Workflow.Any, executionId: string) =>
+  DurableDeferred.tokenFromExecutionId(signal, { workflow, executionId })
+
+/** Completes `signal` from inside a run of its own execution. */
+const succeedOwn = (value: string) =>
+  Effect.flatMap(DurableDeferred.token(signal), (token) =>
+    DurableDeferred.succeed(signal, { token, value })
+  )
+
+const waiting = (label: string) => define(label, { success: Schema.String, error: Refused })
+
+export const deferreds = (contract: Contract): void => {
+  moments(contract)
+  outcomes(contract)
+  fromInside(contract)
+  betweenReadAndSuspension(contract)
+}
+
+const moments = ({ test }: Contract): void => {
+  test(
+    "a deferred that was completed before the execution existed is there for it",
+    Effect.gen(function* () {
+      const flow = waiting("before start")
+      yield* register(flow.toLayer(() => DurableDeferred.await(signal)))
+      const token = yield* DurableDeferred.tokenFromPayload(signal, {
+        workflow: flow,
+        payload: { id: "1" }
+      })
+      yield* DurableDeferred.succeed(signal, { token, value: "early" })
+      assert.strictEqual(yield* flow.execute({ id: "1" }), "early")
+    })
+  )
+
+  test(
+    "a deferred that was completed before the await is there for it",
+    Effect.gen(function* () {
+      const flow = waiting("before await")
+      const log = makeLog()
+      const gate = yield* Latch.make(false)
+      yield* register(
+        flow.toLayer(() =>
+          Activity.make({ name: "gated", execute: Effect.andThen(log.add("in"), gate.await) }).pipe(
+            Effect.andThen(DurableDeferred.await(signal))
+          )
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* log.seen("in")
+      yield* succeed(flow, executionId, signal, "before")
+      yield* gate.open
+      assertSuccess(yield* completed(flow, executionId), "before")
+      assert.strictEqual(log.count("in"), 1)
+    })
+  )
+
+  test(
+    "a deferred that is completed while the execution is suspended wakes it",
+    Effect.gen(function* () {
+      const flow = waiting("while suspended")
+      const log = makeLog()
+      yield* register(
+        flow.toLayer(() =>
+          Activity.make({ name: "once", execute: log.add("once") }).pipe(
+            Effect.andThen(DurableDeferred.await(signal))
+          )
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* suspended(flow, executionId)
+      yield* succeed(flow, executionId, signal, "woken")
+      assertSuccess(yield* completed(flow, executionId), "woken")
+      assert.strictEqual(log.count("once"), 1)
+    })
+  )
+
+  test(
+    "a deferred that is completed while another branch still runs is not lost, nor is the branch",
+    Effect.gen(function* () {
+      const flow = define("another branch", { success: Schema.Array(Schema.String) })
+      const only = DurableDeferred.make("only", { success: Schema.String })
+      const log = makeLog()
+      const gate = yield* Latch.make(false)
+      yield* register(
+        flow.toLayer(() =>
+          Effect.all(
+            [
+              Activity.make({
+                name: "slow",
+                success: Schema.String,
+                execute: log.add("in").pipe(Effect.andThen(gate.await), Effect.as("slow"))
+              }),
+              DurableDeferred.await(only)
+            ],
+            { concurrency: "unbounded" }
+          )
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* log.seen("in")
+      // an engine may cut the activity off here and start it again, or let it end
+      yield* succeed(flow, executionId, only, "signal")
+      yield* gate.open
+      assertSuccess(yield* completed(flow, executionId), ["slow", "signal"])
+    })
+  )
+
+  test(
+    "several deferreds awaited at once may be completed in any order",
+    Effect.gen(function* () {
+      const flow = define("several", { success: Schema.Array(Schema.String) })
+      const names = ["a", "b", "c", "d"]
+      const all = names.map((name) => DurableDeferred.make(name, { success: Schema.String }))
+      yield* register(
+        flow.toLayer(() => Effect.all(all.map(DurableDeferred.await), { concurrency: "unbounded" }))
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      for (const deferred of [...all].reverse()) {
+        yield* suspended(flow, executionId)
+        yield* succeed(flow, executionId, deferred, deferred.name)
+      }
+      assertSuccess(yield* completed(flow, executionId), names)
+    })
+  )
+
+  test(
+    "several deferreds completed at the same moment are all seen",
+    Effect.gen(function* () {
+      const flow = define("burst", { success: Schema.Array(Schema.String) })
+      const names = Array.from({ length: 10 }, (_, i) => `${i}`)
+      const all = names.map((name) => DurableDeferred.make(name, { success: Schema.String }))
+      yield* register(
+        flow.toLayer(() => Effect.all(all.map(DurableDeferred.await), { concurrency: "unbounded" }))
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* suspended(flow, executionId)
+      yield* Effect.forEach(all, (_) => succeed(flow, executionId, _, _.name), {
+        concurrency: "unbounded"
+      })
+      assertSuccess(yield* completed(flow, executionId), names)
+    })
+  )
+
+  test(
+    "a deferred of one execution is not that of another, nor of another workflow",
+    Effect.gen(function* () {
+      const one = waiting("one")
+      const two = waiting("two")
+      yield* register(one.toLayer(() => DurableDeferred.await(signal)))
+      yield* register(two.toLayer(() => DurableDeferred.await(signal)))
+      const a = yield* one.execute({ id: "a" }, { discard: true })
+      const b = yield* one.execute({ id: "b" }, { discard: true })
+      const c = yield* two.execute({ id: "a" }, { discard: true })
+      yield* succeed(one, a, signal, "a")
+      assertSuccess(yield* completed(one, a), "a")
+      yield* settled
+      yield* suspended(one, b)
+      yield* suspended(two, c)
+      yield* succeed(one, b, signal, "b")
+      yield* succeed(two, c, signal, "c")
+      assertSuccess(yield* completed(one, b), "b")
+      assertSuccess(yield* completed(two, c), "c")
+    })
+  )
+
+  test(
+    "completing a deferred of a finished execution does not run it again",
+    Effect.gen(function* () {
+      const flow = waiting("finished")
+      const log = makeLog()
+      yield* register(flow.toLayer(() => Effect.as(log.add("run"), "done")))
+      assert.strictEqual(yield* flow.execute({ id: "1" }), "done")
+      const executionId = yield* flow.executionId({ id: "1" })
+      yield* succeed(flow, executionId, signal, "late")
+      yield* settled
+      assertSuccess(yield* completed(flow, executionId), "done")
+      assert.strictEqual(log.count("run"), 1)
+    })
+  )
+}
+
+const outcomes = ({ test }: Contract): void => {
+  test(
+    "the first completion wins, before the execution reads it and after",
+    Effect.gen(function* () {
+      const flow = waiting("first wins")
+      const pause = makePause()
+      yield* register(flow.toLayer(() => Effect.tap(DurableDeferred.await(signal), () => pause)))
+      const executionId = yield* flow.executionId({ id: "1" })
+      const token = tokenOf(flow, executionId)
+      yield* DurableDeferred.succeed(signal, { token, value: "first" })
+      yield* DurableDeferred.succeed(signal, { token, value: "second" })
+      yield* flow.execute({ id: "1" }, { discard: true })
+      yield* suspended(flow, executionId)
+      const late = new Refused({ code: 3, since: new Date(0) })
+      yield* DurableDeferred.fail(signal, { token, error: late })
+      yield* flow.resume(executionId)
+      assertSuccess(yield* completed(flow, executionId), "first")
+    })
+  )
+
+  test(
+    "of many completions at the same moment one wins, and every replay sees that one",
+    Effect.gen(function* () {
+      const flow = waiting("one of many")
+      const pause = makePause()
+      const seen = new Set<string>()
+      yield* register(
+        flow.toLayer(() =>
+          DurableDeferred.await(signal).pipe(
+            Effect.tap((value) => Effect.sync(() => seen.add(value))),
+            Effect.tap(() => pause)
+          )
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, i) => `${i}`),
+        (value) => succeed(flow, executionId, signal, value),
+        { concurrency: "unbounded" }
+      )
+      const exit = yield* finish(flow, executionId)
+      assertSuccess(exit, [...seen][0] ?? "")
+      assert.strictEqual(seen.size, 1)
+    })
+  )
+
+  test(
+    "a deferred completed with a failure fails the await with the typed error",
+    Effect.gen(function* () {
+      const flow = waiting("failed")
+      yield* register(flow.toLayer(() => DurableDeferred.await(signal)))
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* suspended(flow, executionId)
+      yield* DurableDeferred.fail(signal, {
+        token: tokenOf(flow, executionId),
+        error: new Refused({ code: 9, since: new Date(77) })
+      })
+      const error = assertFailure(yield* completed(flow, executionId))
+      assert.instanceOf(error, Refused)
+      assert.strictEqual(error.since.getTime(), 77)
+    })
+  )
+
+  test(
+    "a deferred completed with a defect dies in the await",
+    Effect.gen(function* () {
+      const flow = waiting("defect")
+      yield* register(flow.toLayer(() => DurableDeferred.await(signal)))
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* DurableDeferred.failCause(signal, {
+        token: tokenOf(flow, executionId),
+        cause: Cause.die(new Error("told to die"))
+      })
+      assertDefect(yield* completed(flow, executionId), "told to die")
+    })
+  )
+
+  test(
+    "the types of a completion survive: values, and nothing at all",
+    Effect.gen(function* () {
+      const flow = define("deferred types", { success: Sample })
+      const value = DurableDeferred.make("value", { success: Sample })
+      const nothing = DurableDeferred.make("nothing")
+      yield* register(
+        flow.toLayer(() =>
+          Effect.gen(function* () {
+            assert.isUndefined(yield* DurableDeferred.await(nothing))
+            return yield* DurableDeferred.await(value)
+          })
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* succeed(flow, executionId, nothing, undefined)
+      yield* succeed(flow, executionId, value, sample)
+      const exit = yield* completed(flow, executionId)
+      assertSample(exit._tag === "Success" ? exit.value : assert.fail(String(exit)))
+    })
+  )
+
+  test(
+    "a token made in the body completes the deferred from outside, and parses back",
+    Effect.gen(function* () {
+      const flow = waiting("token")
+      const tokens: Array<DurableDeferred.Token> = []
+      const log = makeLog()
+      yield* register(
+        flow.toLayer(() =>
+          Effect.gen(function* () {
+            tokens.push(yield* DurableDeferred.token(signal))
+            yield* log.add("token")
+            return yield* DurableDeferred.await(signal)
+          })
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* log.seen("token")
+      const token = tokens[0] ?? assert.fail("no token")
+      const parsed = DurableDeferred.TokenParsed.fromString(token)
+      assert.strictEqual(parsed.workflowName, flow._tag)
+      assert.strictEqual(parsed.executionId, executionId)
+      assert.strictEqual(parsed.deferredName, "signal")
+      assert.strictEqual(parsed.asToken, tokenOf(flow, executionId))
+      yield* DurableDeferred.succeed(signal, { token: parsed.asToken, value: "by token" })
+      assertSuccess(yield* completed(flow, executionId), "by token")
+    })
+  )
+}
+
+const fromInside = ({ test }: Contract): void => {
+  test(
+    "a run may complete its own deferred and then await it",
+    Effect.gen(function* () {
+      const flow = waiting("own run")
+      yield* register(
+        flow.toLayer(() => Effect.andThen(succeedOwn("own"), DurableDeferred.await(signal)))
+      )
+      assert.strictEqual(yield* flow.execute({ id: "1" }), "own")
+    })
+  )
+
+  test(
+    "a branch may complete the deferred that its sibling waits for",
+    Effect.gen(function* () {
+      const flow = waiting("sibling")
+      yield* register(
+        flow.toLayer(() =>
+          Effect.all(
+            [
+              Activity.make({ name: "step", execute: Effect.void }).pipe(
+                Effect.andThen(succeedOwn("sibling"))
+              ),
+              DurableDeferred.await(signal)
+            ],
+            { concurrency: "unbounded" }
+          ).pipe(Effect.map(([_, value]) => value))
+        )
+      )
+      assert.strictEqual(yield* flow.execute({ id: "1" }), "sibling")
+    })
+  )
+
+  test(
+    "an activity may complete a deferred of its own execution",
+    Effect.gen(function* () {
+      const flow = waiting("own activity")
+      yield* register(
+        flow.toLayer(() =>
+          Effect.all(
+            [
+              Activity.make({ name: "complete", execute: succeedOwn("activity") }),
+              DurableDeferred.await(signal)
+            ],
+            { concurrency: "unbounded" }
+          ).pipe(Effect.map(([_, value]) => value))
+        )
+      )
+      assert.strictEqual(yield* flow.execute({ id: "1" }), "activity")
+    })
+  )
+
+  test(
+    "one execution may complete a deferred of another",
+    Effect.gen(function* () {
+      const waiter = waiting("waiter")
+      const sender = define("sender")
+      yield* register(waiter.toLayer(() => DurableDeferred.await(signal)))
+      yield* register(
+        sender.toLayer(() =>
+          Effect.flatMap(waiter.executionId({ id: "1" }), (executionId) =>
+            succeed(waiter, executionId, signal, "from afar")
+          )
+        )
+      )
+      const executionId = yield* waiter.execute({ id: "1" }, { discard: true })
+      yield* suspended(waiter, executionId)
+      yield* sender.execute({ id: "1" })
+      assertSuccess(yield* completed(waiter, executionId), "from afar")
+    })
+  )
+}
+
+const betweenReadAndSuspension = ({ test }: Contract): void => {
+  test(
+    "a completion by the run's own finalizer, as it suspends, wakes it",
+    Effect.gen(function* () {
+      const flow = waiting("own finalizer")
+      yield* register(
+        flow.toLayer(() =>
+          Effect.ensuring(DurableDeferred.await(signal), succeedOwn("by finalizer"))
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      assertSuccess(yield* completed(flow, executionId), "by finalizer")
+    })
+  )
+
+  test(
+    "a completion from outside, after the run's last read and before it is suspended, wakes it",
+    Effect.gen(function* () {
+      const flow = waiting("unwinding")
+      const log = makeLog()
+      const gate = yield* Latch.make(false)
+      yield* register(
+        flow.toLayer(() =>
+          Effect.ensuring(
+            DurableDeferred.await(signal),
+            Effect.andThen(log.add("unwinding"), gate.await)
+          )
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* Effect.race(log.seen("unwinding"), suspended(flow, executionId))
+      const sending = yield* Effect.forkChild(succeed(flow, executionId, signal, "in between"))
+      // an engine may make the sender wait for the run to end, so only give it a head start
+      yield* Effect.timeoutOption(Fiber.await(sending), "50 millis")
+      yield* gate.open
+      yield* Fiber.join(sending)
+      assertSuccess(yield* completed(flow, executionId), "in between")
+    })
+  )
+
+  test(
+    "completions that race the suspension of fifty executions are all delivered",
+    Effect.gen(function* () {
+      const flow = waiting("storm")
+      yield* register(
+        flow.toLayer(({ id }) =>
+          Effect.gen(function* () {
+            for (let i = 0; i < Number(id) % 7; i++) yield* Effect.yieldNow
+            return yield* DurableDeferred.await(signal)
+          })
+        )
+      )
+      const ids = Array.from({ length: 50 }, (_, i) => `${i}`)
+      const exits = yield* Effect.forEach(
+        ids,
+        Effect.fnUntraced(function* (id) {
+          const executionId = yield* flow.execute({ id }, { discard: true })
+          for (let i = 0; i < Number(id) % 5; i++) yield* Effect.yieldNow
+          yield* succeed(flow, executionId, signal, id)
+          return yield* completed(flow, executionId)
+        }),
+        { concurrency: "unbounded" }
+      )
+      exits.forEach((exit, i) => {
+        assertSuccess(exit, `${i}`)
+      })
+    })
+  )
+
+  test(
+    "a completion that arrives while the run replays for another one is not lost",
+    Effect.gen(function* () {
+      const flow = define("replaying", { success: Schema.Array(Schema.String) })
+      const first = DurableDeferred.make("first", { success: Schema.String })
+      const second = DurableDeferred.make("second", { success: Schema.String })
+      const log = makeLog()
+      const gate = yield* Latch.make(false)
+      yield* register(
+        flow.toLayer(() =>
+          Effect.gen(function* () {
+            const one = yield* DurableDeferred.await(first)
+            yield* log.add("between")
+            yield* gate.await
+            return [one, yield* DurableDeferred.await(second)]
+          })
+        )
+      )
+      const executionId = yield* flow.execute({ id: "1" }, { discard: true })
+      yield* suspended(flow, executionId)
+      yield* succeed(flow, executionId, first, "1")
+      yield* log.seen("between")
+      yield* succeed(flow, executionId, second, "2")
+      yield* gate.open
+      assertSuccess(yield* completed(flow, executionId), ["1", "2"])
+    })
+  )
+}
