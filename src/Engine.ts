@@ -25,7 +25,7 @@ import { Awaiting } from "./Awaiting.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { AwaitInTransaction, ClientOnly, RepeatedName, StoreError, WorkflowBlocked } from "./RomancyError.ts"
-import { type Run, stepKey } from "./Run.ts"
+import { type Ended, type Run, stepKey } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
 import { Transactional } from "./Transactional.ts"
@@ -145,7 +145,7 @@ const make = (options: { readonly client: boolean }) =>
 
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
       Effect.callback((resume) => {
-        const waiter = (result: Result) => resume(Effect.succeed(result))
+        const waiter = (exit: Ended) => resume(exit)
         run.waiters.set(waiter, parent)
         return Effect.sync(() => void run.waiters.delete(waiter))
       })
@@ -255,12 +255,12 @@ const make = (options: { readonly client: boolean }) =>
       exit: Exit.Exit<unknown, unknown>
     ): Effect.fn.Return<Result> {
       const what = `The result of step ${activity.name} of ${run.workflow._tag}`
-      const { encoded, recorded } = yield* WorkflowCodec.encodeExit(exit).pipe(
+      const { encoded, recorded } = yield* WorkflowCodec.stepExit.encode(exit).pipe(
         Effect.flatMap((encoded) => payload(encoded, what)),
         Effect.map((encoded) => ({ encoded, recorded: exit })),
         Effect.catch((error) => {
           const recorded = Exit.die(error)
-          return Effect.map(WorkflowCodec.encodeExit(recorded), (encoded) => ({ encoded, recorded }))
+          return Effect.map(WorkflowCodec.stepExit.encode(recorded), (encoded) => ({ encoded, recorded }))
         })
       )
       const verdict = yield* Effect.orDie(
@@ -324,7 +324,7 @@ const make = (options: { readonly client: boolean }) =>
       yield* name(options.deferredName, "The name of a deferred")
       yield* name(options.workflowName, "The name of the workflow")
       yield* name(options.executionId, "An execution id")
-      const exit = yield* WorkflowCodec.encodeExit(options.exit).pipe(
+      const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
         Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
         Effect.orDie
       )

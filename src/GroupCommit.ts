@@ -12,6 +12,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
@@ -20,6 +21,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
 import { StoreError } from "./RomancyError.ts"
+import { liveClock } from "./Session.ts"
 
 interface Entry<Row, Answer> {
   readonly row: Row
@@ -44,6 +46,7 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
 }): Effect.fn.Return<(row: Row) => Effect.Effect<Answer, StoreError>, never, Scope.Scope> {
   const { maxQueued, operation } = options
   let queue: Array<Entry<Row, Answer>> = []
+  let closed = false
   const filled = Latch.makeUnsafe(false)
 
   const settle = (
@@ -54,6 +57,7 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       entries.forEach((entry, index) => entry.resume(Effect.succeed(exit.value[index]!)))
       return Effect.void
     }
+    if (Cause.hasInterruptsOnly(exit.cause)) return drop(entries)
     const error = Cause.squash(exit.cause)
     if (entries.length > 1 && PgFailure.blamesRow(error)) {
       const half = entries.length >> 1
@@ -72,8 +76,15 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
     Effect.suspend(() => options.flush(entries.map((entry) => entry.row))).pipe(
       Effect.retry({ while: PgFailure.isTransient, schedule: patience }),
       Effect.exit,
-      Effect.flatMap((exit) => settle(entries, exit))
+      Effect.flatMap((exit) => settle(entries, exit)),
+      Effect.onInterrupt(() => drop(entries))
     )
+
+  /** Whether these were written nobody knows: the flusher ended with its scope. */
+  const drop = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
+    Effect.sync(() => {
+      for (const entry of entries) entry.resume(Effect.interrupt)
+    })
 
   const scope = yield* Effect.scope
   yield* Effect.gen(function*() {
@@ -86,16 +97,21 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       if (queue.length === 0) filled.closeUnsafe()
       yield* write(entries)
     }
-  }).pipe(Effect.forkScoped)
+  }).pipe(
+    // It waits for a wire, which knows no other clock.
+    Effect.provideService(Clock.Clock, liveClock),
+    Effect.forkScoped
+  )
   yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      for (const entry of queue) entry.resume(Effect.interrupt)
-      queue = []
+    Effect.suspend(() => {
+      closed = true
+      return drop(queue)
     })
   )
 
   return (row) =>
     Effect.callback<Answer, StoreError>((resume) => {
+      if (closed) return resume(Effect.interrupt)
       if (queue.length >= maxQueued) {
         return resume(Effect.fail(new StoreError({
           operation,

@@ -23,7 +23,7 @@ import * as Session from "./Session.ts"
 /**
  * What a listening session needs.
  *
- * - `onNotification`: called for each notification but those of self-tests; must not block
+ * - `onNotifications`: run for what arrives, but for self-tests; must not wait
  * - `onListening`: run once notifications are seen to arrive
  *
  * @since 0.1.0
@@ -36,7 +36,9 @@ export interface Options {
     readonly connected: (session: Session.Session) => Effect.Effect<void, SqlError>
     readonly beat: (session: Session.Session) => Effect.Effect<void, SqlError>
   }
-  readonly onNotification: (notification: Notification.Notification) => void
+  readonly onNotifications: (
+    notifications: ReadonlyArray<Notification.Notification>
+  ) => Effect.Effect<unknown>
   readonly onListening: Effect.Effect<void>
 }
 
@@ -59,7 +61,7 @@ export const hold = Effect.fnUntraced(function* (
     statementTimeout: config.statementTimeout
   })
   const test = yield* SelfTest.make(config, options.client)
-  const receive = receiver(config.prefix, test, options.onNotification)
+  const receive = receiver(config.prefix, test, options.onNotifications)
   const queues = yield* Effect.forEach(channels, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
@@ -88,27 +90,27 @@ const passedOnMax = 1000
 /** Takes what arrives at once: the queue beneath has no bound. */
 const drain = (
   queue: Arrivals,
-  receive: (arrival: PgConnection.Notification) => void
+  receive: (arrivals: ReadonlyArray<PgConnection.Notification>) => Effect.Effect<unknown>
 ): Effect.Effect<never, SqlError> =>
   Effect.forever(
-    Effect.flatMap(Queue.takeBetween(queue, 1, passedOnMax), (arrivals) => {
-      for (const arrival of arrivals) receive(arrival)
-      return arrivals.length === passedOnMax ? Effect.yieldNow : Effect.void
-    }),
+    Effect.flatMap(Queue.takeBetween(queue, 1, passedOnMax), (arrivals) =>
+      arrivals.length < passedOnMax
+        ? receive(arrivals)
+        : Effect.andThen(receive(arrivals), Effect.yieldNow)
+    ),
     { disableYield: true }
   )
 
-const receiver = (
-  prefix: string,
-  test: SelfTest.SelfTest,
-  pass: (notification: Notification.Notification) => void
-) => {
-  const read = Notification.decode(prefix)
-  return (arrival: PgConnection.Notification): void => {
-    const notification = read(arrival.channel, arrival.payload)
-    if (notification === undefined) return
-    if (notification._tag === "SelfTest") test.heard(notification)
-    else pass(notification)
+const receiver = (prefix: string, test: SelfTest.SelfTest, pass: Options["onNotifications"]) => {
+  const decode = Notification.decode(prefix)
+  return (arrivals: ReadonlyArray<PgConnection.Notification>): Effect.Effect<unknown> => {
+    const notifications: Array<Notification.Notification> = []
+    for (const { channel, payload } of arrivals) {
+      const notification = decode(channel, payload)
+      if (notification?._tag === "SelfTest") test.heard(notification)
+      else if (notification !== undefined) notifications.push(notification)
+    }
+    return notifications.length === 0 ? Effect.void : pass(notifications)
   }
 }
 

@@ -165,7 +165,8 @@ const make = Effect.gen(function* () {
       config,
       client: client.config,
       heartbeat,
-      onNotification: (notification) => PubSub.publishUnsafe(bus, notification),
+      // Not `publishUnsafe`, which drops the newest when the bus is full.
+      onNotifications: (notifications) => PubSub.publishAll(bus, notifications),
       onListening
     })
   )

@@ -37,6 +37,8 @@ export interface StatementContext {
   readonly now: Statement.Fragment
   readonly hints: boolean
   readonly self: string
+  /** Whether to wait for instances that somebody else has locked, or to answer `held` for them. */
+  readonly wait: boolean
 }
 
 type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
@@ -72,12 +74,27 @@ const hints = ({ channels, hints, self, sql }: StatementContext) => sql`
     from woken where status = 'Running' and owner is not null and owner <> ${self}
   ) h where ${hints}::boolean`
 
-/** Locks the instances named by a CTE `target` (execution_id), in one order for everybody. */
-const lockTargets = (context: StatementContext) => context.sql`
-  select i.execution_id, i.token, i.status, i.wakes, i.resumes
-  from ${lit(context, "instances")} i
+/**
+ * Locks the instances named by a CTE `target` (execution_id), in one order for everybody. Those
+ * that are not waited for are in the CTE `held`.
+ */
+const lockTargets = (context: StatementContext) => {
+  const { sql, wait } = context
+  const instances = lit(context, "instances")
+  return sql`
+locked as materialized (
+  select i.execution_id, i.token, i.status, i.wakes, i.resumes from ${instances} i
   where i.execution_id in (select execution_id from target)
-  order by i.execution_id for no key update`
+  order by i.execution_id for no key update ${sql.literal(wait ? "" : "skip locked")}
+), held as materialized (
+  select i.execution_id from ${instances} i ${sql.literal(wait ? "where false" : "")}
+  ${sql.literal(wait ? "" : "where i.execution_id in (select execution_id from target) and i.execution_id not in (select execution_id from locked)")}
+)`
+}
+
+/** Whether a row `i` was left out because of somebody else's lock. */
+const isHeld = ({ sql }: StatementContext) =>
+  sql`i.execution_id in (select execution_id from held) as held`
 
 /**
  * The verdict on a row `i` that found another one, `e`, under its key (`f` came first in its own
@@ -170,7 +187,7 @@ with input as (
     ${column(rows, (row) => row.exit)}::text[])
     with ordinality as t (execution_id, token, name, attempt, exit, ord)
 ), target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 folded as (
   select distinct on (execution_id, name, attempt) * from input
   order by execution_id, name, attempt, ord
@@ -185,7 +202,7 @@ folded as (
 select case
     when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
     when w.execution_id is not null and i.ord = f.ord then 'Written'
-    ${repeated(context)} end as verdict
+    ${repeated(context)} end as verdict, ${isHeld(context)}
 from input i join folded f using (execution_id, name, attempt)
 left join locked l using (execution_id)
 left join written w using (execution_id, name, attempt)
@@ -208,7 +225,7 @@ with input as (
     ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.exit)}::text[])
     with ordinality as t (execution_id, token, name, exit, ord)
 ), target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 folded as (
   select distinct on (execution_id, name) * from input order by execution_id, name, ord
 ), written as (
@@ -223,7 +240,7 @@ folded as (
 select case
     when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
     when w.execution_id is not null and i.ord = f.ord then 'Written'
-    ${repeated(context)} end as verdict
+    ${repeated(context)} end as verdict, ${isHeld(context)}
 from input i join folded f using (execution_id, name)
 left join locked l using (execution_id)
 left join written w using (execution_id, name)
@@ -251,7 +268,7 @@ with input as (
     with ordinality as t (execution_id, token, name, deferred_name, relative, millis, ord)
 ), moment as materialized (select ${context.now} as now),
 target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 written as (
   insert into ${lit(context, "timers")} (execution_id, name, workflow_name, deferred_name, due_at)
   select i.execution_id, i.name, n.workflow_name, i.deferred_name,
@@ -273,7 +290,7 @@ written as (
 select case
     when w.execution_id is not null then 'Written'
     when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
-    else 'Repeated' end as verdict,
+    else 'Repeated' end as verdict, ${isHeld(context)},
   coalesce(extract(epoch from coalesce(w.due_at, e.due_at) - now) * 1000,
     case when i.relative then i.millis else i.millis - extract(epoch from now) * 1000 end)::float8 as remaining,
   (select count(*)::int4 from hinted) as hinted
@@ -312,12 +329,13 @@ with input as (
 ), moment as materialized (select ${context.now} as now),
 target as (
   select execution_id from input union select parent_id from input where parent_id <> ''
-), locked as materialized (${lockTargets(context)}),
+), ${lockTargets(context)},
 done as (
   update ${lit(context, "instances")} i set status = input.status, result = input.result::json,
     owner = null, completed_at = now
   from input join locked l using (execution_id), moment
   where i.execution_id = input.execution_id and l.status = 'Running' and l.token = input.token
+    and input.parent_id not in (select execution_id from held)
   returning i.execution_id, i.parent_id, i.awaited
 ), dropped as (
   delete from ${lit(context, "timers")} t using done where t.execution_id = done.execution_id
@@ -346,6 +364,7 @@ select case
     when d.execution_id is not null then 'Written'
     when l.token = i.token and l.status in ('Completed', 'Failed', 'Interrupted') then 'Repeated'
     else 'Fenced' end as verdict,
+  (i.execution_id in (select execution_id from held) or i.parent_id in (select execution_id from held)) as held,
   w.status as parent_status, w.owner as parent_owner, w.wakes as parent_wakes,
   (select count(*)::int4 from hinted) + (select count(*)::int4 from announced) as hinted
 from input i
@@ -380,7 +399,7 @@ with input as (
     ${column(rows, ({ suspension }) => suspension.awaited)}::boolean[])
     with ordinality as t (execution_id, token, wakes, resumes, failed, cause, awaited, ord)
 ), target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 done as (
   update ${lit(context, "instances")} i set status = 'Suspended', owner = null,
     failed = input.failed, result = nullif(input.cause, '')::json,
@@ -394,7 +413,7 @@ select case
     when d.execution_id is not null then 'Suspended'
     when l.token = i.token and l.status = 'Running' then 'Again'
     when l.token = i.token and l.status in ('Suspended', 'Runnable') then 'Suspended'
-    else 'Fenced' end as suspended
+    else 'Fenced' end as suspended, ${isHeld(context)}
 from input i
 left join locked l using (execution_id)
 left join done d using (execution_id)
@@ -425,7 +444,7 @@ with input as (
     with ordinality as t (execution_id, workflow_name, name, exit, ord)
 ), moment as materialized (select ${context.now} as now),
 target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 ended as (
   select execution_id from locked where status in ('Completed', 'Failed', 'Interrupted')
 ), written as (
@@ -434,6 +453,7 @@ ended as (
     select distinct on (execution_id, name) * from input order by execution_id, name, ord
   ) f, moment
   where execution_id not in (select execution_id from ended)
+    and execution_id not in (select execution_id from held)
   order by execution_id, name
   on conflict do nothing
   returning execution_id, name
@@ -452,6 +472,7 @@ ended as (
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
 select case when w.execution_id is not null then k.status end as status, k.owner as owner,
+  ${isHeld(context)},
   (select count(*)::int4 from hinted) as hinted
 from input i
 left join written w using (execution_id, name)
@@ -479,7 +500,7 @@ folded as (
     bool_or(interrupt <> 'None') as safe
   from input group by execution_id
 ), target as (select execution_id from folded),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 woken as (
   update ${lit(context, "instances")} i set wakes = i.wakes + times, resumes = i.resumes + times,
     interrupt = case when unsafe then 'Unsafe' when safe and i.interrupt = 'None' then 'Safe'
@@ -491,7 +512,8 @@ woken as (
     and i.status in ('Suspended', 'Blocked', 'Running', 'Runnable')
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
-select w.status as status, w.owner as owner, (select count(*)::int4 from hinted) as hinted
+select w.status as status, w.owner as owner, ${isHeld(context)},
+  (select count(*)::int4 from hinted) as hinted
 from input i left join woken w using (execution_id)
 order by i.ord` as unknown as Rows<{ readonly status: Status | null; readonly owner: string | null }>
 
@@ -648,16 +670,17 @@ export const release = (context: StatementContext, rows: ReadonlyArray<Lease>) =
   context.sql`
 with input as (
   select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.token)}::int4[])
-    as t (execution_id, token)
+    with ordinality as t (execution_id, token, ord)
 ), target as (select execution_id from input),
-locked as materialized (${lockTargets(context)}),
+${lockTargets(context)},
 woken as (
   update ${lit(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
   from input join locked l using (execution_id)
   where i.execution_id = input.execution_id and l.status = 'Running' and l.token = input.token
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
-select (select count(*)::int4 from woken) as released, (select count(*)::int4 from hinted) as hinted`
+select ${isHeld(context)}, (select count(*)::int4 from hinted) as hinted
+from input i order by i.ord` as unknown as Rows<{ readonly held: boolean }>
 
 /**
  * What a worker owns. Served by `instances_owned (owner)`.
@@ -701,8 +724,9 @@ where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` a
   }>
 
 /**
- * Asks for a notification of the completion of instances. The outcome is read by a second
- * statement, whose snapshot is later than any completion that this one had to wait for.
+ * Asks for a notification of the completion of instances, and says which of them are `held` by
+ * somebody else. The outcome is read by a later statement, whose snapshot shows any completion that
+ * this one had to wait for.
  *
  * @since 0.1.0
  * @category statements
@@ -713,7 +737,10 @@ with target as (
   select i.execution_id from ${lit(context, "instances")} i
   where i.execution_id = any(${executionIds}::text[]) and not i.awaited
     and i.status not in ('Completed', 'Failed', 'Interrupted')
-  order by i.execution_id for no key update
+), ${lockTargets(context)},
+marked as (
+  update ${lit(context, "instances")} i set awaited = true from locked
+  where i.execution_id = locked.execution_id
+    and i.status not in ('Completed', 'Failed', 'Interrupted')
 )
-update ${lit(context, "instances")} i set awaited = true from target
-where i.execution_id = target.execution_id`
+select execution_id from held` as unknown as Rows<{ readonly execution_id: string }>

@@ -11,14 +11,18 @@
  * @since 0.1.0
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
 import { SqlClient as SqlClientTag } from "effect/sql/SqlClient"
 import type { SqlClient } from "effect/sql/SqlClient"
-import { SqlError } from "effect/sql/SqlError"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { DbClock } from "./DbClock.ts"
 import * as GroupCommit from "./GroupCommit.ts"
 import * as PgFailure from "./PgFailure.ts"
@@ -28,6 +32,7 @@ import { tableNames } from "./PgTables.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import { channel, RomancyConfig } from "./RomancyConfig.ts"
 import { MigrationError, StoreError } from "./RomancyError.ts"
+import { liveClock } from "./Session.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as Store from "./WorkflowStore.ts"
@@ -76,19 +81,13 @@ const make = Effect.gen(function*() {
   // The application may rename columns in its own results; ours are read as they are.
   const theirs = client.withoutTransforms() as SqlClient
 
-  yield* PgMigrations.run(config).pipe(
-    Effect.provideService(SqlClientTag, own),
-    Effect.retry({ while: PgFailure.isTransient, schedule: GroupCommit.patience }),
-    Effect.catchTag("SqlError", (reason) =>
-      Effect.fail(new StoreError({ operation: "apply the migrations", reason }))
-    )
-  )
+  const migrated = yield* migrate(config, own)
 
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, SqlError> =>
-    Effect.flatMap(context(own), statement).pipe(
+    Effect.andThen(migrated, Effect.flatMap(context(own), statement)).pipe(
       Effect.catchIf(PgFailure.isQueueFull, () =>
         Effect.andThen(
           Metric.update(notifySkipped, 1),
@@ -111,6 +110,8 @@ const make = Effect.gen(function*() {
         while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
         schedule: GroupCommit.patience
       }),
+      // It waits for a wire, which knows no other clock. The database's *now* is not affected.
+      Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
     )
 
@@ -322,6 +323,50 @@ const make = Effect.gen(function*() {
 
 /** When to look again for due timers whose instance was locked by somebody else. */
 const patienceMillis = 50
+
+/**
+ * Brings the tables up to date. A database that is down at start is waited for in the background:
+ * what is returned then waits with it, and every statement waits for that.
+ */
+const migrate = Effect.fnUntraced(function*(
+  config: RomancyConfig["Service"],
+  own: SqlClient
+): Effect.fn.Return<
+  Effect.Effect<void, SqlError>,
+  MigrationError | StoreError,
+  Scope.Scope
+> {
+  const run = PgMigrations.run(config).pipe(
+    Effect.provideService(SqlClientTag, own),
+    Effect.provideService(Clock.Clock, liveClock)
+  )
+  const first = yield* Effect.result(run)
+  if (Result.isSuccess(first)) return Effect.void
+  const error = first.failure
+  if (error._tag === "MigrationError") return yield* error
+  if (!PgFailure.isTransient(error)) {
+    return yield* new StoreError({ operation: "apply the migrations", reason: error })
+  }
+  yield* Effect.logWarning("the database cannot be reached; workflows start once it can").pipe(
+    Effect.annotateLogs({ error: error.message })
+  )
+  const done = yield* Deferred.make<void, SqlError>()
+  yield* run.pipe(
+    Effect.retry({
+      while: (error) => error._tag === "SqlError" && PgFailure.isTransient(error),
+      schedule: GroupCommit.patience
+    }),
+    Effect.mapError((error) => error._tag === "SqlError" ? error : unfit(error)),
+    Effect.provideService(Clock.Clock, liveClock),
+    Effect.tapError((error) => Effect.logError("the tables cannot be used", error)),
+    Effect.onExit((exit) => Deferred.done(done, exit)),
+    Effect.forkScoped
+  )
+  return Deferred.await(done)
+})
+
+const unfit = (cause: MigrationError): SqlError =>
+  new SqlError({ reason: new UnknownError({ cause, message: cause.message }) })
 
 /** Carries the outcome of a transactional step out of the transaction that it rolls back. */
 class Undo {

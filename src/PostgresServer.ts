@@ -13,7 +13,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import { type ChildProcess, spawn } from "node:child_process"
-import { open, readFile, rm } from "node:fs/promises"
+import { open, readFile, readlink, realpath, rm } from "node:fs/promises"
 import { createServer } from "node:net"
 import { join } from "node:path"
 import {
@@ -186,7 +186,11 @@ const removeStaleLock = (data: string) =>
     const lock = join(data, "postmaster.pid")
     const pid = (yield* attempt(() => readFile(lock, "utf8"))).split("\n")[0]
     const name = yield* attempt(() => readFile(`/proc/${pid}/comm`, "utf8"))
-    if (name.trim() !== "postgres") yield* attempt(() => rm(lock, { force: true }))
+    // A postmaster works in its data directory. Whose folder we may not see, is another user's.
+    const works = yield* Effect.option(attempt(() => readlink(`/proc/${pid}/cwd`)))
+    const ours = yield* attempt(() => realpath(data))
+    const alive = name.trim() === "postgres" && (works._tag === "None" || works.value === ours)
+    if (!alive) yield* attempt(() => rm(lock, { force: true }))
   }).pipe(Effect.ignore)
 
 const freePort = Effect.callback<number, EmbeddedPostgresError>((resume) => {

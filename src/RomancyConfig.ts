@@ -15,6 +15,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
+import { type ConfigField, duration, int, name, render, url, word } from "./ConfigField.ts"
 import { RomancyConfigError } from "./RomancyError.ts"
 
 /**
@@ -136,105 +137,38 @@ export declare namespace RomancyConfig {
   }
 }
 
-/** How one option is read: `undefined` is a value that is not accepted. */
-interface Field<A> {
-  readonly default: A
-  readonly accepts: string
-  readonly read: (input: unknown) => A | undefined
-  readonly secret?: true
-}
-
-// Beyond this a duration is a slip of the unit rather than a wish.
-const longest = Duration.days(365)
-
-const duration = (byDefault: Duration.Input, zero = false): Field<Duration.Duration> => ({
-  default: Duration.fromInputUnsafe(byDefault),
-  accepts: `a duration such as "30 seconds", ${zero ? "0 or longer" : "longer than 0"}, at most 365 days`,
-  read: (input) => {
-    const read = Duration.fromInput((input === "0" ? 0 : input) as Duration.Input)
-    if (Option.isNone(read)) return undefined
-    const value = read.value
-    if (Duration.isLessThan(value, Duration.zero) || Duration.isGreaterThan(value, longest)) {
-      return undefined
-    }
-    return Duration.isZero(value) && !zero ? undefined : value
+const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyConfig.Values[K]> } =
+  {
+    listenNotify: word<"auto" | boolean>("auto", "auto", true, false),
+    notifyFallbackInterval: duration("30 seconds"),
+    notifyReconnectDelay: duration("60 seconds"),
+    maxWorkflowsPerBatch: int(100, 1, 10_000),
+    maxTimersPerBatch: int(100, 1, 10_000),
+    maxMessagesPerBatch: int(100, 1, 10_000),
+    workflowResumptionInterval: duration("1 second"),
+    timerCheckInterval: duration("1 second"),
+    channelTimeoutInterval: duration("5 seconds"),
+    prefix: name("romancy", 31),
+    schema: name("public", 41),
+    listenUrl: url,
+    migrations: word("apply", "apply", "verify"),
+    maxConcurrentWorkflows: int(1000, 1, 1_000_000),
+    maxParkedWorkflows: int(200, 0, 1_000_000),
+    parkDuration: duration("5 seconds", true),
+    leaseDuration: duration("15 seconds"),
+    heartbeatInterval: duration("4 seconds"),
+    heartbeatTimeout: duration("800 millis"),
+    connectTimeout: duration("5 seconds"),
+    statementTimeout: duration("10 seconds"),
+    selfTestTimeout: duration("3 seconds"),
+    writeSessions: int(3, 1, 16),
+    maxRowsPerFlush: int(1000, 1, 10_000),
+    maxQueuedWrites: int(20_000, 1, 10_000_000),
+    maxPayloadBytes: int(1024 * 1024, 1, 15 * 1024 * 1024),
+    maxNameBytes: int(255, 1, 1000),
+    shutdownTimeout: duration("10 seconds"),
+    repeatedStep: word("warn", "warn", "error")
   }
-})
-
-const int = (byDefault: number, minimum: number, maximum: number): Field<number> => ({
-  default: byDefault,
-  accepts: `a whole number from ${minimum} to ${maximum}`,
-  read: (input) => {
-    const n = typeof input === "string" && /^-?\d+$/.test(input) ? Number(input) : input
-    return typeof n === "number" && Number.isInteger(n) && n >= minimum && n <= maximum
-      ? n
-      : undefined
-  }
-})
-
-const word = <const A extends string | boolean>(
-  byDefault: A,
-  ...words: ReadonlyArray<A>
-): Field<A> => ({
-  default: byDefault,
-  accepts: `one of ${words.map((_) => (typeof _ === "string" ? `"${_}"` : _)).join(", ")}`,
-  read: (input) =>
-    words.find((_) => _ === input || (typeof input === "string" && String(_) === input))
-})
-
-const name = (byDefault: string, length: number): Field<string> => ({
-  default: byDefault,
-  accepts: `a name of a-z, 0-9 and _ that does not begin with a digit, at most ${length} characters`,
-  read: (input) =>
-    typeof input === "string" && input.length <= length && /^[a-z_][a-z0-9_]*$/.test(input)
-      ? input
-      : undefined
-})
-
-const url: Field<Redacted.Redacted | undefined> = {
-  default: undefined,
-  accepts: "a postgres:// URL",
-  secret: true,
-  read: (input) => {
-    const text = Redacted.isRedacted(input) ? Redacted.value(input) : input
-    if (typeof text !== "string" || !/^postgres(ql)?:$/.test(URL.parse(text)?.protocol ?? "")) {
-      return undefined
-    }
-    return Redacted.isRedacted(input) ? (input as Redacted.Redacted) : Redacted.make(text)
-  }
-}
-
-const fields: { readonly [K in keyof RomancyConfig.Values]: Field<RomancyConfig.Values[K]> } = {
-  listenNotify: word<"auto" | boolean>("auto", "auto", true, false),
-  notifyFallbackInterval: duration("30 seconds"),
-  notifyReconnectDelay: duration("60 seconds"),
-  maxWorkflowsPerBatch: int(100, 1, 10_000),
-  maxTimersPerBatch: int(100, 1, 10_000),
-  maxMessagesPerBatch: int(100, 1, 10_000),
-  workflowResumptionInterval: duration("1 second"),
-  timerCheckInterval: duration("1 second"),
-  channelTimeoutInterval: duration("5 seconds"),
-  prefix: name("romancy", 31),
-  schema: name("public", 41),
-  listenUrl: url,
-  migrations: word("apply", "apply", "verify"),
-  maxConcurrentWorkflows: int(1000, 1, 1_000_000),
-  maxParkedWorkflows: int(200, 0, 1_000_000),
-  parkDuration: duration("5 seconds", true),
-  leaseDuration: duration("15 seconds"),
-  heartbeatInterval: duration("4 seconds"),
-  heartbeatTimeout: duration("800 millis"),
-  connectTimeout: duration("5 seconds"),
-  statementTimeout: duration("10 seconds"),
-  selfTestTimeout: duration("3 seconds"),
-  writeSessions: int(3, 1, 16),
-  maxRowsPerFlush: int(1000, 1, 10_000),
-  maxQueuedWrites: int(20_000, 1, 10_000_000),
-  maxPayloadBytes: int(1024 * 1024, 1, 15 * 1024 * 1024),
-  maxNameBytes: int(255, 1, 1000),
-  shutdownTimeout: duration("10 seconds"),
-  repeatedStep: word("warn", "warn", "error")
-}
 
 const names = Object.keys(fields) as ReadonlyArray<keyof RomancyConfig.Values>
 
@@ -249,15 +183,6 @@ export const variable = (option: string): string =>
 
 const failure = (option: string, value: unknown, accepts: string): RomancyConfigError =>
   new RomancyConfigError({ option, variable: variable(option), value: render(value), accepts })
-
-const render = (value: unknown): string =>
-  Redacted.isRedacted(value)
-    ? "<redacted>"
-    : Duration.isDuration(value)
-      ? Duration.format(value)
-      : typeof value === "string"
-        ? JSON.stringify(value)
-        : String(value)
 
 /** What holds between options: `undefined`, or the option at fault with what it must be. */
 const conflict = (
@@ -281,6 +206,16 @@ const conflict = (
     : undefined
 }
 
+/** The value of one option: the default where none is given. */
+const read = (option: keyof RomancyConfig.Values, input: unknown) => {
+  const field: ConfigField<unknown> = fields[option]
+  if (input === undefined) return Effect.succeed(field.default)
+  const value = field.read(input)
+  return value === undefined
+    ? Effect.fail(failure(option, field.secret ? Redacted.make("") : input, field.accepts))
+    : Effect.succeed(value)
+}
+
 /**
  * Validates options and fills in the defaults.
  *
@@ -292,19 +227,10 @@ export const make = Effect.fnUntraced(function* (
 ): Effect.fn.Return<RomancyConfig.Values, RomancyConfigError> {
   const values: Record<string, unknown> = {}
   for (const option of Object.keys(options)) {
-    if (!Object.hasOwn(fields, option)) {
-      return yield* failure(option, "set", "left out: there is no such option")
-    }
+    if (Object.hasOwn(fields, option)) continue
+    return yield* failure(option, "set", "left out: there is no such option")
   }
-  for (const option of names) {
-    const field: Field<unknown> = fields[option]
-    const input = options[option]
-    const value = input === undefined ? field.default : field.read(input)
-    if (value === undefined && input !== undefined) {
-      return yield* failure(option, field.secret ? Redacted.make("") : input, field.accepts)
-    }
-    values[option] = value
-  }
+  for (const option of names) values[option] = yield* read(option, options[option])
   const validated = values as unknown as RomancyConfig.Values
   const contradiction = conflict(validated)
   return contradiction === undefined
@@ -335,27 +261,21 @@ export const fromConfig = Effect.fnUntraced(function* (
   overrides: RomancyConfig.Options = {}
 ): Effect.fn.Return<RomancyConfig.Values, RomancyConfigError | Config.ConfigError> {
   const environment = yield* fromEnvironment
-  // Validated by itself first: a mistake in the environment is one even where code covers it.
-  const lower = yield* make(environment as RomancyConfig.Options).pipe(
-    Effect.catchTag("RomancyConfigError", (error) =>
-      fields[error.option as keyof RomancyConfig.Values].read(environment[error.option]) ===
-      undefined
-        ? Effect.fail(error)
-        : Effect.undefined
-    )
+  const given = Object.fromEntries(
+    Object.entries(overrides).filter(([, value]) => value !== undefined)
   )
-  const given = Object.entries(overrides).filter(([, value]) => value !== undefined)
-  const values = yield* make({ ...environment, ...Object.fromEntries(given) })
-  for (const [option] of given as Array<[keyof RomancyConfig.Values, unknown]>) {
-    if (environment[option] === undefined) continue
-    const field: Field<unknown> = fields[option]
-    const set = lower === undefined ? field.read(environment[option]) : lower[option]
-    if (render(set) === render(values[option]) && !field.secret) continue
+  // A mistake in the environment is one even where an option in code covers it.
+  for (const option of names) yield* read(option, environment[option])
+  const values = yield* make({ ...environment, ...given })
+  for (const option of names) {
+    if (given[option] === undefined || environment[option] === undefined) continue
+    const covered = yield* read(option, environment[option])
+    if (render(covered) === render(values[option]) && !fields[option].secret) continue
     yield* Effect.logWarning("An option in code overrides the environment").pipe(
       Effect.annotateLogs({
         option,
         variable: variable(option),
-        environment: render(set),
+        environment: render(covered),
         code: render(values[option])
       })
     )

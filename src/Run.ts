@@ -20,6 +20,14 @@ import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
 
+/**
+ * How a run ended for now. It fails only with a defect that its workflow does not capture.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Ended = Exit.Exit<Workflow.Result<unknown, unknown>>
+
 type Recorded = Exit.Exit<unknown, unknown>
 
 /**
@@ -92,7 +100,7 @@ export class Run {
   /** The worker stops: no new step begins. */
   stopping = false
   /** Callers in this process, and which of them are runs of a parent. */
-  readonly waiters = new Map<(result: Workflow.Result<unknown, unknown>) => void, Run | undefined>()
+  readonly waiters = new Map<(exit: Ended) => void, Run | undefined>()
   driver: Fiber.Fiber<void> | undefined = undefined
 
   constructor(options: {
@@ -127,13 +135,13 @@ export class Run {
       }
       for (const step of record.steps) {
         const key = stepKey(step.name, step.attempt)
-        if (!this.steps.has(key)) this.steps.set(key, yield* WorkflowCodec.decodeExit(step.exit))
+        if (!this.steps.has(key)) this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
       }
       const completed: Array<string> = []
       let foreign = 0
       for (const deferred of record.deferreds) {
         if (this.deferreds.has(deferred.name)) continue
-        this.deferreds.set(deferred.name, yield* WorkflowCodec.decodeExit(deferred.exit))
+        this.deferreds.set(deferred.name, yield* WorkflowCodec.deferredExit.decode(deferred.exit))
         completed.push(deferred.name)
         if (!deferred.own) foreign++
       }
@@ -207,9 +215,9 @@ export class Run {
   }
 
   /** Tells those who wait here how the run ended for now. */
-  settle(result: Workflow.Result<unknown, unknown>): void {
+  settle(exit: Ended): void {
     const waiters = Array.from(this.waiters.keys())
     this.waiters.clear()
-    for (const waiter of waiters) waiter(result)
+    for (const waiter of waiters) waiter(exit)
   }
 }

@@ -25,7 +25,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { OnResumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { StoreError } from "./RomancyError.ts"
-import { type Parked, Run } from "./Run.ts"
+import { type Ended, type Parked, Run } from "./Run.ts"
 import type { WakeSource } from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -181,7 +181,7 @@ const make = Effect.gen(function*() {
     })
     if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
     const told = parent !== undefined && run.toldParent(parent)
-    leave(run, result)
+    leave(run, Exit.succeed(result))
     awaiting.resolve({
       executionId: run.executionId,
       workflowName: run.workflow._tag,
@@ -234,7 +234,7 @@ const make = Effect.gen(function*() {
       cause,
       awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
     })
-    if (suspended === "Suspended") leave(run, result)
+    if (suspended === "Suspended") leave(run, Exit.succeed(result))
     return suspended
   })
 
@@ -246,9 +246,9 @@ const make = Effect.gen(function*() {
     return Scope.close(instance.scope, Exit.void)
   }
 
-  const leave = (run: Run, result: Workflow.Result<unknown, unknown>) => {
+  const leave = (run: Run, ended: Ended) => {
     if (runs.get(run.executionId) === run) runs.delete(run.executionId)
-    run.settle(result)
+    run.settle(ended)
     if (starved) {
       starved = false
       doorbell.workflows()
@@ -257,7 +257,7 @@ const make = Effect.gen(function*() {
 
   const giveBack = Effect.fnUntraced(function*(run: Run) {
     yield* closeRun(run)
-    leave(run, new Workflow.Suspended({}))
+    leave(run, Exit.succeed(new Workflow.Suspended({})))
     yield* store.release([run.lease]).pipe(
       Effect.catch((error) => Effect.logWarning("could not give a workflow back", error))
     )
@@ -273,7 +273,8 @@ const make = Effect.gen(function*() {
     )
     yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
     const run = runs.get(lease.executionId)
-    if (run !== undefined) leave(run, new Workflow.Suspended({}))
+    // Those who wait here may see the defect itself; the others are told that it is blocked.
+    if (run !== undefined) leave(run, Exit.failCause(cause as Cause.Cause<never>))
   })
 
   const launch = Effect.fnUntraced(function*(

@@ -65,7 +65,7 @@ const make = Effect.gen(function*() {
   }
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
-    lock_timeout: "500ms",
+    lock_timeout: "100ms",
     idle_in_transaction_session_timeout: "30s"
   }
   const open = Effect.fnUntraced(

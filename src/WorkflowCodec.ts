@@ -60,37 +60,40 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
 const stringified = <A, B, E, R>(encode: (value: A) => Effect.Effect<B, E, R>) => (value: A) =>
   Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
 
-const exitSchema = Schema.toCodecJson(
-  Schema.Exit(Schema.Unknown, Schema.Unknown, Schema.Defect())
-)
-const encodeFailure = stringified(Schema.encodeEffect(exitSchema))
-const decodeFailure = Schema.decodeUnknownEffect(exitSchema)
-
-/**
- * The exit of a step or a deferred, whose value and error are encoded already, as JSON text.
- *
- * @since 0.1.0
- * @category encoding
- */
-export const encodeExit = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<string> =>
-  Exit.isSuccess(exit)
-    ? Effect.sync(() => JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
-    : Effect.orDie(encodeFailure(exit))
-
-/**
- * The exit that {@link encodeExit} wrote, from parsed JSON.
- *
- * @since 0.1.0
- * @category decoding
- */
-export const decodeExit = (
-  encoded: unknown
-): Effect.Effect<Exit.Exit<unknown, unknown>, Schema.SchemaError> =>
-  isSuccess(encoded) ? Effect.succeed(Exit.succeed(encoded.value)) : decodeFailure(encoded)
+/** The coders of an exit whose value and error are encoded already. */
+const exitCoder = (defect: Schema.Codec<unknown, any>) => {
+  const schema = Schema.toCodecJson(Schema.Exit(Schema.Unknown, Schema.Unknown, defect))
+  const encodeFailure = stringified(Schema.encodeEffect(schema))
+  const decodeFailure = Schema.decodeUnknownEffect(schema)
+  return {
+    encode: (exit: Exit.Exit<unknown, unknown>): Effect.Effect<string> =>
+      Exit.isSuccess(exit)
+        ? Effect.sync(() => JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
+        : Effect.orDie(encodeFailure(exit)),
+    decode: (encoded: unknown): Effect.Effect<Exit.Exit<unknown, unknown>, Schema.SchemaError> =>
+      isSuccess(encoded) ? Effect.succeed(Exit.succeed(encoded.value)) : decodeFailure(encoded)
+  }
+}
 
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded &&
   encoded._tag === "Success" && "value" in encoded
+
+/**
+ * The exit of a step, whose defects are as they were thrown.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const stepExit = exitCoder(Schema.Defect())
+
+/**
+ * The exit of a deferred, whose defects are encoded already.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const deferredExit = exitCoder(Schema.Unknown)
 
 /**
  * Fails with `TooLarge` if a text has more bytes than an option allows.

@@ -1,9 +1,10 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
-import { execFile, execFileSync, spawnSync } from "node:child_process"
+import { execFile, execFileSync, spawn, spawnSync } from "node:child_process"
 import {
   access,
   chmod,
@@ -11,7 +12,9 @@ import {
   mkdir,
   mkdtemp,
   readdir,
+  readFile,
   rm,
+  stat,
   symlink,
   writeFile
 } from "node:fs/promises"
@@ -104,10 +107,19 @@ describe("EmbeddedPostgres", () => {
   it.live("is not fooled by a lock file whose process id belongs to another program by now", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporaryFolder
+      const elsewhere = yield* make({ settings: fast })
       yield* Effect.scoped(make({ dataDir, settings: fast }))
-      const lock = join(dataDir, "18", "postmaster.pid")
-      yield* Effect.promise(() => writeFile(lock, `${process.pid}\n${dataDir}\n`))
-      yield* make({ dataDir, settings: fast })
+      // PostgreSQL takes only a process of its own user for a rival.
+      const { gid, uid } = yield* Effect.promise(() => stat(dataDir))
+      const stranger = yield* Effect.acquireRelease(
+        Effect.sync(() => spawn("/bin/sh", ["-c", "read -r line"], { uid, gid, cwd: "/" })),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      for (const pid of [stranger.pid, elsewhere.processId]) {
+        const lock = join(dataDir, "18", "postmaster.pid")
+        yield* Effect.promise(() => writeFile(lock, `${pid}\n${dataDir}/18\n`))
+        yield* Effect.scoped(make({ dataDir, settings: fast }))
+      }
     })
   )
 
@@ -200,13 +212,26 @@ describe("EmbeddedPostgres", () => {
     })
   )
 
-  it.live("opens a given folder again right after the process that used it was killed", () =>
+  it.live("waits for the server of a process that was killed, and opens its folder again", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporaryFolder
       const worker = yield* WorkerProcess.make(script, { args: [dataDir] })
-      yield* worker.waitFor(() => true)
+      const { processId } = yield* worker.waitFor<{ processId: number }>(() => true)
+      const signal = (name: NodeJS.Signals) => Effect.sync(() => process.kill(processId, name))
+      // Stopped, it cannot obey its guard, and holds the folder.
+      yield* signal("SIGSTOP")
       yield* worker.kill
-      const sql = yield* connect((yield* make({ dataDir, settings: fast })).url)
+      const starting = yield* Effect.forkChild(make({ dataDir, settings: fast }))
+      yield* Effect.promise(() =>
+        readFile(join(dataDir, "server.log"), "utf8").catch(() => "")
+      ).pipe(
+        Effect.repeat({
+          schedule: Schedule.spaced("5 millis"),
+          until: (log) => log.includes("already exists")
+        })
+      )
+      yield* signal("SIGCONT")
+      const sql = yield* connect((yield* Fiber.join(starting)).url)
       assert.deepStrictEqual(yield* sql`select 1 as n`, [{ n: 1 }])
     })
   )

@@ -6,10 +6,11 @@ import * as Romancy from "../src/Romancy.ts"
 import { suite } from "./EngineContract.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
-suite("Romancy on memory", { layer: Layer.orDie(Romancy.layerMemory()) })
+// Short, so that a case which waits for a suspension does not wait for the end of a parking.
+const parkDuration = "100 millis"
+
+suite("Romancy on memory", { layer: Layer.orDie(Romancy.layerMemory({ parkDuration })) })
 
 suite("Romancy on PostgreSQL", {
-  layer: Layer.suspend(() =>
-    Layer.orDie(Romancy.layer()).pipe(Layer.provide(Layer.fresh(TestDatabase.layer)))
-  )
+  layer: Layer.orDie(Romancy.layer({ parkDuration })).pipe(Layer.provide(TestDatabase.layer))
 })

@@ -81,6 +81,10 @@ layer(TestDatabase.layer, { excludeTestServices: true })("TcpProxy", (it) => {
       const stuck = yield* Effect.forkChild(client`select pg_sleep(60)`, { startImmediately: true })
       yield* proxy.reset
       yield* proxy.waitFor(({ open }) => open === 0)
+      const raw = yield* Effect.forkChild(ending(proxy.port), { startImmediately: true })
+      yield* proxy.waitFor(({ open }) => open === 1)
+      yield* proxy.reset
+      assert.strictEqual(yield* Fiber.join(raw), "ECONNRESET")
       assert.strictEqual((yield* Effect.flip(Fiber.join(stuck))).reason._tag, "ConnectionError")
       yield* proxy.refuse
       assert.strictEqual(yield* errorCode(proxy.port), "ECONNREFUSED")
@@ -88,6 +92,15 @@ layer(TestDatabase.layer, { excludeTestServices: true })("TcpProxy", (it) => {
       assert.strictEqual(yield* errorCode(proxy.port), "")
     }).pipe(Effect.scoped)
   )
+
+  /** How a connection ends that sends nothing. */
+  const ending = (port: number) =>
+    Effect.callback<string>((resume) => {
+      const socket = connect(port, "127.0.0.1").resume()
+      socket.on("error", (cause: NodeJS.ErrnoException) => resume(Effect.succeed(`${cause.code}`)))
+      socket.on("end", () => resume(Effect.succeed("end")))
+      return Effect.sync(() => socket.destroy())
+    })
 
   const errorCode = (port: number) =>
     Effect.callback<string>((resume) => {
@@ -116,6 +129,9 @@ describe("WorkerProcess", () => {
         const worker = yield* WorkerProcess.make(echo)
         yield* worker.waitFor((message) => "hello" in message || true)
         yield* worker.freeze
+        yield* Effect.sync(() => stateOf(worker.pid)).pipe(
+          Effect.repeat({ schedule: Schedule.spaced("5 millis"), until: (state) => state === "T" })
+        )
         yield* worker.send({ say: "late" })
         assert.strictEqual((yield* worker.messages).length, 1)
         yield* worker.thaw

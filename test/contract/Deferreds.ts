@@ -357,27 +357,6 @@ const fromInside = ({ test }: Contract): void => {
   )
 
   test(
-    "a branch may complete the deferred that its sibling waits for",
-    Effect.gen(function* () {
-      const flow = waiting("sibling")
-      yield* register(
-        flow.toLayer(() =>
-          Effect.all(
-            [
-              Activity.make({ name: "step", execute: Effect.void }).pipe(
-                Effect.andThen(succeedOwn("sibling"))
-              ),
-              DurableDeferred.await(signal)
-            ],
-            { concurrency: "unbounded" }
-          ).pipe(Effect.map(([_, value]) => value))
-        )
-      )
-      assert.strictEqual(yield* flow.execute({ id: "1" }), "sibling")
-    })
-  )
-
-  test(
     "an activity may complete a deferred of its own execution",
     Effect.gen(function* () {
       const flow = waiting("own activity")

@@ -4,15 +4,16 @@ import * as Effect from "effect/Effect"
 import { EmbeddedPostgres } from "../../../src/EmbeddedPostgres.ts"
 import { fromParent, toParent } from "../WorkerProcess.ts"
 
-const [dataDir] = process.argv.slice(2)
+const [folder] = process.argv.slice(2)
 
 await Effect.runPromise(
   Effect.gen(function* () {
     const server = yield* EmbeddedPostgres
     const sql = yield* PgClient.PgClient
     const [row] = yield* sql`select version() as version`
-    yield* toParent({ version: row?.version, dataDir: server.dataDir, user: process.getuid?.() })
+    const { dataDir, processId } = server
+    yield* toParent({ version: row?.version, dataDir, processId, user: process.getuid?.() })
     yield* fromParent((message) => message.quit === true)
     process.disconnect()
-  }).pipe(Effect.provide(EmbeddedPostgres.layerClient({ dataDir })))
+  }).pipe(Effect.provide(EmbeddedPostgres.layerClient({ dataDir: folder })))
 )

@@ -1,0 +1,134 @@
+/** Claiming: one winner, in order, within the limit, and only what is known. */
+import { assert } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { TestClock } from "effect/testing"
+import { type Case, claim, load, other, request, running, self } from "./Harness.ts"
+
+export const claims = (it: Case): void => {
+  it("of many claims at once one wins each instance", (store) =>
+    Effect.gen(function* () {
+      for (const id of ["a", "b", "c"]) yield* store.start(request(id))
+      const won = yield* Effect.forEach(
+        Array.from({ length: 12 }, (_, index) => index),
+        (index) => claim(store, { by: index % 2 === 0 ? self : other, limit: 1 }),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        won
+          .flat()
+          .map(({ executionId }) => executionId)
+          .sort(),
+        ["a", "b", "c"]
+      )
+    }))
+
+  it("a claim gives payload, parent, counters and the next token", (store) =>
+    Effect.gen(function* () {
+      yield* store.start(request("a", { parentId: "p" }))
+      yield* store.interrupt("a", false)
+      yield* TestClock.adjust("250 millis")
+      assert.deepStrictEqual(yield* claim(store), [
+        {
+          executionId: "a",
+          workflowName: "Order",
+          token: 1,
+          payload: { id: "a" },
+          parentId: "p",
+          wakes: 1,
+          resumes: 1,
+          interrupt: "Safe",
+          waitedMillis: 250,
+          fresh: false
+        }
+      ])
+    }))
+
+  it("a worker cannot claim what it holds", (store) =>
+    Effect.gen(function* () {
+      yield* store.start(request("a"))
+      assert.strictEqual((yield* claim(store)).length, 1)
+      assert.deepStrictEqual(yield* claim(store), [])
+    }))
+
+  it("the longest ready are claimed first, never more than the limit, over all names", (store) =>
+    Effect.gen(function* () {
+      for (const id of ["d", "b", "c", "a"]) {
+        yield* store.start(request(id, { workflowName: id < "c" ? "Order" : "Invoice" }))
+        yield* TestClock.adjust("1 millis")
+      }
+      const ids = (limit: number) =>
+        Effect.map(claim(store, { names: ["Invoice", "Order"], limit }), (claimed) =>
+          claimed.map(({ executionId }) => executionId)
+        )
+      assert.deepStrictEqual(yield* ids(3), ["d", "b", "c"])
+      assert.deepStrictEqual(yield* ids(3), ["a"])
+      assert.deepStrictEqual(yield* ids(3), [])
+    }))
+
+  it("workflows that nobody registered here stay where they are", (store) =>
+    Effect.gen(function* () {
+      yield* store.start(request("a", { workflowName: "Unknown" }))
+      yield* store.start(request("b"))
+      assert.deepStrictEqual(yield* claim(store, { names: [] }), [])
+      assert.deepStrictEqual(
+        (yield* claim(store)).map(({ executionId }) => executionId),
+        ["b"]
+      )
+      assert.deepStrictEqual(
+        (yield* claim(store, { names: ["Unknown"] })).map(({ executionId }) => executionId),
+        ["a"]
+      )
+    }))
+
+  it("what is released is claimed again under the next token", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* TestClock.adjust("1 minute")
+      yield* store.release([lease])
+      yield* store.release([])
+      yield* TestClock.adjust("5 millis")
+      const [claimed] = yield* claim(store, { by: other })
+      assert.deepInclude(claimed, { token: 2, waitedMillis: 5 })
+    }))
+
+  it("a stale lease and a non-owner release nothing", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.release([{ ...lease, token: 0 }, { ...lease, token: 2 }])
+      assert.deepStrictEqual(yield* claim(store, { by: other }), [])
+      yield* store.release([lease])
+      yield* claim(store, { by: other })
+      yield* store.release([lease])
+      assert.deepStrictEqual(yield* claim(store), [])
+    }))
+
+  it("what a worker owns is listed with its tokens", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.release([lease])
+      yield* claim(store)
+      yield* running(store, "b", { claimFor: other })
+      yield* store.start(request("c"))
+      assert.deepStrictEqual(yield* store.owned(self), [{ executionId: "a", token: 2 }])
+    }))
+
+  it("nothing to load is no error", (store) =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* store.load([]), [])
+      assert.deepStrictEqual(yield* store.load(["unknown"]), [])
+      assert.deepStrictEqual(yield* store.awaitOutcomes([]), [])
+      assert.deepStrictEqual(yield* store.awaitOutcomes(["unknown"]), [])
+      yield* running(store, "a")
+      assert.deepStrictEqual(yield* load(store, "a"), {
+        executionId: "a",
+        token: 1,
+        wakes: 0,
+        resumes: 0,
+        interrupt: "None",
+        wokenMillisAgo: 0,
+        steps: [],
+        deferreds: [],
+        timers: []
+      })
+    }))
+}

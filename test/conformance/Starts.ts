@@ -1,0 +1,156 @@
+/** Starting instances: idempotent, first payload wins, adopting what came before the start. */
+import { assert } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import { TestClock } from "effect/testing"
+import {
+  type Case,
+  claim,
+  completion,
+  ended,
+  exit,
+  load,
+  other,
+  register,
+  request,
+  running,
+  self,
+  signal
+} from "./Harness.ts"
+
+export const starts = (it: Case): void => {
+  it("a start for others is runnable, and invisible to nobody", (store) =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* store.start(request("a")), { _tag: "Created" })
+      const outcome = yield* store.outcome("a")
+      assert.deepStrictEqual(
+        outcome,
+        Option.some({
+          executionId: "a",
+          workflowName: "Order",
+          status: "Runnable" as const,
+          owner: undefined,
+          result: null
+        })
+      )
+      assert.deepStrictEqual(yield* store.outcome("unknown"), Option.none())
+    }))
+
+  it("a start at home claims in the same step, with nothing to load", (store) =>
+    Effect.gen(function* () {
+      const started = yield* store.start(request("a", { claimFor: self, parentId: "p" }))
+      assert(started._tag === "Claimed")
+      const { payload: _, ...claimed } = started.claimed
+      assert.deepStrictEqual(claimed, {
+        executionId: "a",
+        workflowName: "Order",
+        parentId: "p",
+        token: 1,
+        wakes: 0,
+        resumes: 0,
+        interrupt: "None",
+        waitedMillis: 0,
+        fresh: true
+      })
+      assert.deepStrictEqual(yield* claim(store, { by: other }), [])
+    }))
+
+  it("a second start changes nothing: the first payload, name and parent win", (store) =>
+    Effect.gen(function* () {
+      yield* store.start(request("a", { parentId: "first" }))
+      const second = request("a", {
+        payload: `"second"`,
+        workflowName: "Other",
+        parentId: "second",
+        claimFor: self
+      })
+      assert.deepStrictEqual(yield* store.start(second), { _tag: "Exists" })
+      const [claimed] = yield* claim(store, { names: ["Order", "Other"] })
+      assert.deepStrictEqual(claimed?.payload, { id: "a" })
+      assert.strictEqual(claimed?.workflowName, "Order")
+      assert.strictEqual(claimed?.parentId, "first")
+    }))
+
+  it("of two starts of one id at once, one creates and the other finds it", (store) =>
+    Effect.gen(function* () {
+      const started = yield* Effect.all(
+        [
+          store.start(request("a", { payload: "1" })),
+          store.start(request("a", { payload: "2", claimFor: self })),
+          store.start(request("b", { claimFor: self })),
+          store.start(request("b", { claimFor: other }))
+        ],
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        started.map(({ _tag }) => _tag),
+        ["Created", "Exists", "Claimed", "Exists"]
+      )
+      const [claimed] = yield* claim(store)
+      assert.strictEqual(claimed?.payload, 1)
+    }))
+
+  it("the repeat of a start at home whose answer was lost is claimed again, not fresh", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.recordStep(lease, { name: "step", attempt: 1, exit: exit(1) })
+      const repeated = yield* store.start(request("a", { claimFor: self }))
+      assert(repeated._tag === "Claimed")
+      assert.strictEqual(repeated.claimed.token, 1)
+      assert.isFalse(repeated.claimed.fresh)
+      assert.deepStrictEqual(yield* store.start(request("a", { claimFor: other })), {
+        _tag: "Exists"
+      })
+    }))
+
+  it("a start adopts what was completed before it, and is not fresh then", (store) =>
+    Effect.gen(function* () {
+      assert.strictEqual(yield* store.completeDeferred(signal("a", "early")), "Nothing")
+      assert.strictEqual(yield* store.completeDeferred(signal("b", "early")), "Nothing")
+      assert.isTrue(Option.isNone(yield* store.outcome("a")))
+      assert.deepStrictEqual(yield* claim(store), [])
+      assert.strictEqual(yield* store.resume("a"), "Nothing")
+      const started = yield* store.start(request("a", { claimFor: self }))
+      assert(started._tag === "Claimed")
+      assert.deepInclude(started.claimed, { token: 1, wakes: 1, resumes: 0, fresh: false })
+      assert.deepStrictEqual((yield* load(store, "a")).deferreds, [
+        { name: "early", exit: { _tag: "Success", value: 1 }, own: false }
+      ])
+      assert.deepStrictEqual(yield* store.start(request("b")), { _tag: "Created" })
+      assert.deepInclude((yield* claim(store))[0], { executionId: "b", wakes: 1 })
+    }))
+
+  it("how long an instance has waited counts from its start, not from what came before", (store) =>
+    Effect.gen(function* () {
+      yield* store.completeDeferred(signal("a", "early"))
+      yield* TestClock.adjust("1 hour")
+      yield* store.start(request("a"))
+      yield* TestClock.adjust("70 millis")
+      assert.strictEqual((yield* claim(store))[0]?.waitedMillis, 70)
+    }))
+
+  it("a worker that was struck off takes nothing home until it is registered again", (store) =>
+    Effect.gen(function* () {
+      yield* store.removeWorker(self)
+      assert.deepStrictEqual(yield* store.start(request("a", { claimFor: self })), {
+        _tag: "Created"
+      })
+      assert.deepStrictEqual(yield* claim(store), [])
+      yield* register(store, self)
+      assert.strictEqual((yield* claim(store)).length, 1)
+    }))
+
+  it("a start of an instance that is final revives nothing", (store) =>
+    Effect.gen(function* () {
+      yield* ended(store, "a")
+      assert.deepStrictEqual(yield* store.start(request("a")), { _tag: "Exists" })
+      assert.deepStrictEqual(yield* store.start(request("a", { claimFor: self })), {
+        _tag: "Exists"
+      })
+      assert.deepStrictEqual(yield* claim(store), [])
+      assert.strictEqual(
+        (yield* store.complete({ executionId: "a", token: 1 }, completion())).verdict,
+        "Repeated"
+      )
+    }))
+}

@@ -1,0 +1,151 @@
+/** Timers: exact by the store's clock, first deadline kept, unknown workflows in nobody's way. */
+import { assert } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { TestClock } from "effect/testing"
+import {
+  beginning,
+  type Case,
+  claim,
+  fire,
+  load,
+  other,
+  running,
+  signal,
+  status,
+  suspension,
+  timer
+} from "./Harness.ts"
+
+export const timers = (it: Case): void => {
+  it("a timer fires at its millisecond and not before", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      assert.deepStrictEqual(yield* store.registerTimer(lease, timer("t", 1500)), {
+        verdict: "Written",
+        remainingMillis: 1500
+      })
+      yield* store.suspend(lease, suspension())
+      assert.deepStrictEqual((yield* load(store, "a")).timers, ["t"])
+      yield* TestClock.adjust("1499 millis")
+      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], nextMillis: 1 })
+      assert.strictEqual(yield* status(store, "a"), "Suspended")
+      yield* TestClock.adjust("1 millis")
+      assert.deepStrictEqual(yield* fire(store), { count: 1, here: [], nextMillis: undefined })
+      assert.deepInclude((yield* claim(store))[0], { executionId: "a", wakes: 1 })
+      const record = yield* load(store, "a")
+      assert.deepStrictEqual(record.timers, [])
+      assert.deepStrictEqual(record.deferreds, [
+        { name: "t-deferred", exit: { _tag: "Success", value: null }, own: false }
+      ])
+      assert.strictEqual((yield* fire(store)).count, 0)
+    }))
+
+  it("a timer registered again keeps its first deadline", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.registerTimer(lease, timer("t", 1000))
+      yield* TestClock.adjust("400 millis")
+      assert.deepStrictEqual(yield* store.registerTimer(lease, timer("t", 1000)), {
+        verdict: "Repeated",
+        remainingMillis: 600
+      })
+      yield* store.release([lease])
+      const [again] = yield* claim(store, { by: other })
+      assert.deepInclude(yield* store.registerTimer(again!, timer("t", 9000)), {
+        remainingMillis: 600
+      })
+      assert.strictEqual((yield* fire(store)).nextMillis, 600)
+    }))
+
+  it("a point in time is kept to the millisecond, also one that has passed", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      const at = (name: string, epochMillis: number) =>
+        store.registerTimer(lease, {
+          name,
+          deferredName: name,
+          due: { _tag: "At", epochMillis }
+        })
+      assert.strictEqual((yield* at("later", beginning + 1234)).remainingMillis, 1234)
+      assert.strictEqual((yield* at("past", beginning - 5000)).remainingMillis, -5000)
+      assert.deepStrictEqual(yield* fire(store), { count: 1, here: ["a"], nextMillis: 1234 })
+      assert.deepStrictEqual((yield* load(store, "a")).timers, ["later"])
+    }))
+
+  it("timers of one instance that fire together are one look and a wake each", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      const registered = yield* Effect.forEach(
+        ["x", "y", "z"],
+        (name) => store.registerTimer(lease, timer(name, 10)),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        registered.map(({ verdict }) => verdict),
+        ["Written", "Written", "Written"]
+      )
+      yield* store.suspend(lease, suspension())
+      yield* TestClock.adjust("10 millis")
+      assert.strictEqual((yield* fire(store)).count, 3)
+      assert.deepInclude(yield* load(store, "a"), { wakes: 3 })
+      assert.strictEqual((yield* claim(store)).length, 1)
+    }))
+
+  it("a timer whose deferred was completed already changes nothing of it", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.registerTimer(lease, timer("t", 10))
+      yield* store.completeDeferred(signal("a", "t-deferred", "first"))
+      yield* TestClock.adjust("10 millis")
+      assert.strictEqual((yield* fire(store)).count, 1)
+      const record = yield* load(store, "a")
+      assert.deepStrictEqual(record.deferreds[0]?.exit, { _tag: "Success", value: "first" })
+    }))
+
+  it("a look fires the earliest, at most its limit, and tells the next deadline", (store) =>
+    Effect.gen(function* () {
+      for (const [index, id] of ["c", "a", "b"].entries()) {
+        const lease = yield* running(store, id)
+        yield* store.registerTimer(lease, timer("t", 100 - index))
+        yield* store.suspend(lease, suspension())
+      }
+      yield* TestClock.adjust("100 millis")
+      assert.strictEqual((yield* fire(store, { limit: 2 })).count, 2)
+      assert.strictEqual(yield* status(store, "c"), "Suspended")
+      assert.deepInclude(yield* fire(store, { limit: 2 }), { count: 1, nextMillis: undefined })
+    }))
+
+  it("a thousand due timers of a workflow unknown here hold up none that is known", (store) =>
+    Effect.gen(function* () {
+      const unknown = yield* running(store, "u", { workflowName: "Unknown" })
+      yield* Effect.forEach(
+        Array.from({ length: 1000 }, (_, index) => index),
+        (index) => store.registerTimer(unknown, timer(`t${index}`, 1)),
+        { concurrency: "unbounded", discard: true }
+      )
+      const known = yield* running(store, "k")
+      yield* store.registerTimer(known, timer("t", 5))
+      yield* TestClock.adjust("5 millis")
+      assert.deepStrictEqual(yield* fire(store, { limit: 10 }), {
+        count: 1,
+        here: ["k"],
+        nextMillis: undefined
+      })
+      assert.strictEqual((yield* load(store, "u")).timers.length, 1000)
+      assert.deepStrictEqual(yield* fire(store, { names: [] }), {
+        count: 0,
+        here: [],
+        nextMillis: undefined
+      })
+    }))
+
+  it("a timer that fires for an instance suspended after a failure does not wake it", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.registerTimer(lease, timer("t", 10))
+      yield* store.suspend(lease, suspension({ failed: true }))
+      yield* TestClock.adjust("10 millis")
+      assert.strictEqual((yield* fire(store)).count, 1)
+      assert.deepStrictEqual(yield* claim(store), [])
+    }))
+}

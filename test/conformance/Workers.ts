@@ -1,0 +1,99 @@
+/** Workers: leases by the store's clock, and what becomes of the work of those that are gone. */
+import { assert } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { TestClock } from "effect/testing"
+import {
+  beginning,
+  type Case,
+  claim,
+  other,
+  register,
+  running,
+  self,
+  status,
+  suspended
+} from "./Harness.ts"
+
+export const workers = (it: Case): void => {
+  it("a heartbeat tells the store's time and when the first of the others ends", (store) =>
+    Effect.gen(function* () {
+      yield* TestClock.adjust("5 seconds")
+      assert.deepInclude(yield* store.heartbeat({ workerId: self, leaseMillis: 15_000 }), {
+        alive: true,
+        nextExpiryMillis: 10_000,
+        nowEpochMillis: beginning + 5000
+      })
+      yield* store.removeWorker(other)
+      assert.deepInclude(yield* store.heartbeat({ workerId: self, leaseMillis: 15_000 }), {
+        alive: true,
+        nextExpiryMillis: undefined
+      })
+    }))
+
+  it("a lease that is renewed does not end, one that is not frees its instances", (store) =>
+    Effect.gen(function* () {
+      yield* running(store, "mine")
+      yield* running(store, "theirs", { claimFor: other })
+      yield* TestClock.adjust("10 seconds")
+      yield* store.heartbeat({ workerId: self, leaseMillis: 15_000 })
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(yield* store.recoverExpired(self), 0)
+      yield* TestClock.adjust("1 millis")
+      assert.strictEqual(yield* store.recoverExpired(self), 1)
+      assert.strictEqual(yield* store.recoverExpired(self), 0)
+      assert.deepInclude((yield* claim(store))[0], { executionId: "theirs", token: 2 })
+      assert.strictEqual(yield* status(store, "mine"), "Running")
+    }))
+
+  it("a worker never recovers itself", (store) =>
+    Effect.gen(function* () {
+      yield* running(store, "mine")
+      yield* store.removeWorker(other)
+      yield* TestClock.adjust("1 hour")
+      assert.strictEqual(yield* store.recoverExpired(self), 0)
+      assert.strictEqual(yield* status(store, "mine"), "Running")
+    }))
+
+  it("a worker that was taken for dead hears it, and may register again", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* TestClock.adjust("1 hour")
+      assert.strictEqual(yield* store.recoverExpired(other), 1)
+      const beat = store.heartbeat({ workerId: self, leaseMillis: 15_000 })
+      assert.isFalse((yield* beat).alive)
+      assert.isFalse((yield* beat).alive)
+      assert.deepStrictEqual(yield* store.owned(self), [])
+      yield* register(store, self)
+      assert.isTrue((yield* beat).alive)
+      yield* store.release([lease])
+      assert.strictEqual((yield* claim(store))[0]?.token, 2)
+    }))
+
+  it("removing a worker frees what it runs, and only that", (store) =>
+    Effect.gen(function* () {
+      yield* running(store, "a")
+      yield* running(store, "b")
+      yield* suspended(store, "c")
+      yield* running(store, "d", { claimFor: other })
+      assert.strictEqual(yield* store.removeWorker(self), 2)
+      assert.strictEqual(yield* store.removeWorker(self), 0)
+      assert.strictEqual(yield* store.removeWorker("unknown"), 0)
+      assert.deepStrictEqual(
+        (yield* claim(store, { by: other })).map(({ executionId }) => executionId).sort(),
+        ["a", "b"]
+      )
+    }))
+
+  it("a hundred and fifty orphans are all recovered", (store) =>
+    Effect.gen(function* () {
+      yield* Effect.forEach(
+        Array.from({ length: 150 }, (_, index) => `i${index}`),
+        (id) => running(store, id, { claimFor: other }),
+        { concurrency: "unbounded" }
+      )
+      yield* TestClock.adjust("16 seconds")
+      assert.strictEqual(yield* store.recoverExpired(self), 150)
+      yield* register(store, self)
+      assert.strictEqual((yield* claim(store, { limit: 200 })).length, 150)
+    }))
+}
