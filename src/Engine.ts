@@ -18,6 +18,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
@@ -171,7 +172,8 @@ const make = (options: { readonly client: boolean }) =>
       if (outcome.status === "Blocked") {
         return Effect.die(new WorkflowBlocked({
           executionId: outcome.executionId,
-          workflowName: outcome.workflowName
+          workflowName: outcome.workflowName,
+          reason: Predicate.hasProperty(outcome.result, "reason") ? String(outcome.result.reason) : ""
         }))
       }
       // A run of this process hands its result over as it is.

@@ -28,11 +28,15 @@ interface Entry<Row, Answer> {
   readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
 }
 
+/** How often rows are asked again that somebody else has locked. */
+const heldInterval = "50 millis"
+
 /**
  * Makes the function that a fiber hands its row to.
  *
  * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
- * for as long as the database cannot be reached, so it must be safe to repeat. More than
+ * for as long as the database cannot be reached, so it must be safe to repeat. Asked not to `wait`,
+ * it does not wait for what others have locked, and gives an answer that `isHeld`. More than
  * `maxQueued` waiting rows are refused with a `StoreError`.
  *
  * @since 0.1.0
@@ -40,7 +44,11 @@ interface Entry<Row, Answer> {
  */
 export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
   readonly operation: string
-  readonly flush: (rows: ReadonlyArray<Row>) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  readonly flush: (
+    rows: ReadonlyArray<Row>,
+    wait: boolean
+  ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  readonly isHeld?: (answer: Answer) => boolean
   readonly maxRows: number
   readonly maxQueued: number
 }): Effect.fn.Return<(row: Row) => Effect.Effect<Answer, StoreError>, never, Scope.Scope> {
@@ -48,36 +56,63 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
   let queue: Array<Entry<Row, Answer>> = []
   let closed = false
   const filled = Latch.makeUnsafe(false)
+  const scope = yield* Effect.scope
 
-  const settle = (
+  /**
+   * Writes rows and answers their fibers. Whose instance somebody else holds is not waited for a
+   * second time: the others go ahead without it (`wait: false`), and it is asked again by itself.
+   */
+  const write = (entries: ReadonlyArray<Entry<Row, Answer>>, wait: boolean): Effect.Effect<void> =>
+    Effect.suspend(() =>
+      options.flush(
+        entries.map((entry) => entry.row),
+        wait
+      )
+    ).pipe(
+      Effect.retry({ while: PgFailure.isTransient, schedule: patience }),
+      Effect.exit,
+      Effect.flatMap((exit) =>
+        Exit.isSuccess(exit)
+          ? answer(entries, exit.value)
+          : Cause.hasInterruptsOnly(exit.cause)
+            ? drop(entries)
+            : refuse(entries, Cause.squash(exit.cause), wait)
+      ),
+      Effect.onInterrupt(() => drop(entries))
+    )
+
+  const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
+    const held: Array<Entry<Row, Answer>> = []
+    entries.forEach((entry, index) => {
+      const answer = answers[index]!
+      if (options.isHeld?.(answer) === true) held.push(entry)
+      else entry.resume(Effect.succeed(answer))
+    })
+    return held.length === 0 ? Effect.void : later(held)
+  }
+
+  const refuse = (
     entries: ReadonlyArray<Entry<Row, Answer>>,
-    exit: Exit.Exit<ReadonlyArray<Answer>, SqlError>
+    error: unknown,
+    wait: boolean
   ): Effect.Effect<void> => {
-    if (Exit.isSuccess(exit)) {
-      entries.forEach((entry, index) => entry.resume(Effect.succeed(exit.value[index]!)))
-      return Effect.void
-    }
-    if (Cause.hasInterruptsOnly(exit.cause)) return drop(entries)
-    const error = Cause.squash(exit.cause)
-    if (entries.length > 1 && PgFailure.blamesRow(error)) {
+    if (PgFailure.isLockTimeout(error) && wait) return write(entries, false)
+    if (PgFailure.blamesRow(error) && entries.length > 1) {
       const half = entries.length >> 1
-      return Effect.andThen(write(entries.slice(0, half)), write(entries.slice(half)))
+      return Effect.andThen(write(entries.slice(0, half), wait), write(entries.slice(half), wait))
     }
-    // What waits for a row that somebody else holds goes on waiting, but in nobody's way.
-    if (PgFailure.isLockTimeout(error)) {
-      return Effect.asVoid(Effect.forkIn(Effect.andThen(Effect.sleep(50), write(entries)), scope))
-    }
+    if (PgFailure.isLockTimeout(error)) return later(entries)
     const failure = new StoreError({ operation, reason: error })
     for (const entry of entries) entry.resume(Effect.fail(failure))
     return Effect.void
   }
 
-  const write = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
-    Effect.suspend(() => options.flush(entries.map((entry) => entry.row))).pipe(
-      Effect.retry({ while: PgFailure.isTransient, schedule: patience }),
-      Effect.exit,
-      Effect.flatMap((exit) => settle(entries, exit)),
-      Effect.onInterrupt(() => drop(entries))
+  const later = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
+    Effect.sleep(heldInterval).pipe(
+      Effect.onInterrupt(() => drop(entries)),
+      Effect.andThen(write(entries, false)),
+      Effect.forkIn(scope),
+      Effect.asVoid
     )
 
   /** Whether these were written nobody knows: the flusher ended with its scope. */
@@ -86,7 +121,6 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       for (const entry of entries) entry.resume(Effect.interrupt)
     })
 
-  const scope = yield* Effect.scope
   yield* Effect.gen(function*() {
     while (true) {
       yield* filled.await
@@ -95,7 +129,7 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       const entries = queue.length <= options.maxRows ? queue : queue.slice(0, options.maxRows)
       queue = queue.length <= options.maxRows ? [] : queue.slice(options.maxRows)
       if (queue.length === 0) filled.closeUnsafe()
-      yield* write(entries)
+      yield* write(entries, true)
     }
   }).pipe(
     // It waits for a wire, which knows no other clock.

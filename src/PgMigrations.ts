@@ -190,6 +190,8 @@ export const run = Effect.fnUntraced(function*(
     return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
   }
   yield* sql.withTransaction(Effect.gen(function*() {
+    // Whoever comes second waits for the first, however long that takes.
+    yield* sql`set local lock_timeout = 0`
     yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
     const [schema] = yield* sql<{ found: boolean }>`
       select to_regnamespace(${`"${config.schema}"`}) is not null as found`

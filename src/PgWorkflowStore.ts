@@ -66,9 +66,15 @@ export const makeContext = Effect.gen(function*() {
     signal: channel(config, "workflow_signal"),
     worker: channel(config, "worker")
   }
-  return (sql: SqlClient, hints = config.listenNotify !== false) =>
+  return (
+    sql: SqlClient,
+    { hints = config.listenNotify !== false, wait = true }: {
+      readonly hints?: boolean
+      readonly wait?: boolean
+    } = {}
+  ) =>
     Effect.map(clock.now, (now): PgStatements.StatementContext => ({
-      sql, tables, channels, now, hints, self
+      sql, tables, channels, now, hints, self, wait
     }))
 })
 
@@ -85,13 +91,14 @@ const make = Effect.gen(function*() {
 
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
-    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
+    wait = true
   ): Effect.Effect<A, SqlError> =>
-    Effect.andThen(migrated, Effect.flatMap(context(own), statement)).pipe(
+    Effect.andThen(migrated, Effect.flatMap(context(own, { wait }), statement)).pipe(
       Effect.catchIf(PgFailure.isQueueFull, () =>
         Effect.andThen(
           Metric.update(notifySkipped, 1),
-          Effect.flatMap(context(own, false), statement)
+          Effect.flatMap(context(own, { hints: false, wait }), statement)
         ))
     )
 
@@ -103,9 +110,10 @@ const make = Effect.gen(function*() {
   /** A single look that is repeated until the database answers. */
   const direct = <A>(
     operation: string,
-    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
+    wait = true
   ): Effect.Effect<A, StoreError> =>
-    run(statement).pipe(
+    run(statement, wait).pipe(
       Effect.retry({
         while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
         schedule: GroupCommit.patience
@@ -124,7 +132,8 @@ const make = Effect.gen(function*() {
   ) =>
     GroupCommit.make<Row, Answer>({
       operation,
-      flush: (rows) => run((context) => statement(context, rows)),
+      flush: (rows, wait) => run((context) => statement(context, rows), wait),
+      isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
       maxRows: config.maxRowsPerFlush,
       maxQueued: config.maxQueuedWrites
     })
@@ -166,6 +175,37 @@ const make = Effect.gen(function*() {
   const registerTimer = yield* batched("register a timer", PgStatements.registerTimers)
   const complete = yield* batched("complete a workflow", PgStatements.complete)
   const suspend = yield* batched("suspend a workflow", PgStatements.suspend)
+  const release = yield* batched("release a workflow", PgStatements.release)
+
+  /** Those that somebody else holds are waited for once; a poll finds them in the end. */
+  const markAwaited = (executionIds: ReadonlyArray<string>) =>
+    direct("await workflows", (context) => PgStatements.markAwaited(context, executionIds), false).pipe(
+      Effect.flatMap((held) =>
+        held.length === 0
+          ? Effect.void
+          : Effect.catchIf(
+            run((context) => PgStatements.markAwaited(context, held.map((row) => row.execution_id))),
+            (error) => PgFailure.isLockTimeout(error) || PgFailure.isTransient(error),
+            () => Effect.void
+          )
+      ),
+      Effect.catchTag("SqlError", fail("await workflows"))
+    )
+
+  /** What a start came to, for the one who asked. */
+  const toStarted = (request: Store.Start, row: RowOf<typeof PgStatements.start>): Store.Started => {
+    if (row.status === "Runnable") return { _tag: "Created" }
+    if (row.status !== "Running" && row.repeated !== true) return { _tag: "Exists" }
+    const { executionId, parentId, workflowName } = request
+    return {
+      _tag: "Claimed",
+      claimed: {
+        ...{ executionId, workflowName, parentId, payload: undefined, waitedMillis: 0 },
+        ...{ token: row.token!, wakes: row.wakes!, resumes: row.resumes!, interrupt: "None" },
+        fresh: row.wakes === 0 && row.repeated !== true
+      }
+    }
+  }
 
   const bury = (workerIds: ReadonlyArray<string>) =>
     workerIds.length === 0
@@ -185,28 +225,10 @@ const make = Effect.gen(function*() {
     inTransaction: Effect.map(transaction, Option.isSome),
 
     start: (request) =>
-      Effect.map(
-        // Nobody can run what a transaction has not committed yet.
-        start(request, (request) => ({ ...request, claimFor: undefined })),
-        (row): Store.Started => {
-          if (row.status === "Runnable") return { _tag: "Created" }
-          if (row.status !== "Running" && row.repeated !== true) return { _tag: "Exists" }
-          return {
-            _tag: "Claimed",
-            claimed: {
-              executionId: request.executionId,
-              workflowName: request.workflowName,
-              payload: undefined,
-              parentId: request.parentId,
-              token: row.token!,
-              wakes: row.wakes!,
-              resumes: row.resumes!,
-              interrupt: "None",
-              waitedMillis: 0,
-              fresh: row.wakes === 0 && row.repeated !== true
-            }
-          }
-        }
+      // Nobody can run what a transaction has not committed yet.
+      start(request, (request) => ({ ...request, claimFor: undefined })).pipe(
+        Effect.repeat({ until: (row) => row.seen || request.claimFor === undefined }),
+        Effect.map((row) => toStarted(request, row))
       ),
     completeDeferred: (completion) => Effect.map(completeDeferred(completion), woken),
     resume: (executionId) => Effect.map(resume({ executionId, interrupt: "None" }), woken),
@@ -274,11 +296,7 @@ const make = Effect.gen(function*() {
         })
       ),
     release: (leases) =>
-      leases.length === 0
-        ? Effect.void
-        : Effect.asVoid(
-          direct("release workflows", (context) => PgStatements.release(context, leases))
-        ),
+      Effect.forEach(leases, (lease) => release(lease), { concurrency: "unbounded", discard: true }),
 
     owned: (workerId) =>
       direct("read what a worker owns", (context) => PgStatements.owned(context, workerId)),
@@ -296,12 +314,10 @@ const make = Effect.gen(function*() {
     awaitOutcomes: (executionIds) =>
       executionIds.length === 0
         ? Effect.succeed([])
-        : direct("await workflows", (context) => PgStatements.markAwaited(context, executionIds)).pipe(
-          Effect.andThen(
-            direct("await workflows", (context) => PgStatements.outcomes(context, executionIds))
-          ),
-          Effect.map((rows) => rows.map(toOutcome))
-        ),
+        : Effect.andThen(
+          markAwaited(executionIds),
+          direct("await workflows", (context) => PgStatements.outcomes(context, executionIds))
+        ).pipe(Effect.map((rows) => rows.map(toOutcome))),
 
     registerWorker: (worker) =>
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(

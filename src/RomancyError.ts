@@ -167,16 +167,17 @@ export class RepeatedName extends Schema.TaggedError<RepeatedName>("romancy/Repe
 /**
  * An instance was set aside because what is stored of it cannot be read here: its payload or a
  * recorded result does not decode with the schemas of this version, or its handler died with
- * `CaptureDefects` off. Run a version that can, and resume it. The reason is kept in its row.
+ * `CaptureDefects` off. Run a version that can, and resume it. The reason is in the result column of
+ * its row.
  *
  * @since 0.1.0
  * @category errors
  */
 export class WorkflowBlocked extends Schema.TaggedError<WorkflowBlocked>("romancy/WorkflowBlocked")(
   "WorkflowBlocked",
-  { executionId: Schema.String, workflowName: Schema.String }
+  { executionId: Schema.String, workflowName: Schema.String, reason: Schema.String }
 ) {
   override get message(): string {
-    return `${this.workflowName} (${this.executionId}) is blocked: what is stored of it cannot be run by this version. The reason is in the result column of its row; resume it once that is mended.`
+    return `${this.workflowName} (${this.executionId}) is blocked: this version cannot run what is stored of it. Mend that and resume it. ${this.reason}`
   }
 }

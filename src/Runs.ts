@@ -10,7 +10,6 @@
  */
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -20,12 +19,14 @@ import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
-import { Awaiting } from "./Awaiting.ts"
+import type { Awaiting } from "./Awaiting.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { closeReplay, make as makeDeparture } from "./Departure.ts"
+import { Parking } from "./Parking.ts"
 import { OnResumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { StoreError } from "./RomancyError.ts"
-import { type Ended, type Parked, Run } from "./Run.ts"
+import { type Ended, Run } from "./Run.ts"
 import type { WakeSource } from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -103,7 +104,6 @@ export class Runs extends Context.Service<
 const make = Effect.gen(function*() {
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
-  const awaiting = yield* Awaiting
   const doorbell = yield* Doorbell
   const self = yield* WorkerId
   const onResumption = yield* OnResumption
@@ -113,9 +113,19 @@ const make = Effect.gen(function*() {
   const registrations = new Map<string, Registration>()
   const runs = new Map<string, Run>()
   const starting = new Set<string>()
-  const parkedHere = new Set<Parked>()
+  const parking = new Parking(config)
   const tracked = WorkflowEngine.makeDeferredState()
   let starved = false
+
+  const leave = (run: Run, ended: Ended) => {
+    if (runs.get(run.executionId) === run) runs.delete(run.executionId)
+    run.settle(ended)
+    if (starved) {
+      starved = false
+      doorbell.workflows()
+    }
+  }
+  const { block, complete, giveBack, suspend } = yield* makeDeparture({ runs, leave, signal: (...of) => signal(...of) })
 
   // A run, from its claim to the moment it leaves.
 
@@ -148,7 +158,7 @@ const make = Effect.gen(function*() {
         return yield* block(run.lease, run.workflow._tag, cause)
       }
       if (result._tag === "Complete") return yield* complete(run, registration, result)
-      yield* closeRun(run)
+      yield* closeReplay(run)
       // What arrives from here on has not been seen by this replay, whatever the counters say then.
       const seen = { wakes: run.wakes, resumes: run.resumes }
       if (run.takeAgain(result.failed === true)) continue
@@ -160,121 +170,6 @@ const make = Effect.gen(function*() {
       if (changes === undefined || changes.fenced) return yield* giveBack(run)
       run.again = undefined
     }
-  })
-
-  const complete = Effect.fnUntraced(function*(
-    run: Run,
-    registration: Registration,
-    complete: Workflow.Complete<unknown, unknown>
-  ) {
-    const { result, text } = yield* encodeResult(run, registration, complete)
-    const status = Exit.isSuccess(result.exit)
-      ? "Completed"
-      : run.instance?.interrupted === true
-      ? "Interrupted"
-      : "Failed"
-    const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
-    const { parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
-      status,
-      result: text,
-      parentId: run.parentId
-    })
-    if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
-    const told = parent !== undefined && run.toldParent(parent)
-    leave(run, Exit.succeed(result))
-    awaiting.resolve({
-      executionId: run.executionId,
-      workflowName: run.workflow._tag,
-      status,
-      owner: undefined,
-      result: result
-    })
-    if (run.parentId === undefined || parentWoken === "Nothing") return
-    // A parent that waits for this very run has its result by now, and has so seen this one wake.
-    if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes
-    else if (parentWoken === "Here") signal([run.parentId], "home")
-    else if (parentWoken === "Runnable") doorbell.workflows()
-  })
-
-  const encodeResult = (
-    run: Run,
-    registration: Registration,
-    result: Workflow.Complete<unknown, unknown>
-  ): Effect.Effect<{ readonly result: Workflow.Complete<unknown, unknown>; readonly text: string }> => {
-    const codec = WorkflowCodec.of(run.workflow)
-    return codec.encodeResult(result).pipe(
-      Effect.provideContext(registration.context),
-      Effect.flatMap((text) =>
-        WorkflowCodec.within(text, `The result of ${run.workflow._tag}`, "maxPayloadBytes", config.maxPayloadBytes)
-      ),
-      Effect.map((text) => ({ result, text })),
-      // A result that cannot be stored is a defect of the workflow, and that can be stored.
-      Effect.catch((error) => {
-        const defect = new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
-        return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({ result: defect, text }))
-      })
-    )
-  }
-
-  const suspend = Effect.fnUntraced(function*(
-    run: Run,
-    registration: Registration,
-    result: Workflow.Suspended,
-    seen: { readonly wakes: number; readonly resumes: number }
-  ) {
-    const cause = result.cause === undefined && result.failed !== true
-      ? undefined
-      : yield* WorkflowCodec.of(run.workflow).encodeResult(result).pipe(
-        Effect.provideContext(registration.context),
-        Effect.orDie
-      )
-    const suspended = yield* store.suspend(run.lease, {
-      ...seen,
-      failed: result.failed === true,
-      cause,
-      awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
-    })
-    if (suspended === "Suspended") leave(run, Exit.succeed(result))
-    return suspended
-  })
-
-  /** Resources of a run that will be replayed are released; its durable finalizers do not run. */
-  const closeRun = (run: Run) => {
-    const instance = run.instance
-    if (instance === undefined) return Effect.void
-    instance.abandoned = true
-    return Scope.close(instance.scope, Exit.void)
-  }
-
-  const leave = (run: Run, ended: Ended) => {
-    if (runs.get(run.executionId) === run) runs.delete(run.executionId)
-    run.settle(ended)
-    if (starved) {
-      starved = false
-      doorbell.workflows()
-    }
-  }
-
-  const giveBack = Effect.fnUntraced(function*(run: Run) {
-    yield* closeRun(run)
-    leave(run, Exit.succeed(new Workflow.Suspended({})))
-    yield* store.release([run.lease]).pipe(
-      Effect.catch((error) => Effect.logWarning("could not give a workflow back", error))
-    )
-  })
-
-  const block = Effect.fnUntraced(function*(
-    lease: Store.Lease,
-    workflowName: string,
-    cause: Cause.Cause<unknown>
-  ) {
-    yield* Effect.logError("workflow blocked: what is stored of it cannot be run by this version").pipe(
-      Effect.annotateLogs({ executionId: lease.executionId, workflowName })
-    )
-    yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
-    const run = runs.get(lease.executionId)
-    // Those who wait here may see the defect itself; the others are told that it is blocked.
-    if (run !== undefined) leave(run, Exit.failCause(cause as Cause.Cause<never>))
   })
 
   const launch = Effect.fnUntraced(function*(
@@ -397,34 +292,6 @@ const make = Effect.gen(function*() {
     Effect.forkScoped
   )
 
-  const park = (run: Run, name: string) => {
-    if (
-      Duration.isZero(config.parkDuration) || parkedHere.size >= config.maxParkedWorkflows ||
-      run.interrupt !== "None" || run.stopping || run.again !== undefined ||
-      run.timed.has(name) || run.instance?.awaitedDeferreds.has(name) !== true
-    ) return Effect.succeedNone
-    return Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) => {
-      const drop = () => {
-        run.parked.delete(parked)
-        parkedHere.delete(parked)
-      }
-      const parked: Parked = {
-        run,
-        name,
-        release: (exit) => {
-          drop()
-          resume(Effect.succeed(exit))
-        }
-      }
-      run.parked.add(parked)
-      parkedHere.add(parked)
-      return Effect.sync(drop)
-    }).pipe(
-      Effect.timeoutOption(config.parkDuration),
-      Effect.map(Option.flatten)
-    )
-  }
-
   // How runs end that do not end by themselves.
 
   const abandon = (run: Run) =>
@@ -477,7 +344,7 @@ const make = Effect.gen(function*() {
       if (free > 0) return free
       starved = true
       // The longest parked make room: they suspend, and come back when they are woken.
-      for (const parked of Array.from(parkedHere).slice(0, config.maxWorkflowsPerBatch)) parked.run.unpark()
+      parking.evict(config.maxWorkflowsPerBatch)
       return 0
     },
     reserve: (executionId) => {
@@ -489,13 +356,12 @@ const make = Effect.gen(function*() {
     },
     launch,
     signal,
-    signalParked: (source) =>
-      signal(new Set(Array.from(parkedHere, (parked) => parked.run.executionId)), source),
+    signalParked: (source) => signal(parking.executionIds, source),
     woken: (executionId, workflowName, woken) => {
       if (woken === "Here") signal([executionId], "home")
       if (woken === "Runnable" && registrations.has(workflowName)) doorbell.workflows()
     },
-    park,
+    park: (run, name) => parking.park(run, name),
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
       fork(abandon(run))

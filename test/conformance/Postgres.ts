@@ -6,10 +6,15 @@
  * Feeds: the `Pg…` tests.
  * Guarantees: with `clock: "test"` the database's *now* is the `TestClock`; wires stay live.
  */
-import * as Context from "effect/Context"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schedule from "effect/Schedule"
 import * as DbClock from "../../src/DbClock.ts"
 import * as PgWorkflowStore from "../../src/PgWorkflowStore.ts"
 import { RomancyConfig } from "../../src/RomancyConfig.ts"
@@ -52,3 +57,54 @@ export const worker = Effect.fnUntraced(function* (workerId: string, options: St
   yield* register(store, workerId)
   return store
 })
+
+/** A transaction of somebody's that stays open until it is told how to end. */
+export interface Held {
+  readonly commit: Effect.Effect<unknown>
+  readonly rollback: Effect.Effect<unknown>
+}
+
+/** Opens a transaction, does something in it, and keeps it open. */
+export const hold = Effect.fnUntraced(function* <A, E, R>(
+  sql: PgClient.PgClient,
+  body: Effect.Effect<A, E, R>
+) {
+  const done = yield* Deferred.make<void, E>()
+  const gate = yield* Deferred.make<boolean>()
+  const fiber = yield* sql
+    .withTransaction(
+      Effect.exit(body).pipe(
+        Effect.tap((exit) => Deferred.done(done, Exit.asVoid(exit))),
+        Effect.andThen(Deferred.await(gate)),
+        Effect.flatMap((commit) => (commit ? Effect.void : Effect.fail("rolled back")))
+      )
+    )
+    .pipe(Effect.exit, Effect.forkScoped)
+  yield* Deferred.await(done)
+  const end = (commit: boolean) =>
+    Effect.andThen(Deferred.succeed(gate, commit), Fiber.join(fiber))
+  const held: Held = { commit: end(true), rollback: end(false) }
+  return held
+})
+
+/** Asks the database until it says yes. */
+export const until = (sql: PgClient.PgClient, question: string) =>
+  sql
+    .unsafe<{ yes: boolean }>(`select (${question}) as yes`)
+    .pipe(
+      Effect.repeat({ until: ([row]) => row?.yes === true, schedule: Schedule.spaced("3 millis") }),
+      Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
+    )
+
+/** A session of the engine waits for a lock. */
+export const engineWaits = (sql: PgClient.PgClient) =>
+  until(
+    sql,
+    `select count(*) > 0 from pg_stat_activity where datname = current_database()
+      and application_name like 'romancy%' and wait_event_type = 'Lock'`
+  )
+
+/** Gives an instance to somebody else under the next token, as a claim after a release would. */
+export const steal = (sql: PgClient.PgClient, executionId: string) =>
+  sql`update romancy_instances set token = token + 1, owner = 'thief', status = 'Running'
+    where execution_id = ${executionId}`

@@ -21,7 +21,6 @@ import {
   makeLog,
   makePause,
   register,
-  replay,
   settled,
   succeed,
   suspended
@@ -108,14 +107,13 @@ const sleeping = ({ test }: Contract): void => {
         flow.toLayer(() =>
           Effect.suspend(() => {
             runs++
-            return Effect.as(sleep("nap", runs === 1 ? 300 : hour), true)
+            return Effect.as(sleep("nap", runs === 1 ? 60 : hour), true)
           })
         )
       )
       const executionId = yield* flow.execute({ id: "1" }, { discard: true })
-      yield* suspended(flow, executionId)
-      yield* flow.resume(executionId)
-      assertSuccess(yield* completed(flow, executionId), true)
+      assertSuccess(yield* finish(flow, executionId), true)
+      assert.isAtLeast(runs, 2)
     })
   )
 
@@ -178,9 +176,8 @@ const sleeping = ({ test }: Contract): void => {
       )
       const executionId = yield* flow.execute({ id: "1" }, { discard: true })
       yield* log.seen("awake")
-      yield* replay(flow, executionId)
-      assertSuccess(yield* completed(flow, executionId), undefined)
-      assert.strictEqual(log.count("awake"), 2)
+      assertSuccess(yield* finish(flow, executionId), undefined)
+      assert.isAtLeast(log.count("awake"), 2)
     })
   )
 
@@ -258,8 +255,8 @@ const timeouts = ({ test }: Contract): void => {
       const flow = define("ended", { success: Schema.String })
       const later = define("later")
       const log = makeLog()
-      yield* register(flow.toLayer(() => Effect.tap(signalOrTimeout(100), () => log.add("end"))))
-      yield* register(later.toLayer(() => sleep("nap", 150)))
+      yield* register(flow.toLayer(() => Effect.tap(signalOrTimeout(500), () => log.add("end"))))
+      yield* register(later.toLayer(() => sleep("nap", 550)))
       const executionId = yield* flow.execute({ id: "1" }, { discard: true })
       yield* succeed(flow, executionId, signal, "first")
       assertSuccess(yield* completed(flow, executionId), "first")

@@ -1,0 +1,51 @@
+/**
+ * The workflows that are measured.
+ *
+ * Reads: nothing.
+ * Feeds: the sections and `worker`, which give them their bodies.
+ * Guarantees: the same definition in every process.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
+
+/** What a waiting workflow waits for. */
+export const Go = DurableDeferred.make("go")
+
+/** Waits for `Go`, then runs one step. */
+export const Waiting = Workflow.make("Waiting", {
+  payload: { id: Schema.String },
+  idempotencyKey: ({ id }) => id
+})
+
+/** Runs `steps` steps; with `waits`, it waits for `Go` before the last of them. */
+export const Steps = Workflow.make("Steps", {
+  payload: { id: Schema.String, steps: Schema.Int, waits: Schema.Boolean },
+  success: Schema.Int,
+  idempotencyKey: ({ id }) => id
+})
+
+/** Sleeps until `due`, milliseconds since the epoch, and gives how late it went on. */
+export const Punctual = Workflow.make("Punctual", {
+  payload: { id: Schema.String, due: Schema.Int },
+  success: Schema.Finite,
+  idempotencyKey: ({ id }) => id
+})
+
+/** Runs one step, one of a round of many. */
+export const Work = Workflow.make("Work", {
+  payload: { round: Schema.String, number: Schema.Int },
+  idempotencyKey: ({ number, round }) => `${round}/${number}`
+})
+
+export const step = (name: string, value: number) =>
+  Activity.make({ name, success: Schema.Int, execute: Effect.succeed(value) })
+
+/** Completes `Go` of an execution. */
+export const release = (workflow: Workflow.Any, executionId: string) =>
+  DurableDeferred.succeed(Go, {
+    token: DurableDeferred.tokenFromExecutionId(Go, { workflow, executionId }),
+    value: undefined
+  })

@@ -1,0 +1,155 @@
+/**
+ * How a run leaves this process: completed, suspended, set aside, or given back.
+ *
+ * Reads: what its last replay came to.
+ * Feeds: `WorkflowStore`, `Awaiting`, the parent if it runs here.
+ * Guarantees: it leaves by exactly one of these, under its lease or not at all; a result that
+ * cannot be stored is a defect of the workflow, and that can be.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import * as Workflow from "effect/workflow/Workflow"
+import { Awaiting } from "./Awaiting.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import type { Ended, Run } from "./Run.ts"
+import type { Registration } from "./Runs.ts"
+import type { WakeSource } from "./Wake.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+import * as Store from "./WorkflowStore.ts"
+
+/**
+ * The ways to leave. `runs` are those that are here, `leave` takes one off them and tells who
+ * waits for it, `signal` makes one look at its record.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function*(here: {
+  readonly runs: ReadonlyMap<string, Run>
+  readonly leave: (run: Run, ended: Ended) => void
+  readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
+}) {
+  const { leave, runs, signal } = here
+  const store = yield* Store.WorkflowStore
+  const config = yield* RomancyConfig
+  const awaiting = yield* Awaiting
+  const doorbell = yield* Doorbell
+
+  const complete = Effect.fnUntraced(function*(
+    run: Run,
+    registration: Registration,
+    complete: Workflow.Complete<unknown, unknown>
+  ) {
+    const { result, text } = yield* encodeResult(run, registration, complete)
+    const status = Exit.isSuccess(result.exit)
+      ? "Completed"
+      : run.instance?.interrupted === true
+      ? "Interrupted"
+      : "Failed"
+    const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
+    const { parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
+      status,
+      result: text,
+      parentId: run.parentId
+    })
+    if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
+    const told = parent !== undefined && run.toldParent(parent)
+    leave(run, Exit.succeed(result))
+    awaiting.resolve({
+      executionId: run.executionId,
+      workflowName: run.workflow._tag,
+      status,
+      owner: undefined,
+      result: result
+    })
+    if (run.parentId === undefined || parentWoken === "Nothing") return
+    // A parent that waits for this very run has its result by now, and has so seen this one wake.
+    if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes
+    else if (parentWoken === "Here") signal([run.parentId], "home")
+    else if (parentWoken === "Runnable") doorbell.workflows()
+  })
+
+  const encodeResult = (
+    run: Run,
+    registration: Registration,
+    result: Workflow.Complete<unknown, unknown>
+  ): Effect.Effect<{ readonly result: Workflow.Complete<unknown, unknown>; readonly text: string }> => {
+    const codec = WorkflowCodec.of(run.workflow)
+    return codec.encodeResult(result).pipe(
+      Effect.provideContext(registration.context),
+      Effect.flatMap((text) =>
+        WorkflowCodec.within(text, `The result of ${run.workflow._tag}`, "maxPayloadBytes", config.maxPayloadBytes)
+      ),
+      Effect.map((text) => ({ result, text })),
+      // A result that cannot be stored is a defect of the workflow, and that can be stored.
+      Effect.catch((error) => {
+        const defect = new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
+        return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({ result: defect, text }))
+      })
+    )
+  }
+
+  const suspend = Effect.fnUntraced(function*(
+    run: Run,
+    registration: Registration,
+    result: Workflow.Suspended,
+    seen: { readonly wakes: number; readonly resumes: number }
+  ) {
+    const cause = result.cause === undefined && result.failed !== true
+      ? undefined
+      : yield* WorkflowCodec.of(run.workflow).encodeResult(result).pipe(
+        Effect.provideContext(registration.context),
+        Effect.orDie
+      )
+    const suspended = yield* store.suspend(run.lease, {
+      ...seen,
+      failed: result.failed === true,
+      cause,
+      awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
+    })
+    if (suspended === "Suspended") leave(run, Exit.succeed(result))
+    return suspended
+  })
+
+  const giveBack = Effect.fnUntraced(function*(run: Run) {
+    yield* closeReplay(run)
+    leave(run, Exit.succeed(new Workflow.Suspended({})))
+    yield* store.release([run.lease]).pipe(
+      Effect.catch((error) => Effect.logWarning("could not give a workflow back", error))
+    )
+  })
+
+  const block = Effect.fnUntraced(function*(
+    lease: Store.Lease,
+    workflowName: string,
+    cause: Cause.Cause<unknown>
+  ) {
+    yield* Effect.logError("workflow blocked: what is stored of it cannot be run by this version").pipe(
+      Effect.annotateLogs({ executionId: lease.executionId, workflowName })
+    )
+    yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
+    const run = runs.get(lease.executionId)
+    // Those who wait here may see the defect itself; the others are told that it is blocked.
+    if (run !== undefined) leave(run, Exit.failCause(cause as Cause.Cause<never>))
+  })
+
+  return { block, complete, giveBack, suspend }
+})
+
+/**
+ * Ends a replay that another will follow: resources are released, durable finalizers do not run.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const closeReplay = (run: Run): Effect.Effect<void> => {
+  const instance = run.instance
+  if (instance === undefined) return Effect.void
+  instance.abandoned = true
+  return Scope.close(instance.scope, Exit.void)
+}

@@ -1,0 +1,292 @@
+/** Interleavings of two transactions on one instance, forced by a lock that the test holds. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import {
+  claim,
+  completion,
+  exit,
+  load,
+  register,
+  request,
+  running,
+  self,
+  signal,
+  status,
+  suspended,
+  suspension
+} from "./conformance/Harness.ts"
+import { writes } from "./conformance/Leases.ts"
+import { engineWaits, hold, layer, steal, until, worker } from "./conformance/Postgres.ts"
+
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
+  it.live(name, () =>
+    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
+  )
+
+const stores = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  const store = yield* WorkflowStore
+  yield* register(store, self)
+  return { sql, store }
+})
+
+describe("a writer that waited for its row while another worker claimed it", () => {
+  const names = ["recordStep", "recordDeferred", "registerTimer", "suspend", "complete", "block"]
+  for (const name of [...names, "transactionalStep"]) {
+    live(
+      `is fenced: ${name}`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const lease = yield* running(store, "a")
+        const thief = yield* hold(sql, steal(sql, "a"))
+        const write = yield* Effect.forkScoped(writes[name]!(store, lease))
+        yield* name === "transactionalStep" ? someoneWaits(sql) : engineWaits(sql)
+        yield* thief.commit
+        assert.strictEqual(yield* Fiber.join(write), "Fenced")
+        const record = yield* load(store, "a")
+        assert.deepInclude(record, { token: 2, steps: [], deferreds: [], timers: [] })
+        assert.strictEqual(yield* status(store, "a"), "Running")
+      })
+    )
+
+    live(
+      `writes if the other gave up: ${name}`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const lease = yield* running(store, "a")
+        const thief = yield* hold(sql, steal(sql, "a"))
+        const write = yield* Effect.forkScoped(writes[name]!(store, lease))
+        yield* name === "transactionalStep" ? someoneWaits(sql) : engineWaits(sql)
+        yield* thief.rollback
+        assert.strictEqual(yield* Fiber.join(write), name === "suspend" ? "Suspended" : "Written")
+      })
+    )
+  }
+})
+
+const someoneWaits = (sql: PgClient.PgClient) =>
+  until(
+    sql,
+    `select count(*) > 0 from pg_stat_activity where datname = current_database()
+      and wait_event_type = 'Lock'`
+  )
+
+describe("a wake that commits while the suspension waits for the row", () => {
+  const interleaved = (
+    name: string,
+    failed: boolean,
+    wake: (store: WorkflowStore["Service"]) => Effect.Effect<unknown, unknown>,
+    answer: "Again" | "Suspended"
+  ) =>
+    live(
+      name,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const lease = yield* running(store, "a")
+        const waker = yield* hold(sql, wake(store))
+        const suspending = yield* Effect.forkScoped(store.suspend(lease, suspension({ failed })))
+        yield* engineWaits(sql)
+        yield* waker.commit
+        assert.strictEqual(yield* Fiber.join(suspending), answer)
+      })
+    )
+  interleaved(
+    "makes it run again: a completion",
+    false,
+    (store) => store.completeDeferred(signal("a", "d")),
+    "Again"
+  )
+  interleaved("makes it run again: a resume", true, (store) => store.resume("a"), "Again")
+  interleaved(
+    "makes it run again: an interruption",
+    true,
+    (store) => store.interrupt("a", false),
+    "Again"
+  )
+  interleaved(
+    "does not, when it failed and the wake is a completion",
+    true,
+    (store) => store.completeDeferred(signal("a", "d")),
+    "Suspended"
+  )
+
+  live(
+    "is counted also when it is the end of a child that waits for the suspension",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const parent = yield* running(store, "p")
+      const child = yield* running(store, "c", { parentId: "p" })
+      const holder = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = 'p' for no key update`
+      )
+      const suspending = yield* Effect.forkScoped(store.suspend(parent, suspension()))
+      const ending = yield* Effect.forkScoped(store.complete(child, completion({ parentId: "p" })))
+      yield* until(
+        sql,
+        `select count(*) = 2 from pg_stat_activity where datname = current_database()
+          and application_name like 'romancy%' and wait_event_type = 'Lock'`
+      )
+      yield* holder.commit
+      const answer = yield* Fiber.join(suspending)
+      const { parent: woken } = yield* Fiber.join(ending)
+      assert.strictEqual(woken, answer === "Again" ? "Here" : "Runnable")
+      assert.strictEqual((yield* load(store, "p")).wakes, 1)
+    })
+  )
+})
+
+describe("starts and claims of several workers", () => {
+  live(
+    "a claim passes over what another one has locked",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["a", "b"]) yield* store.start(request(id))
+      const holder = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = 'a' for update`
+      )
+      assert.deepStrictEqual(
+        (yield* claim(store)).map(({ executionId }) => executionId),
+        ["b"]
+      )
+      yield* holder.rollback
+      assert.strictEqual((yield* claim(store)).length, 1)
+    })
+  )
+
+  live(
+    "two stores that claim at once share the work and take nothing twice",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      const second = yield* worker("worker-second")
+      const ids = Array.from({ length: 300 }, (_, index) => `i${index}`)
+      yield* Effect.forEach(ids, (id) => store.start(request(id)), { concurrency: "unbounded" })
+      const drain = (from: typeof store, by: string) =>
+        claim(from, { by, limit: 7 }).pipe(
+          Effect.repeat({ while: (claimed) => claimed.length > 0 }),
+          Effect.andThen(from.owned(by))
+        )
+      const owned = yield* Effect.all([drain(store, self), drain(second, "worker-second")], {
+        concurrency: "unbounded"
+      })
+      assert.deepStrictEqual(
+        owned
+          .flat()
+          .map(({ executionId }) => executionId)
+          .sort(),
+        ids.sort()
+      )
+      assert.isTrue(owned.flat().every(({ token }) => token === 1))
+    })
+  )
+
+  live(
+    "a start that meets its own unacknowledged one is claimed once that has committed",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      // What the first attempt did before its answer was lost, its transaction still open.
+      const first = yield* hold(
+        sql,
+        sql`insert into romancy_instances (execution_id, workflow_name, status, payload, owner,
+          token, ready_at, created_at) values ('a', 'Order', 'Running', '1', ${self}, 1, now(), now())`
+      )
+      const starting = yield* Effect.forkScoped(store.start(request("a", { claimFor: self })))
+      yield* engineWaits(sql)
+      yield* first.commit
+      const started = yield* Fiber.join(starting)
+      assert(started._tag === "Claimed")
+      assert.deepInclude(started.claimed, { token: 1, fresh: false })
+    })
+  )
+
+  live(
+    "a completion that meets an uncommitted start wakes what was started",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const starter = yield* hold(sql, store.start(request("a")))
+      const completing = yield* Effect.forkScoped(store.completeDeferred(signal("a", "d")))
+      yield* engineWaits(sql)
+      yield* starter.commit
+      assert.strictEqual(yield* Fiber.join(completing), "Runnable")
+      assert.deepInclude((yield* claim(store))[0], { payload: { id: "a" }, wakes: 1 })
+    })
+  )
+
+  live(
+    "a worker condemned during a claim keeps nothing of it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const second = yield* worker("worker-second")
+      yield* store.start(request("a"))
+      // The claim has the row of its worker and of the instance; its commit is still to come.
+      const claiming = yield* hold(
+        sql,
+        Effect.andThen(
+          sql`select from romancy_workers where worker_id = ${self} for key share`,
+          sql`update romancy_instances set status = 'Running', owner = ${self}, token = 1`
+        )
+      )
+      const burying = yield* Effect.forkScoped(second.removeWorker(self))
+      yield* engineWaits(sql)
+      yield* claiming.commit
+      assert.strictEqual(yield* Fiber.join(burying), 1)
+      assert.deepStrictEqual(yield* claim(store), [])
+      assert.deepInclude((yield* claim(second, { by: "worker-second" }))[0], { token: 2 })
+    })
+  )
+})
+
+live(
+  "a step recorded by a statement whose answer was lost, and still under way, is repeated",
+  Effect.gen(function* () {
+    const { sql, store } = yield* stores
+    const lease = yield* running(store, "a")
+    const first = yield* hold(
+      sql,
+      Effect.andThen(
+        sql`select from romancy_instances where execution_id = 'a' for no key update`,
+        sql`insert into romancy_steps values ('a', 's', 1, ${exit(1)}, 1, now())`
+      )
+    )
+    const again = yield* Effect.forkScoped(writes["recordStep"]!(store, lease))
+    yield* engineWaits(sql)
+    yield* first.commit
+    assert.strictEqual(yield* Fiber.join(again), "Repeated")
+  })
+)
+
+live(
+  "many writers of many instances at once, in any order, meet no deadlock",
+  Effect.gen(function* () {
+    const { sql, store } = yield* stores
+    const second = yield* worker("worker-second")
+    const ids = Array.from({ length: 40 }, (_, index) => `i${index}`)
+    for (const id of ids) yield* suspended(store, id)
+    const storm = (from: typeof store, name: string, order: ReadonlyArray<string>) =>
+      Effect.forEach(
+        order,
+        (id) =>
+          Effect.all([from.completeDeferred(signal(id, name)), from.resume(id)], {
+            concurrency: "unbounded",
+            discard: true
+          }),
+        { concurrency: "unbounded", discard: true }
+      )
+    for (let round = 0; round < 10; round++) {
+      yield* Effect.all(
+        [storm(store, `a${round}`, ids), storm(second, `b${round}`, ids.toReversed())],
+        { concurrency: "unbounded" }
+      )
+    }
+    const [row] = yield* sql<{ wakes: number; deadlocks: bigint }>`
+      select (select sum(wakes)::int4 from romancy_instances) as wakes,
+        (select deadlocks from pg_stat_database where datname = current_database()) as deadlocks`
+    assert.strictEqual(row?.wakes, 40 * 10 * 4)
+    assert.strictEqual(row?.deadlocks, 0n)
+  })
+)
