@@ -48,11 +48,11 @@ export const make = Effect.fnUntraced(function*(here: {
     const { result, text } = yield* encodeResult(run, registration, complete)
     const status = Exit.isSuccess(result.exit)
       ? "Completed"
-      : run.instance?.interrupted === true
+      : Cause.hasInterruptsOnly(result.exit.cause)
       ? "Interrupted"
       : "Failed"
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
-    const { parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
+    const { others, parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
       status,
       result: text,
       parentId: run.parentId
@@ -67,6 +67,7 @@ export const make = Effect.fnUntraced(function*(here: {
       owner: undefined,
       result: result
     })
+    signal(others, "home")
     if (run.parentId === undefined || parentWoken === "Nothing") return
     // A parent that waits for this very run has its result by now, and has so seen this one wake.
     if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes

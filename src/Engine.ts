@@ -247,7 +247,8 @@ const make = (options: { readonly client: boolean }) =>
         ? yield* performInTransaction(run, activity, attempt, body)
         : yield* body
       if (result._tag === "Suspended" || run.steps.has(stepKey(activity.name, attempt))) return result
-      return yield* record(run, activity, attempt, result.exit)
+      // Once it is written this process has to know it, whatever becomes of the fiber.
+      return yield* Effect.uninterruptible(record(run, activity, attempt, result.exit))
     })
 
     const record = Effect.fnUntraced(function*(
@@ -334,7 +335,9 @@ const make = (options: { readonly client: boolean }) =>
       const run = runs.get(options.executionId)
       const own = Option.isSome(instance) && instance.value.executionId === options.executionId
       if (own && run !== undefined && run.live && !(yield* store.inTransaction)) {
-        return yield* run.flight(completeOwn(run, options.deferredName, options.exit, exit))
+        return yield* Effect.uninterruptible(
+          run.flight(completeOwn(run, options.deferredName, options.exit, exit))
+        )
       }
       const woken = yield* Effect.orDie(store.completeDeferred({
         executionId: options.executionId,

@@ -35,6 +35,8 @@ interface Instance {
   status: Store.Status
   payload: string
   parentId: string | undefined
+  /** Other parents that have joined it since. */
+  readonly otherParents: Set<string>
   owner: string | undefined
   token: number
   wakes: number
@@ -64,6 +66,7 @@ const make = Effect.gen(function* () {
   const create = (executionId: string, workflowName: string, now: number): Instance => {
     const instance: Instance = {
       ...{ executionId, workflowName, number: instances.size, status: "Awaited", payload: "null" },
+      otherParents: new Set(),
       ...{ parentId: undefined, owner: undefined, token: 0, wakes: 0, resumes: 0 },
       ...{ interrupt: "None", failed: false, result: "null", readyAt: now },
       ...{ steps: new Map(), deferreds: new Map(), timers: new Map() }
@@ -127,6 +130,9 @@ const make = Effect.gen(function* () {
     const found = instances.get(executionId)
     if (found !== undefined && found.status !== "Awaited") {
       // The worker that took it asks again: it never heard the answer.
+      if (request.parentId !== undefined && request.parentId !== found.parentId) {
+        found.otherParents.add(request.parentId)
+      }
       return claimFor !== undefined && found.owner === claimFor && found.token === 1
         ? { _tag: "Claimed", claimed: toClaimed(found, now, false) }
         : { _tag: "Exists" }
@@ -284,7 +290,7 @@ const make = Effect.gen(function* () {
           const repeated =
             found !== undefined && Store.isFinal(found.status) && found.token === lease.token
           const verdict = repeated ? "Repeated" : "Fenced"
-          return { verdict, parent: "Nothing", parentWakes: undefined }
+          return { verdict, parent: "Nothing", parentWakes: undefined, others: [] }
         }
         instance.status = status
         instance.result = result
@@ -292,7 +298,11 @@ const make = Effect.gen(function* () {
         instance.timers.clear()
         const parent = parentId === undefined ? undefined : instances.get(parentId)
         const told = parent === undefined ? "Nothing" : wakeAutomatically(parent, now)
-        return { verdict: "Written", parent: told, parentWakes: parent?.wakes }
+        const others = Array.from(instance.otherParents).filter((id) => {
+          const other = instances.get(id)
+          return other !== undefined && wakeAutomatically(other, now) === "Here"
+        })
+        return { verdict: "Written", parent: told, parentWakes: parent?.wakes, others }
       }),
     suspend: (lease, suspension) =>
       at(() => {

@@ -178,7 +178,6 @@ export const encode = (
   notification: Notification
 ): { readonly channel: ChannelName; readonly payload: string } => {
   const channel = channelOf[notification._tag]
-  // biome-ignore lint/style/noNonNullAssertion: there is a writer for every channel
   const fields = writers.get(channel)!(notification) as Record<string, unknown>
   return { channel, payload: shrink(fields) }
 }

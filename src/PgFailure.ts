@@ -16,12 +16,14 @@ import { SqlError } from "effect/sql/SqlError"
  * @since 0.1.0
  * @category accessors
  */
-export const code = (error: unknown): string | undefined => {
+export const code = (error: unknown): string | undefined => field(error, "code")
+
+/** A field of the server's error message. */
+const field = (error: unknown, name: "code" | "file" | "severityUnlocalized"): string | undefined => {
   if (!(error instanceof SqlError)) return undefined
   const cause = error.reason.cause
-  return Predicate.hasProperty(cause, "code") && typeof cause.code === "string"
-    ? cause.code
-    : undefined
+  const value = Predicate.hasProperty(cause, name) ? cause[name] : undefined
+  return typeof value === "string" ? value : undefined
 }
 
 const classOf = (error: unknown): string => code(error)?.slice(0, 2) ?? ""
@@ -44,6 +46,16 @@ export const isTransient = (error: unknown): boolean => {
 }
 
 /**
+ * The session ended with this error, and will give no other to whatever is asked of it.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const endsSession = (error: unknown): boolean =>
+  (error instanceof SqlError && error.reason._tag === "ConnectionError") ||
+  ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
+
+/**
  * Waiting for a row lock took longer than the session's `lock_timeout`.
  *
  * @since 0.1.0
@@ -57,7 +69,9 @@ export const isLockTimeout = (error: unknown): boolean => code(error) === "55P03
  * @since 0.1.0
  * @category refinements
  */
-export const isQueueFull = (error: unknown): boolean => code(error) === "54000"
+export const isQueueFull = (error: unknown): boolean =>
+  // The same state is that of a key too long for its index; the source file is not translated.
+  code(error) === "54000" && field(error, "file") === "async.c"
 
 /**
  * The statement failed because of the data or the row lock of one of its rows.

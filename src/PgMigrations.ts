@@ -51,6 +51,7 @@ export const migrations = (
     'Blocked', 'Completed', 'Failed', 'Interrupted')),
   payload json,
   parent_id text,
+  other_parents text[] not null default '{}',
   owner text,
   token int not null default 0,
   wakes int not null default 0,

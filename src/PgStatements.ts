@@ -10,11 +10,11 @@
  *
  * @since 0.1.0
  */
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
 import type { PgTables } from "./PgTables.ts"
-import type { Interrupt, Lease, Start, Status, Suspension, TimerRequest } from "./WorkflowStore.ts"
+import type { Interrupt, Lease, Start, Status } from "./WorkflowStore.ts"
 
 /**
  * What a statement is built with. `hints: false` leaves the notifications out: LISTEN/NOTIFY is
@@ -41,38 +41,83 @@ export interface StatementContext {
   readonly wait: boolean
 }
 
-type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
+/**
+ * What a statement answers with.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
 
-const column = <Row, A>(rows: ReadonlyArray<Row>, get: (row: Row) => A): ReadonlyArray<A> =>
-  rows.map(get)
+/**
+ * One column of the rows of a batch, as the array that the statement unnests.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const column = <Row, A>(
+  rows: ReadonlyArray<Row>,
+  get: (row: Row) => A
+): ReadonlyArray<A> => rows.map(get)
 
-const ids = (rows: ReadonlyArray<{ readonly executionId: string }>) =>
-  column(rows, (row) => row.executionId)
-
-const leases = (rows: ReadonlyArray<{ readonly lease: Lease }>) => ({
-  ids: column(rows, (row) => row.lease.executionId),
-  tokens: column(rows, (row) => row.lease.token)
-})
-
-const lit = (context: StatementContext, name: keyof PgTables) =>
+/**
+ * A table's quoted name.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const table = (context: StatementContext, name: keyof PgTables): Statement.Fragment =>
   context.sql.literal(context.tables[name])
 
 /**
- * The notifications for the rows of the CTE `woken` (execution_id, workflow_name, status, owner):
- * one per workflow name for what became runnable, one per instance that runs elsewhere. A payload
- * that would reach 8000 bytes is sent as `{}`: it would abort the transaction.
+ * Puts the answers of a batch in the order of its rows. A row without one has no instance, and
+ * gets the answer given.
+ *
+ * @since 0.1.0
+ * @category constructors
  */
-const hints = ({ channels, hints, self, sql }: StatementContext) => sql`
-  select pg_notify(h.channel, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)
-  from (
-    select ${channels.resumable}::text as channel, json_build_object(
+export const byOrd = <A extends { readonly ord: number }>(
+  rows: ReadonlyArray<unknown>,
+  answers: Rows<A>,
+  missing: Omit<A, "ord">
+): Rows<Omit<A, "ord">> =>
+  Effect.map(answers, (answers) => {
+    const all: Array<Omit<A, "ord">> = rows.map(() => missing)
+    for (const answer of answers) all[answer.ord - 1] = answer
+    return all
+  })
+
+/**
+ * Sends the column `payload` of a subquery `h` on a channel. One that would reach 8000 bytes is
+ * sent as `{}`: it would abort the transaction.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const hint = ({ sql }: StatementContext, channel: string): Statement.Fragment => sql`
+  pg_notify(${channel}, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)`
+
+/**
+ * The notifications for the rows of the CTE `woken` (execution_id, workflow_name, status, owner):
+ * one per workflow name for what became runnable, one per instance that runs elsewhere.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const hints = (context: StatementContext): Statement.Fragment => context.sql`
+  select ${hint(context, context.channels.resumable)} from (
+    select json_build_object(
       'instance_id', min(execution_id), 'workflow_name', workflow_name)::text as payload
     from woken where status = 'Runnable' group by workflow_name
-    union all
-    select ${channels.signal}::text, json_build_object(
-      'instance_id', execution_id, 'owner', owner)::text
-    from woken where status = 'Running' and owner is not null and owner <> ${self}
-  ) h where ${hints}::boolean`
+  ) h where ${context.hints}::boolean
+  union all
+  select ${hint(context, context.channels.signal)} from (
+    select json_build_object('instance_id', execution_id, 'owner', owner)::text as payload
+    from woken where status = 'Running' and owner is not null and owner <> ${context.self}
+  ) h where ${context.hints}::boolean`
+
+const ids = (rows: ReadonlyArray<{ readonly executionId: string }>) =>
+  column(rows, (row) => row.executionId)
 
 /**
  * Locks the instances named by a CTE `target` (execution_id), in one order for everybody. Those
@@ -80,10 +125,10 @@ const hints = ({ channels, hints, self, sql }: StatementContext) => sql`
  */
 const lockTargets = (context: StatementContext) => {
   const { sql, wait } = context
-  const instances = lit(context, "instances")
+  const instances = table(context, "instances")
   return sql`
 locked as materialized (
-  select i.execution_id, i.token, i.status, i.wakes, i.resumes from ${instances} i
+  select i.execution_id, i.status from ${instances} i
   where i.execution_id in (select execution_id from target)
   order by i.execution_id for no key update ${sql.literal(wait ? "" : "skip locked")}
 ), held as materialized (
@@ -91,19 +136,6 @@ locked as materialized (
   ${sql.literal(wait ? "" : "where i.execution_id in (select execution_id from target) and i.execution_id not in (select execution_id from locked)")}
 )`
 }
-
-/** Whether a row `i` was left out because of somebody else's lock. */
-const isHeld = ({ sql }: StatementContext) =>
-  sql`i.execution_id in (select execution_id from held) as held`
-
-/**
- * The verdict on a row `i` that found another one, `e`, under its key (`f` came first in its own
- * batch). One that this snapshot does not show was written by a statement that had not ended when
- * this one began: under this very lease, since any other's writes came before its claim.
- */
-const repeated = ({ sql }: StatementContext) => sql`
-    when e.execution_id is null and f.exit = i.exit then 'Repeated'
-    when e.token = i.token and e.exit::text = i.exit then 'Repeated' else 'Taken'`
 
 /**
  * Creates instances, or adopts those for which something was completed before they existed. A
@@ -115,8 +147,8 @@ const repeated = ({ sql }: StatementContext) => sql`
  * @since 0.1.0
  * @category statements
  */
-export const start = (context: StatementContext, rows: ReadonlyArray<Start>) =>
-  context.sql`
+export const start = (context: StatementContext, rows: ReadonlyArray<Start>) => {
+  const answers = context.sql`
 with input as (
   select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.workflowName)}::text[],
     ${column(rows, (row) => row.payload)}::text[], ${column(rows, (row) => row.parentId ?? "")}::text[],
@@ -124,7 +156,7 @@ with input as (
     with ordinality as t (execution_id, workflow_name, payload, parent_id, awaited, claim_for, ord)
 ), moment as materialized (select ${context.now} as now),
 living as materialized (
-  select w.worker_id from ${lit(context, "workers")} w
+  select w.worker_id from ${table(context, "workers")} w
   where w.worker_id in (select claim_for from input where claim_for <> '') and not w.dead
   order by w.worker_id for key share
 ), folded as (
@@ -132,7 +164,7 @@ living as materialized (
     coalesce(w.worker_id, '') as claim_for, ord
   from input left join living w on w.worker_id = claim_for order by execution_id, ord
 ), written as (
-  insert into ${lit(context, "instances")} as i (execution_id, workflow_name, status, payload,
+  insert into ${table(context, "instances")} as i (execution_id, workflow_name, status, payload,
     parent_id, awaited, owner, token, ready_at, created_at)
   select execution_id, workflow_name, case when claim_for = '' then 'Runnable' else 'Running' end,
     payload::json, nullif(parent_id, ''), awaited, nullif(claim_for, ''),
@@ -144,280 +176,44 @@ living as materialized (
     ready_at = excluded.ready_at, created_at = excluded.created_at
   where i.status = 'Awaited'
   returning i.execution_id, i.workflow_name, i.status, i.owner, i.token, i.wakes, i.resumes
+), linked as (
+  update ${table(context, "instances")} i set other_parents = array_append(i.other_parents, f.parent_id)
+  from folded f
+  where f.parent_id <> '' and i.execution_id = f.execution_id
+    and i.parent_id is distinct from f.parent_id and f.parent_id <> all (i.other_parents)
+    and i.status not in ('Awaited', 'Completed', 'Failed', 'Interrupted')
 ), woken as (select * from written where status = 'Runnable'),
 hinted as materialized (${hints(context)})
-select input.ord::int4 as ord, w.status as status, coalesce(w.token, e.token) as token,
-  coalesce(w.wakes, e.wakes) as wakes, coalesce(w.resumes, e.resumes) as resumes,
-  (w.execution_id is null and e.status = 'Running' and e.owner = input.claim_for
-    and e.token = 1) as repeated,
-  (w.execution_id is not null or e.execution_id is not null) as seen,
+select execution_id, true as created, status, token, wakes, resumes, false as repeated,
   (select count(*)::int4 from hinted) as hinted
-from input join folded f using (execution_id)
-left join written w on w.execution_id = input.execution_id and f.ord = input.ord
-left join ${lit(context, "instances")} e on e.execution_id = input.execution_id
-order by input.ord` as unknown as Rows<{
-    readonly ord: number
-    readonly status: Status | null
-    readonly token: number | null
-    readonly wakes: number | null
-    readonly resumes: number | null
-    readonly repeated: boolean | null
-    readonly seen: boolean
-  }>
+from written
+union all
+select execution_id, false, e.status, e.token, e.wakes, e.resumes,
+  (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
+from folded n join ${table(context, "instances")} e using (execution_id)
+where execution_id not in (select execution_id from written)` as unknown as Rows<StartRow>
+  return Effect.map(answers, (answers) => {
+    const found = new Map(answers.map((answer) => [answer.execution_id, answer]))
+    const asked = new Set<string>()
+    return rows.map(({ executionId }) => {
+      const answer = found.get(executionId)
+      // The first of a batch that asks for an id has started it; for the others it was there.
+      const first = !asked.has(executionId)
+      asked.add(executionId)
+      return { row: first ? answer : undefined, seen: answer !== undefined }
+    })
+  })
+}
 
-/**
- * Records steps under their leases. Served by the primary keys. Notifies nobody.
- *
- * @since 0.1.0
- * @category statements
- */
-export const recordSteps = (
-  context: StatementContext,
-  rows: ReadonlyArray<{
-    readonly lease: Lease
-    readonly name: string
-    readonly attempt: number
-    readonly exit: string
-  }>
-) =>
-  context.sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.attempt)}::int4[],
-    ${column(rows, (row) => row.exit)}::text[])
-    with ordinality as t (execution_id, token, name, attempt, exit, ord)
-), target as (select execution_id from input),
-${lockTargets(context)},
-folded as (
-  select distinct on (execution_id, name, attempt) * from input
-  order by execution_id, name, attempt, ord
-), written as (
-  insert into ${lit(context, "steps")} (execution_id, name, attempt, exit, token, recorded_at)
-  select i.execution_id, i.name, i.attempt, i.exit::json, i.token, ${context.now}
-  from folded i join locked l using (execution_id)
-  where l.status = 'Running' and l.token = i.token
-  on conflict do nothing
-  returning execution_id, name, attempt
-)
-select case
-    when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
-    when w.execution_id is not null and i.ord = f.ord then 'Written'
-    ${repeated(context)} end as verdict, ${isHeld(context)}
-from input i join folded f using (execution_id, name, attempt)
-left join locked l using (execution_id)
-left join written w using (execution_id, name, attempt)
-left join ${lit(context, "steps")} e using (execution_id, name, attempt)
-order by i.ord` as unknown as Rows<{ readonly verdict: "Written" | "Repeated" | "Fenced" | "Taken" }>
-
-/**
- * Records what a run completes itself. Served by the primary keys. Notifies nobody: the run knows.
- *
- * @since 0.1.0
- * @category statements
- */
-export const recordDeferreds = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly name: string; readonly exit: string }>
-) =>
-  context.sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.exit)}::text[])
-    with ordinality as t (execution_id, token, name, exit, ord)
-), target as (select execution_id from input),
-${lockTargets(context)},
-folded as (
-  select distinct on (execution_id, name) * from input order by execution_id, name, ord
-), written as (
-  insert into ${lit(context, "deferreds")} (execution_id, name, exit, token, completed_at)
-  select i.execution_id, i.name, i.exit::json, i.token, ${context.now}
-  from folded i join locked l using (execution_id)
-  where l.status = 'Running' and l.token = i.token
-  order by i.execution_id, i.name
-  on conflict do nothing
-  returning execution_id, name
-)
-select case
-    when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
-    when w.execution_id is not null and i.ord = f.ord then 'Written'
-    ${repeated(context)} end as verdict, ${isHeld(context)}
-from input i join folded f using (execution_id, name)
-left join locked l using (execution_id)
-left join written w using (execution_id, name)
-left join ${lit(context, "deferreds")} e using (execution_id, name)
-order by i.ord` as unknown as Rows<{ readonly verdict: "Written" | "Repeated" | "Fenced" | "Taken" }>
-
-/**
- * Registers timers under their leases; one that is registered keeps its deadline. Served by the
- * primary keys. Notifies the earliest deadline of the batch.
- *
- * @since 0.1.0
- * @category statements
- */
-export const registerTimers = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly timer: TimerRequest }>
-) =>
-  context.sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, ({ timer }) => timer.name)}::text[],
-    ${column(rows, ({ timer }) => timer.deferredName)}::text[],
-    ${column(rows, ({ timer }) => timer.due._tag === "After")}::boolean[],
-    ${column(rows, ({ timer }) => String(timer.due._tag === "After" ? timer.due.millis : timer.due.epochMillis))}::float8[])
-    with ordinality as t (execution_id, token, name, deferred_name, relative, millis, ord)
-), moment as materialized (select ${context.now} as now),
-target as (select execution_id from input),
-${lockTargets(context)},
-written as (
-  insert into ${lit(context, "timers")} (execution_id, name, workflow_name, deferred_name, due_at)
-  select i.execution_id, i.name, n.workflow_name, i.deferred_name,
-    case when i.relative then now + i.millis * interval '1 millisecond'
-      else to_timestamp(i.millis / 1000) end
-  from input i join locked l using (execution_id)
-    join ${lit(context, "instances")} n using (execution_id), moment
-  where l.status = 'Running' and l.token = i.token
-  order by i.execution_id, i.name
-  on conflict do nothing
-  returning execution_id, name, due_at
-), hinted as materialized (
-  select pg_notify(${context.channels.timer}, case when octet_length(payload) < 8000 then payload else '{}' end)
-  from (select json_build_object('instance_id', execution_id, 'timer_id', name, 'expires_at',
-      to_char(due_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text as payload
-    from written order by due_at limit 1) h
-  where ${context.hints}::boolean
-)
-select case
-    when w.execution_id is not null then 'Written'
-    when l.execution_id is null or l.status <> 'Running' or l.token <> i.token then 'Fenced'
-    else 'Repeated' end as verdict, ${isHeld(context)},
-  coalesce(extract(epoch from coalesce(w.due_at, e.due_at) - now) * 1000,
-    case when i.relative then i.millis else i.millis - extract(epoch from now) * 1000 end)::float8 as remaining,
-  (select count(*)::int4 from hinted) as hinted
-from input i cross join moment
-left join locked l using (execution_id)
-left join written w using (execution_id, name)
-left join ${lit(context, "timers")} e using (execution_id, name)
-order by i.ord` as unknown as Rows<{
-    readonly verdict: "Written" | "Repeated" | "Fenced"
-    readonly remaining: number
-  }>
-
-/**
- * Ends instances under their leases, drops their timers and wakes their parents. Served by the
- * primary keys. Notifies parents that became runnable, owners of those that run, and whoever
- * waits for one of these to complete.
- *
- * @since 0.1.0
- * @category statements
- */
-export const complete = (
-  context: StatementContext,
-  rows: ReadonlyArray<{
-    readonly lease: Lease
-    readonly status: Status
-    readonly result: string
-    readonly parentId: string | undefined
-  }>
-) =>
-  context.sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.status)}::text[], ${column(rows, (row) => row.result)}::text[],
-    ${column(rows, (row) => row.parentId ?? "")}::text[])
-    with ordinality as t (execution_id, token, status, result, parent_id, ord)
-), moment as materialized (select ${context.now} as now),
-target as (
-  select execution_id from input union select parent_id from input where parent_id <> ''
-), ${lockTargets(context)},
-done as (
-  update ${lit(context, "instances")} i set status = input.status, result = input.result::json,
-    owner = null, completed_at = now
-  from input join locked l using (execution_id), moment
-  where i.execution_id = input.execution_id and l.status = 'Running' and l.token = input.token
-    and input.parent_id not in (select execution_id from held)
-  returning i.execution_id, i.parent_id, i.awaited
-), dropped as (
-  delete from ${lit(context, "timers")} t using done where t.execution_id = done.execution_id
-), parents as (
-  select parent_id, count(*)::int4 as children from done
-  where parent_id is not null and parent_id not in (select execution_id from done)
-  group by parent_id
-), woken as (
-  update ${lit(context, "instances")} p set wakes = p.wakes + children,
-    status = case when p.status = 'Suspended' and not p.failed then 'Runnable' else p.status end,
-    ready_at = case when p.status in ('Suspended', 'Running') then now else p.ready_at end
-  from parents, moment
-  where p.execution_id = parents.parent_id
-    and p.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
-  returning p.execution_id, p.workflow_name, p.status, p.owner, p.wakes
-), hinted as materialized (${hints(context)}),
-announced as materialized (
-  select pg_notify(${context.channels.completed},
-    case when octet_length(payload) < 8000 then payload else '{}' end)
-  from (select json_build_object('instance_ids', json_agg(execution_id))::text as payload
-    from (select execution_id, row_number() over () / 100 as page from done where awaited) d
-    group by page) h
-  where ${context.hints}::boolean
-)
-select case
-    when d.execution_id is not null then 'Written'
-    when l.token = i.token and l.status in ('Completed', 'Failed', 'Interrupted') then 'Repeated'
-    else 'Fenced' end as verdict,
-  (i.execution_id in (select execution_id from held) or i.parent_id in (select execution_id from held)) as held,
-  w.status as parent_status, w.owner as parent_owner, w.wakes as parent_wakes,
-  (select count(*)::int4 from hinted) + (select count(*)::int4 from announced) as hinted
-from input i
-left join locked l using (execution_id)
-left join done d using (execution_id)
-left join woken w on w.execution_id = i.parent_id
-order by i.ord` as unknown as Rows<{
-    readonly verdict: "Written" | "Repeated" | "Fenced"
-    readonly parent_status: Status | null
-    readonly parent_owner: string | null
-    readonly parent_wakes: number | null
-  }>
-
-/**
- * Suspends instances under their leases, except where something woke them since they were
- * claimed. Served by the primary key. Notifies nobody.
- *
- * @since 0.1.0
- * @category statements
- */
-export const suspend = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly suspension: Suspension }>
-) =>
-  context.sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, ({ suspension }) => suspension.wakes)}::int4[],
-    ${column(rows, ({ suspension }) => suspension.resumes)}::int4[],
-    ${column(rows, ({ suspension }) => suspension.failed)}::boolean[],
-    ${column(rows, ({ suspension }) => suspension.cause ?? "")}::text[],
-    ${column(rows, ({ suspension }) => suspension.awaited)}::boolean[])
-    with ordinality as t (execution_id, token, wakes, resumes, failed, cause, awaited, ord)
-), target as (select execution_id from input),
-${lockTargets(context)},
-done as (
-  update ${lit(context, "instances")} i set status = 'Suspended', owner = null,
-    failed = input.failed, result = nullif(input.cause, '')::json,
-    awaited = i.awaited or input.awaited
-  from input join locked l using (execution_id)
-  where i.execution_id = input.execution_id and l.status = 'Running' and l.token = input.token
-    and not (case when input.failed then l.resumes > input.resumes else l.wakes > input.wakes end)
-  returning i.execution_id
-)
-select case
-    when d.execution_id is not null then 'Suspended'
-    when l.token = i.token and l.status = 'Running' then 'Again'
-    when l.token = i.token and l.status in ('Suspended', 'Runnable') then 'Suspended'
-    else 'Fenced' end as suspended, ${isHeld(context)}
-from input i
-left join locked l using (execution_id)
-left join done d using (execution_id)
-order by i.ord` as unknown as Rows<{ readonly suspended: "Suspended" | "Again" | "Fenced" }>
+interface StartRow {
+  readonly execution_id: string
+  readonly created: boolean
+  readonly status: Status
+  readonly token: number
+  readonly wakes: number
+  readonly resumes: number
+  readonly repeated: boolean
+}
 
 /**
  * Completes deferreds (the first completion wins) and wakes their instances; of an instance that
@@ -436,8 +232,8 @@ export const completeDeferreds = (
     readonly name: string
     readonly exit: string
   }>
-) =>
-  context.sql`
+) => {
+  const answers = context.sql`
 with input as (
   select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.workflowName)}::text[],
     ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.exit)}::text[])
@@ -448,7 +244,7 @@ ${lockTargets(context)},
 ended as (
   select execution_id from locked where status in ('Completed', 'Failed', 'Interrupted')
 ), written as (
-  insert into ${lit(context, "deferreds")} (execution_id, name, exit, completed_at)
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
   select execution_id, name, exit::json, now from (
     select distinct on (execution_id, name) * from input order by execution_id, name, ord
   ) f, moment
@@ -458,26 +254,25 @@ ended as (
   on conflict do nothing
   returning execution_id, name
 ), folded as (
-  select w.execution_id, min(i.workflow_name) as workflow_name, count(distinct w.name)::int4 as completions
-  from written w join input i using (execution_id, name) group by w.execution_id
+  select execution_id, min(workflow_name) as workflow_name, count(distinct name) filter (
+    where (execution_id, name) in (select execution_id, name from written))::int4 as completions
+  from input group by execution_id
 ), woken as (
-  insert into ${lit(context, "instances")} as i
+  insert into ${table(context, "instances")} as i
     (execution_id, workflow_name, status, wakes, ready_at, created_at)
   select execution_id, workflow_name, 'Awaited', completions, now, now
-  from folded, moment order by execution_id
+  from folded, moment where completions > 0 order by execution_id
   on conflict (execution_id) do update set wakes = i.wakes + excluded.wakes,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
     ready_at = case when i.status in ('Suspended', 'Running') then excluded.ready_at else i.ready_at end
   where i.status not in ('Completed', 'Failed', 'Interrupted')
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
-select case when w.execution_id is not null then k.status end as status, k.owner as owner,
-  ${isHeld(context)},
-  (select count(*)::int4 from hinted) as hinted
-from input i
-left join written w using (execution_id, name)
-left join woken k on k.execution_id = w.execution_id
-order by i.ord` as unknown as Rows<{ readonly status: Status | null; readonly owner: string | null }>
+select execution_id, status, owner, false as held, (select count(*)::int4 from hinted) as hinted
+from woken
+union all select execution_id, null, null, true, 0 from held` as unknown as Rows<WokenRow>
+  return byInstance(rows, answers)
+}
 
 /**
  * Wakes instances by hand, and with `interrupt` asks them to end. Served by the primary key.
@@ -489,8 +284,8 @@ order by i.ord` as unknown as Rows<{ readonly status: Status | null; readonly ow
 export const resume = (
   context: StatementContext,
   rows: ReadonlyArray<{ readonly executionId: string; readonly interrupt: Interrupt }>
-) =>
-  context.sql`
+) => {
+  const answers = context.sql`
 with input as (
   select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.interrupt)}::text[])
     with ordinality as t (execution_id, interrupt, ord)
@@ -502,20 +297,39 @@ folded as (
 ), target as (select execution_id from folded),
 ${lockTargets(context)},
 woken as (
-  update ${lit(context, "instances")} i set wakes = i.wakes + times, resumes = i.resumes + times,
+  update ${table(context, "instances")} i set wakes = i.wakes + times, resumes = i.resumes + times,
     interrupt = case when unsafe then 'Unsafe' when safe and i.interrupt = 'None' then 'Safe'
       else i.interrupt end,
     status = case when i.status in ('Suspended', 'Blocked') then 'Runnable' else i.status end,
     ready_at = case when i.status in ('Suspended', 'Blocked', 'Running') then now else i.ready_at end
-  from folded join locked using (execution_id), moment
-  where i.execution_id = folded.execution_id
+  from folded, moment
+  where i.execution_id = folded.execution_id and folded.execution_id in (select execution_id from locked)
     and i.status in ('Suspended', 'Blocked', 'Running', 'Runnable')
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
-select w.status as status, w.owner as owner, ${isHeld(context)},
-  (select count(*)::int4 from hinted) as hinted
-from input i left join woken w using (execution_id)
-order by i.ord` as unknown as Rows<{ readonly status: Status | null; readonly owner: string | null }>
+select execution_id, status, owner, false as held, (select count(*)::int4 from hinted) as hinted
+from woken
+union all select execution_id, null, null, true, 0 from held` as unknown as Rows<WokenRow>
+  return byInstance(rows, answers)
+}
+
+interface WokenRow {
+  readonly execution_id: string
+  readonly status: Status | null
+  readonly owner: string | null
+  readonly held: boolean
+}
+
+/** What became of the instance of each row. */
+const byInstance = <Row extends { readonly executionId: string }>(
+  rows: ReadonlyArray<Row>,
+  answers: Rows<WokenRow>
+): Rows<Omit<WokenRow, "execution_id">> =>
+  Effect.map(answers, (answers) => {
+    const found = new Map(answers.map((answer) => [answer.execution_id, answer]))
+    return rows.map(({ executionId }) =>
+      found.get(executionId) ?? { status: null, owner: null, held: false })
+  })
 
 /**
  * Takes what is runnable and known here, longest ready first. Served by
@@ -536,17 +350,17 @@ export const claim = (
   context.sql`
 with moment as materialized (select ${context.now} as now),
 living as materialized (
-  select w.worker_id from ${lit(context, "workers")} w
+  select w.worker_id from ${table(context, "workers")} w
   where w.worker_id = ${options.workerId} and not w.dead for key share
 ), picked as materialized (
   select p.* from unnest(${options.workflowNames}::text[]) as n (workflow_name)
   cross join living cross join lateral (
-    select i.execution_id, i.ready_at from ${lit(context, "instances")} i
+    select i.execution_id, i.ready_at from ${table(context, "instances")} i
     where i.status = 'Runnable' and i.workflow_name = n.workflow_name
     order by i.ready_at limit ${options.limit}::int4 for update skip locked
   ) p order by p.ready_at limit ${options.limit}::int4
 ), taken as (
-  update ${lit(context, "instances")} i set status = 'Running', owner = ${options.workerId},
+  update ${table(context, "instances")} i set status = 'Running', owner = ${options.workerId},
     token = i.token + 1
   from picked, moment
   where i.execution_id = picked.execution_id and i.status = 'Runnable'
@@ -576,16 +390,16 @@ export const load = (context: StatementContext, executionIds: ReadonlyArray<stri
   context.sql`
 select i.execution_id, 'i' as kind, i.interrupt as name, 0 as attempt, null::json as exit, i.token,
   i.wakes, i.resumes, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as woken
-from ${lit(context, "instances")} i where i.execution_id = any(${executionIds}::text[])
+from ${table(context, "instances")} i where i.execution_id = any(${executionIds}::text[])
 union all
 select s.execution_id, 's', s.name, s.attempt, s.exit, 0, 0, 0, 0
-from ${lit(context, "steps")} s where s.execution_id = any(${executionIds}::text[])
+from ${table(context, "steps")} s where s.execution_id = any(${executionIds}::text[])
 union all
 select d.execution_id, 'd', d.name, coalesce(d.token, 0), d.exit, 0, 0, 0, 0
-from ${lit(context, "deferreds")} d where d.execution_id = any(${executionIds}::text[])
+from ${table(context, "deferreds")} d where d.execution_id = any(${executionIds}::text[])
 union all
 select t.execution_id, 't', t.name, 0, null, 0, 0, 0, 0
-from ${lit(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
+from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
     readonly execution_id: string
     readonly kind: "i" | "s" | "d" | "t"
     readonly name: string
@@ -616,17 +430,17 @@ with moment as materialized (select ${context.now} as now),
 names as (select * from unnest(${options.workflowNames}::text[]) as n (workflow_name)),
 due as materialized (
   select p.* from names cross join lateral (
-    select t.execution_id, t.name, t.deferred_name, t.due_at from ${lit(context, "timers")} t
-    join ${lit(context, "instances")} i using (execution_id)
+    select t.execution_id, t.name, t.deferred_name, t.due_at from ${table(context, "timers")} t
+    join ${table(context, "instances")} i using (execution_id)
     where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
     order by t.due_at limit ${options.limit}::int4 for no key update of i skip locked
   ) p order by p.due_at limit ${options.limit}::int4
 ), removed as (
-  delete from ${lit(context, "timers")} t using due
+  delete from ${table(context, "timers")} t using due
   where t.execution_id = due.execution_id and t.name = due.name
   returning t.execution_id, t.name, t.deferred_name
 ), written as (
-  insert into ${lit(context, "deferreds")} (execution_id, name, exit, completed_at)
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
   select distinct on (execution_id, deferred_name) execution_id, deferred_name, '{"_tag":"Success","value":null}'::json, now
   from removed, moment order by execution_id, deferred_name
   on conflict do nothing
@@ -634,7 +448,7 @@ due as materialized (
 ), completions as (
   select execution_id, count(*)::int4 as times from written group by execution_id
 ), woken as (
-  update ${lit(context, "instances")} i set wakes = i.wakes + times,
+  update ${table(context, "instances")} i set wakes = i.wakes + times,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
     ready_at = case when i.status in ('Suspended', 'Running') then now else i.ready_at end
   from completions c, moment where i.execution_id = c.execution_id
@@ -645,13 +459,13 @@ select (select count(*)::int4 from removed) as fired,
   (select array_agg(execution_id) from woken where status = 'Running' and owner = ${context.self}) as own,
   (select count(*)::int4 from hinted) as hinted,
   case when (select count(*) from removed) < ${options.limit}::int4 then exists (
-    select from names join ${lit(context, "timers")} t using (workflow_name)
+    select from names join ${table(context, "timers")} t using (workflow_name)
     where t.due_at <= (select now from moment) and not exists (
       select from removed r where r.execution_id = t.execution_id and r.name = t.name)
   ) else false end as passed,
   (select (extract(epoch from min(u.due_at) - (select now from moment)) * 1000)::float8
     from names cross join lateral (
-      select t.due_at from ${lit(context, "timers")} t
+      select t.due_at from ${table(context, "timers")} t
       where t.workflow_name = names.workflow_name and t.due_at > (select now from moment)
       order by t.due_at limit 1) u) as next` as unknown as Rows<{
     readonly fired: number
@@ -661,28 +475,6 @@ select (select count(*)::int4 from removed) as fired,
   }>
 
 /**
- * Gives instances back. Served by the primary key. Notifies what became runnable.
- *
- * @since 0.1.0
- * @category statements
- */
-export const release = (context: StatementContext, rows: ReadonlyArray<Lease>) =>
-  context.sql`
-with input as (
-  select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.token)}::int4[])
-    with ordinality as t (execution_id, token, ord)
-), target as (select execution_id from input),
-${lockTargets(context)},
-woken as (
-  update ${lit(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
-  from input join locked l using (execution_id)
-  where i.execution_id = input.execution_id and l.status = 'Running' and l.token = input.token
-  returning i.execution_id, i.workflow_name, i.status, i.owner
-), hinted as materialized (${hints(context)})
-select ${isHeld(context)}, (select count(*)::int4 from hinted) as hinted
-from input i order by i.ord` as unknown as Rows<{ readonly held: boolean }>
-
-/**
  * What a worker owns. Served by `instances_owned (owner)`.
  *
  * @since 0.1.0
@@ -690,20 +482,8 @@ from input i order by i.ord` as unknown as Rows<{ readonly held: boolean }>
  */
 export const owned = (context: StatementContext, workerId: string) =>
   context.sql`
-select i.execution_id as "executionId", i.token from ${lit(context, "instances")} i
+select i.execution_id as "executionId", i.token from ${table(context, "instances")} i
 where i.status = 'Running' and i.owner = ${workerId}` as unknown as Rows<Lease>
-
-/**
- * Sets an instance aside whose record cannot be read, with the reason. Served by the primary key.
- *
- * @since 0.1.0
- * @category statements
- */
-export const block = (context: StatementContext, lease: Lease, reason: string) =>
-  context.sql`
-update ${lit(context, "instances")} i set status = 'Blocked', owner = null, result = ${reason}::json
-where i.execution_id = ${lease.executionId} and i.status = 'Running' and i.token = ${lease.token}
-returning i.execution_id`
 
 /**
  * The outside of instances. Served by the primary key.
@@ -714,7 +494,7 @@ returning i.execution_id`
 export const outcomes = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
   context.sql`
 select i.execution_id, i.workflow_name, i.status, i.owner, i.result
-from ${lit(context, "instances")} i
+from ${table(context, "instances")} i
 where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<{
     readonly execution_id: string
     readonly workflow_name: string
@@ -734,12 +514,12 @@ where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` a
 export const markAwaited = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
   context.sql`
 with target as (
-  select i.execution_id from ${lit(context, "instances")} i
+  select i.execution_id from ${table(context, "instances")} i
   where i.execution_id = any(${executionIds}::text[]) and not i.awaited
     and i.status not in ('Completed', 'Failed', 'Interrupted')
 ), ${lockTargets(context)},
 marked as (
-  update ${lit(context, "instances")} i set awaited = true from locked
+  update ${table(context, "instances")} i set awaited = true from locked
   where i.execution_id = locked.execution_id
     and i.status not in ('Completed', 'Failed', 'Interrupted')
 )

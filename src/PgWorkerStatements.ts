@@ -106,10 +106,18 @@ with written as (
 select exists (select from written) as registered,
   (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{ readonly registered: boolean }>
 
+/** The session locks that are granted in this database: their keys, and who holds them. */
+const sessionLocks = ({ sql }: StatementContext) => sql`(
+  select (l.classid::int8 << 32) | l.objid::int8 as key, l.pid from pg_locks l
+  where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+    and l.database = (select oid from pg_database where datname = current_database())
+)`
+
 /**
  * Renews one lease, says when the first of the others ends, and names the workers both of whose
- * session locks are free: dead, unless their sessions were cut a moment ago. Served by the primary
- * key; the registry has one row per living worker.
+ * session locks are free: dead, unless their sessions were cut a moment ago. A worker that renews
+ * its lease and finds both its own locks free is such a one, and is off the watch until it has them
+ * again. Served by the primary key; the registry has one row per living worker.
  *
  * @since 0.1.0
  * @category statements
@@ -120,9 +128,11 @@ export const heartbeat = (
 ) =>
   context.sql`
 with moment as materialized (select ${context.now} as now),
+held as materialized (select key from ${sessionLocks(context)} l),
 renewed as (
   update ${table(context, "workers")} w
-  set lease_until = now + ${worker.leaseMillis}::float8 * interval '1 millisecond'
+  set lease_until = now + ${worker.leaseMillis}::float8 * interval '1 millisecond',
+    guarded = w.guarded and exists (select from held where key in (w.lock_key, w.lock_key + 1))
   from moment where w.worker_id = ${worker.workerId} and not w.dead returning w.worker_id
 ), others as materialized (
   select * from ${table(context, "workers")} o where o.worker_id <> ${worker.workerId}
@@ -130,10 +140,7 @@ renewed as (
 select exists (select from renewed) as alive, (extract(epoch from now) * 1000)::float8 as now,
   (select (extract(epoch from min(o.lease_until) - now) * 1000)::float8 from others o) as expiry,
   (select array_agg(o.worker_id) from others o where o.guarded and not exists (
-    select from pg_locks l
-    where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
-      and l.database = (select oid from pg_database where datname = current_database())
-      and ((l.classid::int8 << 32) | l.objid::int8) in (o.lock_key, o.lock_key + 1)
+    select from held where key in (o.lock_key, o.lock_key + 1)
   )) as suspects
 from moment` as unknown as Statement.Statement<{
     readonly alive: boolean
@@ -205,12 +212,28 @@ export const keepAlive = ({ sql }: StatementContext) =>
   set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '5000', false)` as unknown as Statement.Statement<object>
 
 /**
- * Gives a session lock back.
+ * Gives a session lock back, if this session has it.
  *
  * @since 0.1.0
  * @category statements
  */
-export const unlock = ({ sql }: StatementContext, key: string) =>
-  sql`select pg_advisory_unlock(${key}::int8) as unlocked` as unknown as Statement.Statement<{
+export const unlock = (context: StatementContext, key: string) =>
+  context.sql`select pg_advisory_unlock(key) as unlocked from ${sessionLocks(context)} l
+where key = ${key}::int8 and pid = pg_backend_pid()` as unknown as Statement.Statement<{
     readonly unlocked: boolean
+  }>
+
+/**
+ * Whether somebody holds the first and the second lock of a worker.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const locksOf = (context: StatementContext, key: string) =>
+  context.sql`
+select coalesce(bool_or(key = ${key}::int8), false) as first,
+  coalesce(bool_or(key = ${key}::int8 + 1), false) as second
+from ${sessionLocks(context)} l` as unknown as Statement.Statement<{
+    readonly first: boolean
+    readonly second: boolean
   }>

@@ -26,6 +26,7 @@ import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { DbClock } from "./DbClock.ts"
 import * as GroupCommit from "./GroupCommit.ts"
 import * as PgFailure from "./PgFailure.ts"
+import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import * as PgMigrations from "./PgMigrations.ts"
 import * as PgStatements from "./PgStatements.ts"
 import { tableNames } from "./PgTables.ts"
@@ -170,12 +171,12 @@ const make = Effect.gen(function*() {
   const start = yield* anywhere("start a workflow", PgStatements.start)
   const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
   const resume = yield* anywhere("wake a workflow", PgStatements.resume)
-  const recordStep = yield* batched("record a step", PgStatements.recordSteps)
-  const recordDeferred = yield* batched("record a deferred", PgStatements.recordDeferreds)
-  const registerTimer = yield* batched("register a timer", PgStatements.registerTimers)
-  const complete = yield* batched("complete a workflow", PgStatements.complete)
-  const suspend = yield* batched("suspend a workflow", PgStatements.suspend)
-  const release = yield* batched("release a workflow", PgStatements.release)
+  const recordStep = yield* batched("record a step", PgLeaseStatements.recordSteps)
+  const recordDeferred = yield* batched("record a deferred", PgLeaseStatements.recordDeferreds)
+  const registerTimer = yield* batched("register a timer", PgLeaseStatements.registerTimers)
+  const complete = yield* batched("complete a workflow", PgLeaseStatements.complete)
+  const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend)
+  const release = yield* batched("release a workflow", PgLeaseStatements.release)
 
   /** Those that somebody else holds are waited for once; a poll finds them in the end. */
   const markAwaited = (executionIds: ReadonlyArray<string>) =>
@@ -193,16 +194,19 @@ const make = Effect.gen(function*() {
     )
 
   /** What a start came to, for the one who asked. */
-  const toStarted = (request: Store.Start, row: RowOf<typeof PgStatements.start>): Store.Started => {
+  const toStarted = (
+    request: Store.Start,
+    { row }: RowOf<typeof PgStatements.start>
+  ): Store.Started => {
+    if (row === undefined || !(row.created || row.repeated)) return { _tag: "Exists" }
     if (row.status === "Runnable") return { _tag: "Created" }
-    if (row.status !== "Running" && row.repeated !== true) return { _tag: "Exists" }
     const { executionId, parentId, workflowName } = request
     return {
       _tag: "Claimed",
       claimed: {
         ...{ executionId, workflowName, parentId, payload: undefined, waitedMillis: 0 },
-        ...{ token: row.token!, wakes: row.wakes!, resumes: row.resumes!, interrupt: "None" },
-        fresh: row.wakes === 0 && row.repeated !== true
+        ...{ token: row.token, wakes: row.wakes, resumes: row.resumes, interrupt: "None" },
+        fresh: row.wakes === 0 && !row.repeated
       }
     }
   }
@@ -244,23 +248,27 @@ const make = Effect.gen(function*() {
         remainingMillis: row.remaining
       })),
     complete: (lease, completion) =>
-      Effect.map(complete({ lease, ...completion }), (row) => ({
-        verdict: row.verdict,
-        parent: woken({ status: row.parent_status, owner: row.parent_owner }),
-        parentWakes: row.parent_wakes ?? undefined
-      })),
+      Effect.map(complete({ lease, ...completion }), ({ others, verdict, woken: parents }) => {
+        const parent = parents.find((parent) => parent.execution_id === completion.parentId)
+        return {
+          verdict,
+          parent: parent === undefined ? "Nothing" : woken(parent),
+          parentWakes: parent?.wakes,
+          others: others.filter((other) => woken(other) === "Here").map((other) => other.execution_id)
+        }
+      }),
     suspend: (lease, suspension) =>
       Effect.map(suspend({ lease, suspension }), (row) => row.suspended),
     block: (lease, reason) =>
-      direct("block a workflow", (context) => PgStatements.block(context, lease, reason)).pipe(
-        Effect.map((rows) => (rows as ReadonlyArray<unknown>).length > 0 ? "Written" : "Fenced")
+      direct("block a workflow", (context) => PgLeaseStatements.block(context, lease, reason)).pipe(
+        Effect.map((rows) => rows.length > 0 ? "Written" : "Fenced")
       ),
     transactionalStep: (lease, step, body, encode) =>
       theirs.withTransaction(
         Effect.gen(function*() {
           const exit = yield* Effect.exit(body)
           if (Exit.isFailure(exit)) return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
-          const [row] = yield* PgStatements.recordSteps(yield* context(theirs), [
+          const [row] = yield* PgLeaseStatements.recordSteps(yield* context(theirs), [
             { lease, ...step, exit: encode(exit.value) }
           ])
           const done = { verdict: row!.verdict, exit }

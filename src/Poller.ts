@@ -31,8 +31,8 @@ import type { ListenerStatus } from "./Listener.ts"
  */
 export interface Options {
   readonly status: SubscriptionRef.SubscriptionRef<ListenerStatus>
-  readonly interval: Duration.Duration
-  readonly fallback: Duration.Duration
+  readonly interval: Duration.Input
+  readonly fallback: Duration.Input
 }
 
 /**
@@ -53,5 +53,5 @@ export const make = (options: Options): Stream.Stream<"poll" | "sweep"> =>
     )
   )
 
-const every = (interval: Duration.Duration): Stream.Stream<"poll"> =>
+const every = (interval: Duration.Input): Stream.Stream<"poll"> =>
   Stream.map(Stream.fromSchedule(Schedule.spaced(interval)), () => "poll" as const)

@@ -25,6 +25,7 @@
  */
 import type * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Config from "effect/Config"
+import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
@@ -33,8 +34,8 @@ import * as Engine from "./Engine.ts"
 import { Listener } from "./Listener.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
-import { RomancyConfig } from "./RomancyConfig.ts"
-import type { ListenError, MigrationError, RomancyConfigError, StoreError } from "./RomancyError.ts"
+import { RomancyConfig, variable } from "./RomancyConfig.ts"
+import { type ListenError, type MigrationError, RomancyConfigError, type StoreError } from "./RomancyError.ts"
 import { Runs } from "./Runs.ts"
 import { Sessions } from "./Sessions.ts"
 import * as SignalDispatcher from "./SignalDispatcher.ts"
@@ -152,7 +153,7 @@ export const layerClient = (
 
 /**
  * A worker without a database, for tests and for trying things out. What it knows ends with the
- * process.
+ * process. `listenNotify: true` is refused: there is nothing to listen to.
  *
  * @since 0.1.0
  * @category layers
@@ -160,7 +161,19 @@ export const layerClient = (
 export const layerMemory = (
   options?: RomancyConfig.Options
 ): Layer.Layer<Provides, RomancyConfigError> =>
-  compose(memory, RomancyConfig.layer(options))
+  compose(memory, Layer.effect(RomancyConfig, inMemory(options)))
+
+/** Where nobody can listen, notifications cannot be required. */
+const inMemory = Effect.fnUntraced(function*(options?: RomancyConfig.Options) {
+  const values = yield* RomancyConfig.make(options)
+  if (values.listenNotify !== true) return values
+  return yield* new RomancyConfigError({
+    option: "listenNotify",
+    variable: variable("listenNotify"),
+    value: "true",
+    accepts: `"auto" or false where there is no database`
+  })
+})
 
 /** Fresh, so that two runtimes in one process are two workers and not one. */
 const compose = <A, E, R, E2, R2>(

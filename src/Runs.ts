@@ -23,7 +23,7 @@ import type { Awaiting } from "./Awaiting.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { closeReplay, make as makeDeparture } from "./Departure.ts"
 import { Parking } from "./Parking.ts"
-import { OnResumption } from "./Resumption.ts"
+import { OnResumption, type Resumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { StoreError } from "./RomancyError.ts"
 import { type Ended, Run } from "./Run.ts"
@@ -127,6 +127,14 @@ const make = Effect.gen(function*() {
   }
   const { block, complete, giveBack, suspend } = yield* makeDeparture({ runs, leave, signal: (...of) => signal(...of) })
 
+  /** A hook of the user's is not waited for, and what it dies of harms nobody. */
+  const resumed = (resumption: Resumption) =>
+    void fork(
+      Effect.suspend(() => onResumption(resumption)).pipe(
+        Effect.catchCause((cause) => Effect.logError("OnResumption failed", cause))
+      )
+    )
+
   // A run, from its claim to the moment it leaves.
 
   const replay = (run: Run, registration: Registration) => {
@@ -152,10 +160,10 @@ const make = Effect.gen(function*() {
       if (run.abandoned) return yield* giveBack(run)
       const result = resultOf(run, exit)
       if (result === undefined) {
-        // Killed from outside, by nobody of ours: the instance is for others to run.
         const cause = (exit as Exit.Failure<never, never>).cause
-        if (Cause.hasInterruptsOnly(cause)) return yield* giveBack(run)
-        return yield* block(run.lease, run.workflow._tag, cause)
+        if (!Cause.hasInterruptsOnly(cause)) return yield* block(run.lease, run.workflow._tag, cause)
+        // The body interrupted itself, or let the interruption of a child through: that is its end.
+        return yield* complete(run, registration, new Workflow.Complete({ exit: Exit.failCause(cause) }))
       }
       if (result._tag === "Complete") return yield* complete(run, registration, result)
       yield* closeReplay(run)
@@ -192,7 +200,7 @@ const make = Effect.gen(function*() {
     const run = prepared.value
     runs.set(run.executionId, run)
     if (!claimed.fresh) {
-      yield* onResumption({
+      resumed({
         executionId: run.executionId,
         workflowName: claimed.workflowName,
         sources: options.sources,
@@ -237,7 +245,7 @@ const make = Effect.gen(function*() {
     if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
     for (const name of changes.completed) {
       if (completedHere(run, name)) {
-        yield* onResumption({
+        resumed({
           executionId: run.executionId,
           workflowName: run.workflow._tag,
           sources: [source],
@@ -365,7 +373,7 @@ const make = Effect.gen(function*() {
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
       fork(abandon(run))
-      return Effect.never
+      return Effect.interruptible(Effect.never)
     },
     abandonAll: Effect.suspend(() =>
       Effect.forEach(Array.from(runs.values()), abandon, { concurrency: "unbounded", discard: true })

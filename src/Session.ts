@@ -94,10 +94,10 @@ export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
 const farewell = Duration.millis(250)
 
 /**
- * After the event loop was blocked a timer is due before the sockets have been read. The answer may
- * be there already, so a deadline that has passed leaves this much for reading it.
+ * After the event loop was blocked a deadline has passed although the answer came in time and just
+ * waits to be read. This much is left for reading it, and for the short statement that may follow.
  */
-const lastLook = Duration.millis(10)
+const lastLook = Duration.millis(20)
 
 /**
  * Opens a session that lives as long as the scope.

@@ -11,6 +11,7 @@
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -42,6 +43,18 @@ export class Sessions extends Context.Service<Sessions, SqlClient.SqlClient>()("
     Layer.effect(this, Effect.suspend(() => make)).pipe(Layer.provide(Reactivity.layer))
 }
 
+/**
+ * How long a statement of the engine waits for a row that somebody else has locked before it goes
+ * on without it. Default 100 milliseconds: longer than any transaction of the engine's own, and
+ * the longest that a user's open transaction holds up what others write.
+ *
+ * @since 0.1.0
+ * @category references
+ */
+export const LockTimeout = Context.Reference<Duration.Input>("romancy/Sessions/LockTimeout", {
+  defaultValue: () => "100 millis"
+})
+
 /** A place for one session: empty, or with a session and the scope that ends it. */
 interface Slot {
   session: Session.Session | undefined
@@ -65,7 +78,7 @@ const make = Effect.gen(function*() {
   }
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
-    lock_timeout: "100ms",
+    lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,
     idle_in_transaction_session_timeout: "30s"
   }
   const open = Effect.fnUntraced(
@@ -125,7 +138,7 @@ const connection = (
 ): Connection => {
   const execute = (text: string, params: ReadonlyArray<unknown>) =>
     session.query(text, params).pipe(
-      Effect.tapError((error) => error.reason._tag === "ConnectionError" ? drop() : Effect.void)
+      Effect.tapError((error) => PgFailure.endsSession(error) ? drop() : Effect.void)
     )
   const values = (text: string, params: ReadonlyArray<unknown>) =>
     Effect.map(execute(text, params), (rows) => rows.map((row) => Object.values(row)))

@@ -72,8 +72,8 @@ export interface Wake {
 export interface Options {
   readonly listener: Listener["Service"]
   readonly on: (notification: Notification) => boolean
-  readonly interval: Duration.Duration
-  readonly fallback: Duration.Duration
+  readonly interval: Duration.Input
+  readonly fallback: Duration.Input
 }
 
 /**

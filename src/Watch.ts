@@ -16,12 +16,13 @@
  * @since 0.1.0
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as FiberHandle from "effect/FiberHandle"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
@@ -31,7 +32,7 @@ import { Heartbeat, Listener } from "./Listener.ts"
 import type { StatementContext } from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import { makeContext, toHeartbeat } from "./PgWorkflowStore.ts"
-import { reconnectSchedule } from "./Reconnect.ts"
+import * as Reconnect from "./Reconnect.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import * as Session from "./Session.ts"
 import { Sessions } from "./Sessions.ts"
@@ -40,12 +41,19 @@ import type { WorkerId } from "./WorkerId.ts"
 
 /** How long one wait for the neighbour's lock lasts: it keeps a snapshot, which must stay young. */
 const waitLimit = Duration.seconds(15)
-/** How long the second lock of a dead process may outlive the first. */
-const deathRattle = Duration.millis(500)
-/** A session this old has seen no restart of the server a moment ago. */
-const settledMillis = 6000
-/** How long a neighbour that is reconnecting is left alone, and an empty ring is not looked at. */
+/** How often, and how many times, the second lock of a dead process is seen to outlive the first. */
+const deathRattle = Duration.millis(20)
+const deathRattles = 25
+/** How long a neighbour that is reconnecting is left alone. */
 const pause = Duration.seconds(1)
+
+/**
+ * How long a session has to be there before two locks that it found free mean a death. Whoever
+ * lost both sessions to a restart of the server, and lives, has sent a heartbeat by then, which
+ * takes it off the watch.
+ */
+const settling = (config: RomancyConfig["Service"]) =>
+  Duration.toMillis(Duration.times(config.heartbeatInterval, 1.5))
 
 const secondKey = (key: string) => String(BigInt(key) + 1n)
 
@@ -75,9 +83,6 @@ const takeLock = (run: Runner, session: Session.Session, key: string) =>
     { until: (locked) => locked, schedule: Schedule.spaced("20 millis") }
   )
 
-const unlock = (run: Runner, session: Session.Session, key: string) =>
-  run(session, (context) => PgWorkerStatements.unlock(context, key))
-
 /**
  * What the listening session of a worker does as a sign of life: it takes the worker's first lock,
  * renews the lease, and buries workers whose death nobody else saw.
@@ -92,18 +97,25 @@ export const layerHeartbeat: Layer.Layer<
 > = Layer.effect(
   Heartbeat,
   Effect.gen(function*() {
+    const config = yield* RomancyConfig
     const worker = yield* Worker
     const run = yield* makeRunner
+    const settled = settling(config)
+    const burial = yield* FiberHandle.make()
     let since = 0
     const beat = Effect.fnUntraced(function*(session: Session.Session) {
-      const heartbeat = toHeartbeat(
-        yield* run(session, (context) => PgWorkerStatements.heartbeat(context, worker))
-      )
-      yield* worker.beaten(heartbeat)
+      const { suspects } = yield* worker.beat(Effect.map(
+        run(session, (context) => PgWorkerStatements.heartbeat(context, worker)),
+        toHeartbeat
+      ))
       const now = yield* Session.liveClock.currentTimeMillis
-      if (now - since > settledMillis) {
-        yield* Effect.forEach(heartbeat.suspects, worker.bury, { discard: true })
-      }
+      if (now - since <= settled || suspects.length === 0) return
+      // Apart from the heartbeat, which has little time.
+      yield* FiberHandle.run(
+        burial,
+        Effect.forEach(suspects, worker.bury, { discard: true }),
+        { onlyIfMissing: true }
+      )
     })
     return {
       connected: Effect.fnUntraced(function*(session) {
@@ -140,12 +152,12 @@ export const layer: Layer.Layer<
     const changed = Latch.makeUnsafe(false)
 
     const statuses = SubscriptionRef.changes(listener.status)
-    yield* Stream.runForEach(statuses, ({ _tag }) =>
-      Effect.sync(() => worker.relieve(_tag === "Listening"))).pipe(Effect.forkScoped)
-    yield* Stream.runForEach(
-      Stream.filter(listener.notifications, ({ _tag }) => _tag === "WorkerChanged"),
-      () => changed.open
-    ).pipe(Effect.forkScoped)
+    const registry = Stream.filter(listener.notifications, ({ _tag }) => _tag === "WorkerChanged")
+    // What was said while nobody listened is found by a look.
+    const sweeps = Stream.filter(statuses, ({ _tag }) => _tag === "Listening")
+    yield* Stream.runForEach(Stream.merge(registry, sweeps), () => changed.open).pipe(
+      Effect.forkScoped
+    )
     const isListening = statuses.pipe(
       Stream.filter(({ _tag }) => _tag === "Listening"),
       Stream.take(1),
@@ -164,19 +176,25 @@ export const layer: Layer.Layer<
         client_connection_check_interval: "50"
       }
     })
+    const outage = new Reconnect.Outage(config)
     const watch = Effect.gen(function*() {
       yield* isListening
       yield* worker.registered
       const own = yield* session
       yield* run(own, PgWorkerStatements.keepAlive)
       yield* takeLock(run, own, secondKey(worker.lockKey))
-      yield* run(own, (context) => PgWorkerStatements.guard(context, worker.workerId))
-      const since = yield* Clock.currentTimeMillis
-      return yield* Effect.forever(watchNext({ run, session: own, worker, changed, since }))
+      yield* outage.connected
+      const settledAt = (yield* Clock.currentTimeMillis) + settling(config)
+      return yield* Effect.forever(watchNext({ run, session: own, worker, changed, settledAt }))
     })
     yield* Effect.scoped(watch).pipe(
-      Effect.tapError((error) => Effect.logDebug("the watch session was lost", error)),
-      Effect.retry(reconnectSchedule(config)),
+      Effect.catchCause((cause) =>
+        Cause.hasInterruptsOnly(cause)
+          ? Effect.failCause(cause as Cause.Cause<never>)
+          : Effect.logDebug("the watch session was lost", cause)
+      ),
+      Effect.andThen(Effect.flatMap(outage.next, Effect.sleep)),
+      Effect.forever,
       Effect.provideService(Clock.Clock, Session.liveClock),
       Effect.forkScoped
     )
@@ -189,48 +207,49 @@ interface Watching {
   readonly worker: Worker["Service"]
   /** Open when the registry has changed since the ring was last read. */
   readonly changed: Latch.Latch
-  readonly since: number
+  readonly settledAt: number
 }
 
-/** One neighbour, until it dies or the ring changes. */
+/** One neighbour, until it dies, the ring changes, or the wait has lasted long enough. */
 const watchNext = Effect.fnUntraced(function*(watching: Watching) {
   const { changed, run, session, worker } = watching
   changed.closeUnsafe()
+  // Each time, since a worker that lost its lease enters the registry anew.
+  yield* run(session, (context) => PgWorkerStatements.guard(context, worker.workerId))
   const [next] = yield* run(session, (context) => PgWorkerStatements.neighbour(context, worker.workerId))
   if (next === undefined) return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
-  const [first] = yield* run(session, (context) => PgWorkerStatements.tryLock(context, next.lock_key))
-  if (first?.locked !== true) {
-    const died = yield* Effect.raceFirst(
-      awaitDeath(watching, next.lock_key),
-      Effect.as(changed.await, false)
-    )
-    if (!died) return
+  const key = next.lock_key
+  const [before] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
+  if (before?.first === true) {
+    const left = yield* Effect.raceFirst(awaitFirst(watching, key), Effect.as(changed.await, false))
+    // At once, for the neighbour may want it again; a wait that was cut off may have got it too.
+    yield* run(session, (context) => PgWorkerStatements.unlock(context, key))
+    if (!left) return
+  } else if ((yield* Clock.currentTimeMillis) < watching.settledAt) {
+    return yield* Effect.sleep(pause)
   }
-  const settled = (yield* Clock.currentTimeMillis) - watching.since > settledMillis
-  const dead = (first?.locked !== true || settled) && (yield* isDead(watching, next.lock_key))
-  if (dead) yield* worker.bury(next.worker_id)
-  yield* unlock(run, session, next.lock_key)
-  if (!dead) yield* Effect.sleep(pause)
+  if (yield* isDead(watching, key)) yield* worker.bury(next.worker_id)
+  else yield* Effect.sleep(pause)
 })
 
-/** Waits for the first lock of the neighbour, as often as it takes. */
-const awaitDeath = ({ run, session }: Watching, key: string) =>
-  Effect.repeat(
-    Effect.map(
-      run(
-        session,
-        (context) => PgWorkerStatements.awaitLock(context, key),
-        Duration.times(waitLimit, 2)
-      ),
-      ([row]) => row?.locked === true
+/** Waits for the first lock of the neighbour, and says whether it was got. */
+const awaitFirst = ({ run, session }: Watching, key: string) =>
+  Effect.map(
+    run(
+      session,
+      (context) => PgWorkerStatements.awaitLock(context, key),
+      Duration.times(waitLimit, 2)
     ),
-    { until: (locked) => locked }
+    ([row]) => row?.locked === true
   )
 
-/** Whether the second lock is free as well, or becomes so in the moment that a death takes. */
-const isDead = ({ run, session }: Watching, key: string) =>
-  takeLock(run, session, secondKey(key)).pipe(
-    Effect.andThen(unlock(run, session, secondKey(key))),
-    Effect.timeoutOption(deathRattle),
-    Effect.map(Option.isSome)
-  )
+/** Whether both locks are free, or become so in the moment that a death takes. */
+const isDead = Effect.fnUntraced(function*({ run, session }: Watching, key: string) {
+  for (let look = 0; look < deathRattles; look++) {
+    const [locks] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
+    if (locks?.first !== false) return false
+    if (!locks.second) return true
+    yield* Effect.sleep(deathRattle)
+  }
+  return false
+})

@@ -6,8 +6,8 @@
  * Feeds: `Listener` (what a heartbeat does), `Runs` (when the lease is lost), the doorbell.
  * Guarantees: the lease is renewed every `heartbeatInterval`, on the listening session while that
  * lives and on a session of the engine's otherwise, never through the application's pool. Once the
- * lease has run out by the clock of this process, nothing is begun or committed under it. On an
- * orderly end everything is given back at once.
+ * lease has run out by the clock of this process, what runs under it is abandoned, and the worker
+ * enters the registry anew. On an orderly end everything is given back at once.
  *
  * @since 0.1.0
  */
@@ -38,14 +38,12 @@ export class Worker extends Context.Service<
     readonly leaseMillis: number
     /** Done once the worker is in the registry. */
     readonly registered: Effect.Effect<void>
-    /** Acts on what a heartbeat found, on whichever session it was sent. */
-    readonly beaten: (heartbeat: Heartbeat) => Effect.Effect<void>
+    /** Sends a heartbeat, on whichever session, and acts on what it found. */
+    readonly beat: <E>(send: Effect.Effect<Heartbeat, E>) => Effect.Effect<Heartbeat, E>
     /** Strikes off a worker that was found dead, and frees what it owned. */
     readonly bury: (workerId: string) => Effect.Effect<void>
-    /** The store's clock, as milliseconds since the epoch. */
+    /** The store's clock, as milliseconds since the epoch. Waits for the first heartbeat. */
     readonly storeMillis: Effect.Effect<number>
-    /** Whether somebody else does the beating: the listening session while it lives. */
-    readonly relieve: (relieved: boolean) => void
   }
 >()("romancy/Worker") {
   /**
@@ -56,10 +54,13 @@ export class Worker extends Context.Service<
     Worker,
     never,
     WorkflowStore | Runs | Doorbell | RomancyConfig | WorkerId
-  > = Layer.effect(this, Effect.suspend(() => make))
+  > = Layer.effect(
+    this,
+    Effect.suspend(() => make)
+  )
 }
 
-const make = Effect.gen(function*() {
+const make = Effect.gen(function* () {
   const store = yield* WorkflowStore
   const runs = yield* Runs
   const doorbell = yield* Doorbell
@@ -67,82 +68,115 @@ const make = Effect.gen(function*() {
   const workerId = yield* WorkerId
   const leaseMillis = Duration.toMillis(config.leaseDuration)
   const lockKey = yield* Effect.sync(randomLockKey)
-  let relieved = false
-  let offsetMillis = 0
-  let renewedMillis = yield* Clock.currentTimeMillis
-
-  const entered = Latch.makeUnsafe(false)
-  const register = store.registerWorker({ workerId, lockKey, leaseMillis })
-
-  /** The others took us for dead, or had the right to: what runs here is not ours any more. */
-  const reborn = Effect.gen(function*() {
-    yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
-    yield* runs.abandonAll
-    yield* store.removeWorker(workerId)
-    yield* register
-    renewedMillis = yield* Clock.currentTimeMillis
-    doorbell.workflows()
-  })
+  const now = Clock.currentTimeMillis
 
   const said = <A>(effect: Effect.Effect<A, StoreError>) =>
     Effect.catch(effect, (error) => Effect.logWarning(error.message))
-
-  const recover = said(Effect.map(store.recoverExpired(workerId), (instances) => {
-    if (instances > 0) doorbell.workflows()
-  }))
-  const expiry = yield* FiberHandle.make<void>()
-
-  const beaten = Effect.fnUntraced(function*(heartbeat: Heartbeat) {
-    const now = yield* Clock.currentTimeMillis
-    offsetMillis = heartbeat.nowEpochMillis - now
-    if (!heartbeat.alive) return yield* said(reborn)
-    renewedMillis = now
-    if (heartbeat.nextExpiryMillis === undefined) return yield* FiberHandle.clear(expiry)
-    yield* FiberHandle.run(
-      expiry,
-      Effect.delay(recover, Math.max(0, Math.ceil(heartbeat.nextExpiryMillis)))
+  /** For what is repeated for ever: what fails for good does not spin. */
+  const patiently = <A>(effect: Effect.Effect<A, StoreError>) =>
+    Effect.catch(effect, (error) =>
+      Effect.andThen(Effect.logWarning(error.message), Effect.sleep(config.heartbeatInterval))
     )
+  /** Frees what others owned; what can be run here is looked for at once. */
+  const recovering = (freed: Effect.Effect<number, StoreError>) =>
+    said(
+      Effect.map(freed, (instances) => {
+        if (instances > 0) doorbell.workflows()
+      })
+    )
+
+  // Before the fibers, so that it runs after them: a late heartbeat enters nobody anew.
+  yield* Effect.addFinalizer(() =>
+    said(store.removeWorker(workerId)).pipe(Effect.timeoutOption(config.shutdownTimeout))
+  )
+
+  let offsetMillis = 0
+  let renewedMillis = 0
+  let beatenMillis = 0
+  let enteredMillis = 0
+  const entered = Latch.makeUnsafe(false)
+  const lost = Latch.makeUnsafe(false)
+  const expired = Latch.makeUnsafe(false)
+  const expiry = yield* FiberHandle.make<unknown>()
+
+  const beat = Effect.fnUntraced(function* <E>(send: Effect.Effect<Heartbeat, E>) {
+    const sent = yield* now
+    const heartbeat = yield* send
+    beatenMillis = yield* now
+    offsetMillis = heartbeat.nowEpochMillis - beatenMillis
+    // The lease counts from before it was asked for: the answer may have been long on its way.
+    if (heartbeat.alive) renewedMillis = Math.max(renewedMillis, sent)
+    // One that was sent before the worker entered anew says nothing about it.
+    else if (sent >= enteredMillis) lost.openUnsafe()
+    const next = heartbeat.nextExpiryMillis
+    if (next === undefined) yield* FiberHandle.clear(expiry)
+    else yield* FiberHandle.run(expiry, Effect.delay(expired.open, Math.max(0, Math.ceil(next))))
+    return heartbeat
   })
 
-  yield* Effect.gen(function*() {
-    yield* register
-    entered.openUnsafe()
-    while (true) {
-      yield* Effect.sleep(config.heartbeatInterval)
-      if (!relieved) yield* Effect.flatMap(store.heartbeat({ workerId, leaseMillis }), beaten)
-    }
-  }).pipe(said, Effect.forever, Effect.forkScoped)
+  const enter = Effect.gen(function* () {
+    yield* store.registerWorker({ workerId, lockKey, leaseMillis })
+    enteredMillis = yield* now
+    yield* beat(store.heartbeat({ workerId, leaseMillis }))
+  })
 
-  // A worker that cannot renew stops at the end of its lease by its own clock: by then others may
-  // have taken over.
-  yield* Effect.gen(function*() {
-    const left = renewedMillis + leaseMillis - (yield* Clock.currentTimeMillis)
-    if (left > 0) return yield* Effect.sleep(left)
-    yield* Effect.logWarning("the lease of this worker could not be renewed in time")
-    yield* runs.abandonAll
-    yield* said(reborn)
-  }).pipe(Effect.forever, Effect.forkScoped)
-
-  yield* Effect.addFinalizer(() =>
-    said(store.removeWorker(workerId)).pipe(
-      Effect.timeoutOption(config.shutdownTimeout)
-    )
+  // The listening session beats while it lives; when nobody has for too long, it is done here.
+  const overdueMillis = Duration.toMillis(
+    config.listenNotify === false
+      ? config.heartbeatInterval
+      : Duration.sum(config.heartbeatInterval, config.heartbeatTimeout)
   )
+  yield* Effect.gen(function* () {
+    yield* enter
+    entered.openUnsafe()
+    // Whatever looked for work before was refused it.
+    doorbell.workflows()
+    while (true) {
+      const left = beatenMillis + overdueMillis - (yield* now)
+      if (left > 0) yield* Effect.sleep(left)
+      else yield* beat(store.heartbeat({ workerId, leaseMillis }))
+    }
+  }).pipe(patiently, Effect.forever, Effect.forkScoped)
+
+  // A recovery that has begun is completed, whatever the next heartbeat says.
+  yield* expired.await.pipe(
+    Effect.andThen(expired.close),
+    Effect.andThen(recovering(store.recoverExpired(workerId))),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  /** Waits until the lease has ended by the clock of this process: others may have taken over. */
+  const outlived = Effect.gen(function* () {
+    let left = 1
+    while (left > 0) {
+      left = renewedMillis + leaseMillis - (yield* now)
+      if (left > 0) yield* Effect.sleep(left)
+    }
+  })
+  yield* Effect.gen(function* () {
+    yield* entered.await
+    yield* Effect.raceFirst(lost.await, outlived)
+    yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
+    // A body that cannot be interrupted commits nothing any more and is not waited for.
+    yield* Effect.timeoutOption(runs.abandonAll, config.shutdownTimeout)
+    yield* store.removeWorker(workerId)
+    lost.closeUnsafe()
+    yield* enter
+    doorbell.workflows()
+  }).pipe(patiently, Effect.forever, Effect.forkScoped)
 
   return Worker.of({
     workerId,
     lockKey,
     leaseMillis,
     registered: Effect.asVoid(entered.await),
-    beaten,
-    bury: (dead) =>
-      said(Effect.map(store.removeWorker(dead), (instances) => {
-        if (instances > 0) doorbell.workflows()
-      })),
-    storeMillis: Effect.map(Clock.currentTimeMillis, (now) => now + offsetMillis),
-    relieve: (now) => {
-      relieved = now
-    }
+    beat,
+    bury: (dead) => recovering(store.removeWorker(dead)),
+    storeMillis: Effect.andThen(
+      entered.await,
+      Effect.map(now, (now) => now + offsetMillis)
+    )
   })
 })
 

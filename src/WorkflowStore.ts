@@ -307,6 +307,8 @@ export class WorkflowStore extends Context.Service<
         readonly parent: Woken
         /** The parent's counter with the wake of this completion in it. */
         readonly parentWakes: number | undefined
+        /** Other parents that joined the execution, and run in this process. */
+        readonly others: ReadonlyArray<string>
       },
       StoreError
     >

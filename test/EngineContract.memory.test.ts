@@ -10,6 +10,7 @@ suite("WorkflowEngine.layerMemory", {
   differences: {
     shutdown: "compensates",
     unregisteredExecute: "dies",
-    secondParent: "forgotten"
+    secondParent: "forgotten",
+    suspendedResources: "kept"
   }
 })

@@ -15,11 +15,14 @@ import { compensation } from "./contract/Compensation.ts"
 import { deferreds } from "./contract/Deferreds.ts"
 import { differing } from "./contract/Differing.ts"
 import { executions } from "./contract/Execution.ts"
+import { failures } from "./contract/Failures.ts"
 import { makeContract, type Options } from "./contract/Harness.ts"
 import { interruption } from "./contract/Interruption.ts"
+import { polling } from "./contract/Polling.ts"
 import { queues } from "./contract/Queues.ts"
 import { races } from "./contract/Races.ts"
 import { suspension } from "./contract/Suspension.ts"
+import { wakes } from "./contract/Wakes.ts"
 
 export type { Differences, Options } from "./contract/Harness.ts"
 
@@ -28,9 +31,12 @@ export const suite = (name: string, options: Options): void => {
   const contract = makeContract(options)
   describe(`${name} keeps the engine contract`, () => {
     describe("executions", () => executions(contract))
+    describe("polling", () => polling(contract))
     describe("suspension", () => suspension(contract))
     describe("activities", () => activities(contract))
+    describe("failures", () => failures(contract))
     describe("deferreds", () => deferreds(contract))
+    describe("wakes", () => wakes(contract))
     describe("races", () => races(contract))
     describe("clocks", () => clocks(contract))
     describe("interruption", () => interruption(contract))

@@ -17,7 +17,7 @@ const Text = Schema.optionalKey(Schema.String)
 const Resumable = Schema.Struct({ instanceId: Text, workflowName: Text })
 const Message = Schema.Struct({
   channelName: Text,
-  messageId: Schema.optionalKey(Schema.Int),
+  messageId: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThan(0))),
   targetInstanceId: Text
 })
 

@@ -24,7 +24,10 @@ import { engineWaits, hold, layer, steal, until, worker } from "./conformance/Po
 
 const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
   it.live(name, () =>
-    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
+    Effect.provide(
+      Effect.scoped(body) as Effect.Effect<void, E>,
+      Layer.fresh(layer({ lockTimeout: "20 seconds" }))
+    )
   )
 
 const stores = Effect.gen(function* () {
@@ -35,15 +38,22 @@ const stores = Effect.gen(function* () {
 })
 
 describe("a writer that waited for its row while another worker claimed it", () => {
-  const names = ["recordStep", "recordDeferred", "registerTimer", "suspend", "complete", "block"]
-  for (const name of [...names, "transactionalStep"]) {
+  const names = [
+    "recordStep",
+    "recordDeferred",
+    "registerTimer",
+    "suspend",
+    "complete",
+    "block"
+  ] as const
+  for (const name of [...names, "transactionalStep"] as const) {
     live(
       `is fenced: ${name}`,
       Effect.gen(function* () {
         const { sql, store } = yield* stores
         const lease = yield* running(store, "a")
         const thief = yield* hold(sql, steal(sql, "a"))
-        const write = yield* Effect.forkScoped(writes[name]!(store, lease))
+        const write = yield* Effect.forkScoped(writes[name](store, lease))
         yield* name === "transactionalStep" ? someoneWaits(sql) : engineWaits(sql)
         yield* thief.commit
         assert.strictEqual(yield* Fiber.join(write), "Fenced")
@@ -59,7 +69,7 @@ describe("a writer that waited for its row while another worker claimed it", () 
         const { sql, store } = yield* stores
         const lease = yield* running(store, "a")
         const thief = yield* hold(sql, steal(sql, "a"))
-        const write = yield* Effect.forkScoped(writes[name]!(store, lease))
+        const write = yield* Effect.forkScoped(writes[name](store, lease))
         yield* name === "transactionalStep" ? someoneWaits(sql) : engineWaits(sql)
         yield* thief.rollback
         assert.strictEqual(yield* Fiber.join(write), name === "suspend" ? "Suspended" : "Written")
@@ -253,7 +263,7 @@ live(
         sql`insert into romancy_steps values ('a', 's', 1, ${exit(1)}, 1, now())`
       )
     )
-    const again = yield* Effect.forkScoped(writes["recordStep"]!(store, lease))
+    const again = yield* Effect.forkScoped(writes.recordStep(store, lease))
     yield* engineWaits(sql)
     yield* first.commit
     assert.strictEqual(yield* Fiber.join(again), "Repeated")

@@ -94,7 +94,10 @@ export const claims = (it: Case): void => {
   it("a stale lease and a non-owner release nothing", (store) =>
     Effect.gen(function* () {
       const lease = yield* running(store, "a")
-      yield* store.release([{ ...lease, token: 0 }, { ...lease, token: 2 }])
+      yield* store.release([
+        { ...lease, token: 0 },
+        { ...lease, token: 2 }
+      ])
       assert.deepStrictEqual(yield* claim(store, { by: other }), [])
       yield* store.release([lease])
       yield* claim(store, { by: other })

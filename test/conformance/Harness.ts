@@ -101,7 +101,10 @@ export const suspension = (options: Partial<Store.Suspension> = {}): Store.Suspe
 export const suspended = (
   store: Store.WorkflowStore["Service"],
   executionId: string,
-  options: { readonly start?: Partial<Store.Start>; readonly suspension?: Partial<Store.Suspension> } = {}
+  options: {
+    readonly start?: Partial<Store.Start>
+    readonly suspension?: Partial<Store.Suspension>
+  } = {}
 ) =>
   Effect.tap(running(store, executionId, options.start), (lease) =>
     store.suspend(lease, suspension(options.suspension))
@@ -112,7 +115,8 @@ export const ended = (
   store: Store.WorkflowStore["Service"],
   executionId: string,
   status: "Completed" | "Failed" | "Interrupted" = "Completed"
-) => Effect.tap(running(store, executionId), (lease) => store.complete(lease, completion({ status })))
+) =>
+  Effect.tap(running(store, executionId), (lease) => store.complete(lease, completion({ status })))
 
 export const completion = (
   options: Partial<Parameters<Store.WorkflowStore["Service"]["complete"]>[1]> = {}

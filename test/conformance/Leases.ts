@@ -20,9 +20,7 @@ import {
 type Service = WorkflowStore["Service"]
 
 /** Every write under a lease, with its answer as text. */
-export const writes: Readonly<
-  Record<string, (store: Service, lease: Lease) => Effect.Effect<string, unknown>>
-> = {
+export const writes = {
   recordStep: (store, lease) => store.recordStep(lease, { name: "s", attempt: 1, exit: exit(1) }),
   recordDeferred: (store, lease) => store.recordDeferred(lease, { name: "d", exit: exit(1) }),
   registerTimer: (store, lease) =>
@@ -36,7 +34,10 @@ export const writes: Readonly<
   complete: (store, lease) =>
     Effect.map(store.complete(lease, completion()), ({ verdict }) => verdict),
   block: (store, lease) => store.block(lease, `{"reason":"x"}`)
-}
+} as const satisfies Record<
+  string,
+  (store: Service, lease: Lease) => Effect.Effect<string, unknown>
+>
 
 export const leases = (it: Case): void => {
   for (const [name, write] of Object.entries(writes)) {
@@ -65,11 +66,11 @@ export const leases = (it: Case): void => {
       }))
   }
 
-  for (const name of ["recordStep", "recordDeferred", "registerTimer"]) {
+  for (const name of ["recordStep", "recordDeferred", "registerTimer"] as const) {
     it(`${name} repeated after a lost answer says so and records it once`, (store) =>
       Effect.gen(function* () {
         const lease = yield* running(store, "a")
-        const write = writes[name]!(store, lease)
+        const write = writes[name](store, lease)
         assert.strictEqual(yield* write, "Written")
         assert.strictEqual(yield* write, "Repeated")
         const { deferreds, steps, timers } = yield* load(store, "a")
@@ -104,27 +105,24 @@ export const leases = (it: Case): void => {
       )
       assert.deepStrictEqual(verdicts, ["Written", "Written", "Written"])
       const { steps } = yield* load(store, "a")
-      assert.deepStrictEqual(
-        steps.map(({ attempt, name, exit }) => [name, attempt, exit]).sort(),
-        [
-          ["x", 1, { _tag: "Success", value: "x1" }],
-          ["x", 2, { _tag: "Success", value: "x2" }],
-          ["y", 1, { _tag: "Success", value: null }]
-        ]
-      )
+      assert.deepStrictEqual(steps.map(({ attempt, name, exit }) => [name, attempt, exit]).sort(), [
+        ["x", 1, { _tag: "Success", value: "x1" }],
+        ["x", 2, { _tag: "Success", value: "x2" }],
+        ["y", 1, { _tag: "Success", value: null }]
+      ])
     }))
 
   it("what an earlier lease recorded is taken, and stays", (store) =>
     Effect.gen(function* () {
       const before = yield* running(store, "a")
-      yield* writes["recordStep"]!(store, before)
-      yield* writes["recordDeferred"]!(store, before)
+      yield* writes.recordStep(store, before)
+      yield* writes.recordDeferred(store, before)
       yield* store.release([before])
       const [after] = yield* claim(store)
       const step = { name: "s", attempt: 1, exit: exit(2) }
       assert.strictEqual(yield* store.recordStep(after!, step), "Taken")
       assert.strictEqual(yield* store.recordDeferred(after!, { name: "d", exit: exit(2) }), "Taken")
-      assert.strictEqual(yield* writes["transactionalStep"]!(store, after!), "Written")
+      assert.strictEqual(yield* writes.transactionalStep(store, after!), "Written")
       const { deferreds, steps } = yield* load(store, "a")
       assert.deepStrictEqual(steps[0]?.exit, { _tag: "Success", value: 1 })
       assert.deepStrictEqual(deferreds[0]?.exit, { _tag: "Success", value: 1 })
@@ -167,8 +165,8 @@ export const leases = (it: Case): void => {
       const all = yield* Effect.forEach(ids, (id) => running(store, id))
       yield* store.release([all[7]!])
       yield* claim(store, { by: other })
-      for (const name of ["recordStep", "recordDeferred", "registerTimer", "suspend"]) {
-        const answers = yield* Effect.forEach(all, (lease) => writes[name]!(store, lease), {
+      for (const name of ["recordStep", "recordDeferred", "registerTimer", "suspend"] as const) {
+        const answers = yield* Effect.forEach(all, (lease) => writes[name](store, lease), {
           concurrency: "unbounded"
         })
         assert.deepStrictEqual(

@@ -10,15 +10,17 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import type * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as DbClock from "../../src/DbClock.ts"
 import * as PgWorkflowStore from "../../src/PgWorkflowStore.ts"
 import { RomancyConfig } from "../../src/RomancyConfig.ts"
-import { Sessions } from "../../src/Sessions.ts"
+import { LockTimeout, Sessions } from "../../src/Sessions.ts"
 import { WorkerId } from "../../src/WorkerId.ts"
 import { WorkflowStore } from "../../src/WorkflowStore.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
@@ -27,6 +29,10 @@ import { register, self } from "./Harness.ts"
 export interface StoreOptions {
   readonly workerId?: string
   readonly clock?: "live" | "test"
+  /** How long the engine waits for somebody else's lock. */
+  readonly lockTimeout?: Duration.Input
+  /** Another way to the database, for `worker`. */
+  readonly url?: Redacted.Redacted
   readonly config?: Parameters<typeof RomancyConfig.layer>[0]
 }
 
@@ -35,6 +41,7 @@ export const layerStore = (options: StoreOptions = {}) => {
   const clock = options.clock === "test" ? DbClock.layerClock : Layer.empty
   return PgWorkflowStore.layer.pipe(
     Layer.provideMerge(Sessions.layer),
+    Layer.provide(Layer.succeed(LockTimeout, options.lockTimeout ?? "100 millis")),
     Layer.provide(RomancyConfig.layer(options.config)),
     Layer.provide(Layer.succeed(WorkerId, options.workerId ?? self)),
     Layer.provide(clock)
@@ -50,7 +57,9 @@ export const worker = Effect.fnUntraced(function* (workerId: string, options: St
   const { url } = yield* TestDatabase
   const context = yield* Layer.build(
     Layer.fresh(
-      layerStore({ ...options, workerId }).pipe(Layer.provideMerge(PgClient.layer({ url })))
+      layerStore({ ...options, workerId }).pipe(
+        Layer.provideMerge(PgClient.layer({ url: options.url ?? url }))
+      )
     )
   )
   const store = Context.get(context, WorkflowStore)
@@ -81,8 +90,7 @@ export const hold = Effect.fnUntraced(function* <A, E, R>(
     )
     .pipe(Effect.exit, Effect.forkScoped)
   yield* Deferred.await(done)
-  const end = (commit: boolean) =>
-    Effect.andThen(Deferred.succeed(gate, commit), Fiber.join(fiber))
+  const end = (commit: boolean) => Effect.andThen(Deferred.succeed(gate, commit), Fiber.join(fiber))
   const held: Held = { commit: end(true), rollback: end(false) }
   return held
 })

@@ -69,7 +69,7 @@ export const wakes = (it: Case): void => {
       const c = yield* running(store, "c")
       const child = yield* running(store, "child", { parentId: "c" })
       const end = yield* store.complete(child, completion({ parentId: "c" }))
-      assert.deepStrictEqual(end, { verdict: "Written", parent: "Here", parentWakes: 1 })
+      assert.deepStrictEqual(end, { verdict: "Written", parent: "Here", parentWakes: 1, others: [] })
       assert.strictEqual(yield* store.suspend(c, suspension()), "Again")
     }))
 

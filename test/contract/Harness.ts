@@ -47,6 +47,11 @@ export interface Differences {
    * only the parent that started it.
    */
   readonly secondParent: "woken" | "forgotten"
+  /**
+   * What becomes of the resources of the workflow's scope while nothing runs. `released`: a
+   * suspended execution holds nothing in any process, and its next run acquires anew.
+   */
+  readonly suspendedResources: "released" | "kept"
 }
 
 /** What an engine is expected to do when nothing else is said. */
@@ -56,7 +61,8 @@ export const defaultDifferences: Differences = {
   unregisteredExecute: "waits",
   uncapturedDefect: "dies",
   resumeOfRunning: "queued",
-  secondParent: "woken"
+  secondParent: "woken",
+  suspendedResources: "released"
 }
 
 /** The engine under test. */
@@ -234,7 +240,7 @@ export const settled = Effect.gen(function* () {
     yield* succeed(flow, executionId, signal, undefined)
     yield* completed(flow, executionId)
   }
-}).pipe(Effect.scoped)
+})
 
 /** Completes a deferred of an execution from outside. */
 export const succeed = <Success extends Schema.Constraint, Failure extends Schema.Constraint>(

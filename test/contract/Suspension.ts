@@ -3,7 +3,7 @@
  *
  * Reads: `Harness`.
  * Feeds: `EngineContract`.
- * Guarantees: none of the engine's making; see the titles.
+ * Guarantees: every title is a sentence that holds for any engine.
  */
 import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"

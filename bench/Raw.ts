@@ -1,0 +1,146 @@
+/**
+ * The floors: the same rows and the same notifications by the bare driver, with prepared statements
+ * and nothing else in the way.
+ *
+ * Reads: rows that the engine wrote, so that what is compared has the same contents.
+ * Feeds: `Throughput`, `Wake`.
+ * Guarantees: the driver is the engine's; each statement is a transaction of its own.
+ */
+import * as PgConnection from "@effect/sql-pg/PgConnection"
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import type * as Redacted from "effect/Redacted"
+import { equal } from "./Proof.ts"
+
+/** A session of the bare driver, for the length of the scope. */
+export const session = (url: Redacted.Redacted) =>
+  Effect.flatMap(PgConnection.make({ url }), (connection) => connection.pin)
+
+export const floorChannel = "bench_floor"
+
+/** One row and one notification in one transaction. */
+export const insertAndNotify = (connection: PgConnection.PgConnection, id: string) =>
+  connection.query(
+    `with written as (insert into bench_floor (id, body) values ($1, $2::json) returning id)
+    select pg_notify($3, id) from written`,
+    [id, '{"_tag":"Success","value":null}', floorChannel]
+  )
+
+export const createFloorTable = "create table bench_floor (id text primary key, body json not null)"
+
+type Column = readonly [name: string, type: string]
+
+const instanceColumns: ReadonlyArray<Column> = [
+  ["execution_id", "text"],
+  ["workflow_name", "text"],
+  ["status", "text"],
+  ["payload", "json"],
+  ["token", "int4"],
+  ["result", "json"],
+  ["ready_at", "timestamptz"],
+  ["created_at", "timestamptz"],
+  ["completed_at", "timestamptz"]
+]
+
+const stepColumns: ReadonlyArray<Column> = [
+  ["execution_id", "text"],
+  ["name", "text"],
+  ["attempt", "int4"],
+  ["exit", "json"],
+  ["token", "int4"],
+  ["recorded_at", "timestamptz"]
+]
+
+/** Tables with the shape, the constraints and the indexes of the engine's, and their rows. */
+export const copies = [
+  { table: "instances", columns: instanceColumns },
+  { table: "steps", columns: stepColumns }
+] as const
+type Copy = (typeof copies)[number]
+
+/** Rows of the engine as text, column by column. */
+export interface Rows {
+  readonly copy: Copy
+  readonly columns: ReadonlyArray<ReadonlyArray<string>>
+  readonly count: number
+}
+
+export const createCopies = (sql: PgClient) =>
+  Effect.forEach(
+    copies,
+    ({ table }) =>
+      sql.unsafe(`create table bench_${table} (like romancy_${table} including all)`),
+    { discard: true }
+  )
+
+export const emptyCopies = (sql: PgClient) => sql.unsafe("truncate bench_instances, bench_steps")
+
+/** What the engine recorded of some executions. */
+export const read = (sql: PgClient, executionIds: ReadonlyArray<string>) =>
+  Effect.forEach(copies, (copy) => {
+    const list = copy.columns.map(([name]) => `"${name}"::text as "${name}"`).join(", ")
+    const text = `select ${list} from romancy_${copy.table} where execution_id = any($1::text[])`
+    return Effect.map(
+      sql.unsafe<Record<string, string>>(text, [executionIds]),
+      (rows): Rows => ({
+        copy,
+        columns: copy.columns.map(([name]) => rows.map((row) => row[name]!)),
+        count: rows.length
+      })
+    )
+  })
+
+const insertion = ({ columns, table }: Copy) => {
+  const names = columns.map(([name]) => `"${name}"`).join(", ")
+  const values = columns.map(([name, type]) => `"${name}"::${type}`).join(", ")
+  const arrays = columns.map((_, at) => `$${at + 1}::text[]`).join(", ")
+  return `insert into bench_${table} (${names}) select ${values} from unnest(${arrays}) as t (${names})`
+}
+
+const slice = (rows: Rows, from: number, size: number) =>
+  rows.columns.map((column) => column.slice(from, from + size))
+
+/** Inserts rows in statements of `size`, over as many sessions as are given. */
+export const insertBatches = Effect.fnUntraced(function* (
+  sessions: ReadonlyArray<PgConnection.PgConnection>,
+  tables: ReadonlyArray<Rows>,
+  size: number
+) {
+  const batches = tables.flatMap((rows) =>
+    Array.from({ length: Math.ceil(rows.count / size) }, (_, at) => ({
+      text: insertion(rows.copy),
+      params: slice(rows, at * size, size)
+    }))
+  )
+  const next = batches.values()
+  const drain = (session: PgConnection.PgConnection) =>
+    Effect.gen(function* () {
+      for (const { params, text } of next) yield* session.query(text, params)
+    })
+  yield* Effect.forEach(sessions, drain, { concurrency: "unbounded", discard: true })
+})
+
+/** The same rows in the order in which the engine has to commit them: one by one. */
+export const insertSingly = Effect.fnUntraced(function* (
+  session: PgConnection.PgConnection,
+  [instances, steps]: ReadonlyArray<Rows>
+) {
+  yield* session.query(insertion(instances!.copy), slice(instances!, 0, 1))
+  for (let at = 0; at < steps!.count; at++) {
+    yield* session.query(insertion(steps!.copy), slice(steps!, at, 1))
+  }
+  const { rowCount } = yield* session.query(
+    "update bench_instances set result = $2::json, completed_at = clock_timestamp() where execution_id = $1",
+    [instances!.columns[0]![0]!, instances!.columns[5]![0]!]
+  )
+  yield* equal("rows completed by the floor", rowCount, 1)
+})
+
+/** How many rows the copies have. */
+export const countCopies = (sql: PgClient) =>
+  Effect.map(
+    sql.unsafe<{ rows: number }>(
+      "select ((select count(*) from bench_instances) + (select count(*) from bench_steps))::int4 as rows"
+    ),
+    ([row]) => row!.rows
+  )

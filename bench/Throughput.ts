@@ -1,0 +1,236 @@
+/**
+ * Workflows a second in one process, and one at a time.
+ *
+ * Reads: `BenchServer`.
+ * Feeds: `main`.
+ * Guarantees: every workflow is started and awaited here, and found completed in the database with
+ * all its steps; the rounds of the variants and of the floor are interleaved.
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as RomancyConfig from "../src/RomancyConfig.ts"
+import { BenchServer } from "./BenchServer.ts"
+import * as Cpu from "./Cpu.ts"
+import * as Engines from "./Engines.ts"
+import { atLeast, type Figure } from "./Figure.ts"
+import { equal } from "./Proof.ts"
+import * as Raw from "./Raw.ts"
+import { median, now, percentile } from "./Samples.ts"
+import type { Section } from "./Section.ts"
+import { release, Steps, step } from "./Workflows.ts"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { Go } from "./Workflows.ts"
+
+/** Workflows in progress at once: half of the slots that a worker has by default. */
+const concurrency = 500
+const rowsPerStatement = 200
+/** One in so many workflows of the waiting variant waits. */
+const waitEvery = 10
+/** How long after it began to wait a waiting one is released. */
+const waitMillis = 20
+
+interface Variant {
+  readonly name: string
+  readonly steps: number
+  readonly waits: boolean
+  readonly goal?: number
+}
+
+const variants: ReadonlyArray<Variant> = [
+  { name: "no step", steps: 0, waits: false, goal: 10_000 },
+  { name: "1 step", steps: 1, waits: false },
+  { name: "5 steps", steps: 5, waits: false, goal: 2_500 },
+  { name: "5 steps, 10 % wait", steps: 5, waits: true }
+]
+
+const waitsAt = (variant: Variant, index: number) => variant.waits && index % waitEvery === 0
+
+/** Executions that have reached their wait, for whoever releases them. */
+const reached = new Map<string, Deferred.Deferred<void>>()
+
+const body = Effect.fnUntraced(function* (
+  { id, steps, waits }: typeof Steps.payloadSchema.Type
+) {
+  let sum = 0
+  for (let index = 1; index <= steps; index++) {
+    if (waits && index === steps) {
+      Deferred.doneUnsafe(reached.get(id)!, Effect.void)
+      yield* DurableDeferred.await(Go)
+    }
+    sum += yield* step(`step-${index}`, index)
+  }
+  return sum
+})
+
+const idOf = (round: string, variant: Variant, index: number) =>
+  `${round}/${variant.name}/${index}`
+
+const runOne = Effect.fnUntraced(function* (round: string, variant: Variant, index: number) {
+  const id = idOf(round, variant, index)
+  const payload = { id, steps: variant.steps, waits: waitsAt(variant, index) }
+  if (!payload.waits) return yield* Steps.execute(payload)
+  const signal = Deferred.makeUnsafe<void>()
+  reached.set(id, signal)
+  const releasing = Effect.gen(function* () {
+    yield* Deferred.await(signal)
+    yield* Effect.sleep(waitMillis)
+    yield* release(Steps, yield* Steps.executionId(payload))
+  })
+  const [sum] = yield* Effect.all([Steps.execute(payload), releasing], { concurrency: 2 })
+  reached.delete(id)
+  return sum
+})
+
+const runMany = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
+  const { postmaster } = yield* BenchServer
+  const [cpu, began] = [Cpu.usage(postmaster), now()]
+  yield* Effect.forEach(
+    Array.from({ length: count }, (_, index) => index),
+    (index) => runOne(round, variant, index),
+    { concurrency, discard: true }
+  )
+  const elapsed = now() - began
+  yield* proveDone(round, variant, count)
+  return {
+    rate: (count / elapsed) * 1000,
+    cpu: Cpu.describe(cpu, Cpu.usage(postmaster), elapsed)
+  }
+})
+
+/** All of them are completed in the database, with their steps and their deferreds. */
+const proveDone = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
+  const sql = yield* PgClient.PgClient
+  const [found] = yield* sql<{ completed: number; steps: number; deferreds: number }>`
+    with mine as (
+      select execution_id from romancy_instances
+      where status = 'Completed' and payload ->> 'id' like ${`${round}/${variant.name}/%`}
+    )
+    select (select count(*) from mine)::int4 as completed,
+      (select count(*) from romancy_steps join mine using (execution_id))::int4 as steps,
+      (select count(*) from romancy_deferreds join mine using (execution_id))::int4 as deferreds`
+  const waiting = variant.waits ? Math.ceil(count / waitEvery) : 0
+  yield* equal(`${variant.name}: completed workflows`, found!.completed, count)
+  yield* equal(`${variant.name}: recorded steps`, found!.steps, count * variant.steps)
+  yield* equal(`${variant.name}: completed deferreds`, found!.deferreds, waiting)
+})
+
+const executionIds = (round: string, variant: Variant, count: number) =>
+  Effect.forEach(Array.from({ length: count }, (_, index) => index), (index) =>
+    Steps.executionId({
+      id: idOf(round, variant, index),
+      steps: variant.steps,
+      waits: waitsAt(variant, index)
+    })
+  )
+
+type Sessions = ReadonlyArray<Effect.Success<ReturnType<typeof Raw.session>>>
+
+/** The rows of a round again, by the bare driver in large statements. */
+const floorOf = Effect.fnUntraced(function* (
+  round: string,
+  variant: Variant,
+  count: number,
+  sessions: Sessions
+) {
+  const sql = yield* PgClient.PgClient
+  const rows = yield* Raw.read(sql, yield* executionIds(round, variant, count))
+  yield* Raw.emptyCopies(sql)
+  const began = now()
+  yield* Raw.insertBatches(sessions, rows, rowsPerStatement)
+  const elapsed = now() - began
+  yield* equal("rows of the floor", yield* Raw.countCopies(sql), count * (1 + variant.steps))
+  return (count / elapsed) * 1000
+})
+
+/** One workflow after the other, in turns with its rows committed one by one. */
+const sequential = Effect.fnUntraced(function* (count: number, session: Sessions[number]) {
+  const sql = yield* PgClient.PgClient
+  const variant: Variant = { name: "5 steps", steps: 5, waits: false }
+  const [mine, floor]: [Array<number>, Array<number>] = [[], []]
+  for (let index = 0; index < count; index++) {
+    const began = now()
+    yield* runOne("sequential", variant, index)
+    mine.push(now() - began)
+    const [id] = yield* executionIds("sequential", variant, index + 1).pipe(
+      Effect.map((ids) => ids.slice(-1))
+    )
+    const rows = yield* Raw.read(sql, [id!])
+    const floorBegan = now()
+    yield* Raw.insertSingly(session, rows)
+    floor.push(now() - floorBegan)
+  }
+  yield* proveDone("sequential", variant, count)
+  return { mine, floor }
+})
+
+const toFigure = (
+  variant: Variant,
+  rounds: ReadonlyArray<{ readonly rate: number; readonly cpu: string; readonly floor: number }>
+): Figure => {
+  const value = median(rounds.map(({ rate }) => rate))
+  const floor = median(rounds.map(({ floor }) => floor))
+  return {
+    name: variant.name,
+    unit: "workflows/s",
+    value,
+    floor,
+    ratio: floor / value,
+    ...(variant.goal === undefined ? {} : { goal: atLeast(variant.goal, value, "/s") }),
+    note: rounds.find(({ rate }) => rate === value)?.cpu ?? ""
+  }
+}
+
+const latencies = (mine: ReadonlyArray<number>, floor: ReadonlyArray<number>) =>
+  [0.5, 0.99].map(
+    (q): Figure => ({
+      name: `one at a time, 5 steps, p${q * 100}`,
+      unit: "ms",
+      value: percentile(mine, q),
+      floor: percentile(floor, q),
+      ratio: percentile(mine, q) / percentile(floor, q),
+      note: `${mine.length} samples; floor: 7 commits`
+    })
+  )
+
+const measure = Effect.fnUntraced(function* (options: {
+  readonly count: number
+  readonly rounds: number
+  readonly sequential: number
+  readonly sessions: Sessions
+}) {
+  const { count, rounds, sessions } = options
+  const sql = yield* PgClient.PgClient
+  yield* Raw.createCopies(sql)
+  for (const variant of variants) yield* runMany("warm-up", variant, concurrency)
+  const found = variants.map(() => [] as Array<{ rate: number; cpu: string; floor: number }>)
+  for (let round = 0; round < rounds; round++) {
+    for (const [at, variant] of variants.entries()) {
+      const { cpu, rate } = yield* runMany(`round-${round}`, variant, count)
+      const floor = yield* floorOf(`round-${round}`, variant, count, sessions)
+      found[at]!.push({ rate, cpu, floor })
+      console.error(`throughput: ${variant.name}, round ${round + 1}: ${Math.round(rate)}/s`)
+    }
+  }
+  yield* Raw.emptyCopies(sql)
+  const { floor, mine } = yield* sequential(options.sequential, sessions[0]!)
+  return [...variants.map((variant, at) => toFigure(variant, found[at]!)), ...latencies(mine, floor)]
+})
+
+export const throughput: Section = {
+  name: "throughput",
+  about: `one worker process, ${concurrency} workflows at once, started and awaited in it; floor: the same rows by the driver, ${rowsPerStatement} a statement`,
+  run: ({ quick }) =>
+    Effect.gen(function* () {
+      const url = yield* BenchServer.database
+      const { writeSessions } = yield* RomancyConfig.make()
+      const sessions = yield* Effect.forEach(Array.from({ length: writeSessions }), () =>
+        Raw.session(url)
+      )
+      const engine = yield* Engines.worker({ url }, Steps.toLayer(body))
+      const size = quick
+        ? { count: 4_000, rounds: 1, sequential: 100 }
+        : { count: 10_000, rounds: 3, sequential: 300 }
+      return yield* Effect.provideContext(measure({ ...size, sessions }), engine)
+    }).pipe(Effect.scoped)
+}

@@ -1,0 +1,175 @@
+/**
+ * From an event in one process to the next step of the waiting workflow in another.
+ *
+ * Reads: `BenchServer`; two other processes, one that completes and one that waits.
+ * Feeds: `main`.
+ * Guarantees: one event at a time, the floor in turns with the engine; each wake is found to have
+ * come the way it is listed under; every workflow is found completed in the database.
+ */
+import * as Effect from "effect/Effect"
+import * as Random from "effect/Random"
+import type * as Redacted from "effect/Redacted"
+import type { WorkerProcess } from "../test/support/WorkerProcess.ts"
+import { BenchServer, connect } from "./BenchServer.ts"
+import { atMost, type Figure } from "./Figure.ts"
+import { equal, holds, until } from "./Proof.ts"
+import * as Raw from "./Raw.ts"
+import * as Remote from "./Remote.ts"
+import { percentile } from "./Samples.ts"
+import type { Section } from "./Section.ts"
+
+interface Way {
+  readonly name: string
+  /** How it is to be woken; `undefined` is the floor, which has no engine. */
+  readonly parked: boolean | undefined
+  readonly options?: Parameters<typeof Remote.place>[2]
+  readonly goal?: number
+}
+
+const floor: Way = { name: "floor", parked: undefined }
+const suspended: Way = {
+  name: "suspended",
+  parked: false,
+  options: { parkDuration: 0 },
+  goal: 2.3
+}
+const parked: Way = { name: "parked", parked: true, goal: 1.6 }
+const polling: Way = {
+  name: "polling only",
+  parked: false,
+  options: { parkDuration: 0, listenNotify: false }
+}
+
+interface Processes {
+  readonly completes: WorkerProcess
+  readonly waits: WorkerProcess
+}
+
+let events = 0
+
+/** One event: the milliseconds from the call there to the step here. */
+const wake = Effect.fnUntraced(function* (
+  { completes, waits }: Processes,
+  way: Way,
+  pauseMillis: number
+) {
+  const name = `${way.name}/${events++}`
+  const engine = way.parked !== undefined
+  const { executionId } = engine
+    ? yield* Remote.ask<{ executionId: string }>(waits, { place: way.name, name })
+    : { executionId: undefined }
+  yield* Effect.sleep(yield* Random.nextBetween(pauseMillis / 2, pauseMillis))
+  const called = yield* Remote.ask<{ at: number }>(completes, {
+    place: way.name,
+    name,
+    executionId
+  })
+  const went = yield* waits.waitFor<{ ran?: string; at: number }>(({ ran }) => ran === name)
+  if (engine) {
+    const how = yield* Remote.ask<{ parked?: boolean }>(waits, { executionId })
+    yield* holds(`${name} was woken ${way.name}`, how.parked === way.parked)
+  }
+  return went.at - called.at
+})
+
+const sample = Effect.fnUntraced(function* (
+  processes: Processes,
+  ways: ReadonlyArray<Way>,
+  count: number,
+  pauseMillis: number
+) {
+  const found = ways.map(() => [] as Array<number>)
+  for (let index = 0; index < count; index++) {
+    // In another order each time, so that none always follows the same one.
+    for (let turn = 0; turn < ways.length; turn++) {
+      const at = (index + turn) % ways.length
+      found[at]!.push(yield* wake(processes, ways[at]!, pauseMillis))
+    }
+    if (index % 50 === 49) console.error(`wake: ${index + 1} of ${count}`)
+  }
+  return found
+})
+
+const proveDone = Effect.fnUntraced(function* (url: Redacted.Redacted, way: Way, count: number) {
+  const sql = yield* connect(url)
+  const look = sql<{ done: number }>`
+    select count(*)::int4 as done from romancy_instances join romancy_steps using (execution_id)
+    where status = 'Completed'`
+  yield* until(`${way.name}: completed workflows`, look, ([row]) => row?.done === count)
+}, Effect.scoped)
+
+const toFigures = (
+  way: Way,
+  samples: ReadonlyArray<number>,
+  floors: ReadonlyArray<number> | undefined
+): ReadonlyArray<Figure> =>
+  [0.5, 0.99].map((q) => {
+    const value = percentile(samples, q)
+    const figure = { name: `${way.name}, p${q * 100}`, unit: "ms", value }
+    if (floors === undefined) return { ...figure, note: `${samples.length} samples` }
+    const floor = percentile(floors, q)
+    const ratio = value / floor
+    return q === 0.5 && way.goal !== undefined
+      ? { ...figure, floor, ratio, goal: atMost(way.goal, ratio, "×") }
+      : { ...figure, floor, ratio }
+  })
+
+const createFloor = Effect.fnUntraced(function* (url: Redacted.Redacted) {
+  const sql = yield* connect(url)
+  yield* sql.unsafe(Raw.createFloorTable)
+}, Effect.scoped)
+
+const proveFloor = Effect.fnUntraced(function* (url: Redacted.Redacted, count: number) {
+  const sql = yield* connect(url)
+  const [row] = yield* sql<{ rows: number }>`select count(*)::int4 as rows from bench_floor`
+  yield* equal("rows of the floor", row!.rows, count)
+}, Effect.scoped)
+
+const measure = Effect.fnUntraced(function* (size: {
+  readonly warmUp: number
+  readonly events: number
+  readonly polls: number
+}) {
+  const ways = [suspended, parked, polling]
+  const urls = new Map<Way, Redacted.Redacted>()
+  for (const way of [floor, ...ways]) urls.set(way, yield* BenchServer.database)
+  yield* createFloor(urls.get(floor)!)
+  const orders = {
+    places: ways.map((way) => Remote.place(way.name, urls.get(way)!, way.options)),
+    floor: Remote.place(floor.name, urls.get(floor)!).url
+  }
+  const waits = yield* Remote.start({ ...orders, role: "waits" })
+  const completes = yield* Remote.start({ ...orders, role: "completes" })
+  const processes = { completes, waits }
+  yield* sample(processes, [floor, suspended, parked], size.warmUp, 10)
+  const [floors, ...found] = yield* sample(
+    processes,
+    [floor, suspended, parked],
+    size.events,
+    10
+  )
+  // At a moment that has nothing to do with the last poll.
+  const [polled] = yield* sample(processes, [polling], size.polls, 2000)
+  yield* proveFloor(urls.get(floor)!, size.warmUp + size.events)
+  yield* proveDone(urls.get(suspended)!, suspended, size.warmUp + size.events)
+  yield* proveDone(urls.get(parked)!, parked, size.warmUp + size.events)
+  yield* proveDone(urls.get(polling)!, polling, size.polls)
+  return [
+    ...toFigures(floor, floors!, undefined),
+    ...toFigures(suspended, found[0]!, floors),
+    ...toFigures(parked, found[1]!, floors),
+    ...toFigures(polling, polled!, undefined)
+  ]
+})
+
+export const wakes: Section = {
+  name: "wake",
+  about:
+    "event in one process → step in another, one at a time; floor: insert + NOTIFY → notification, both by the driver",
+  run: ({ quick }) =>
+    Effect.scoped(
+      measure(
+        quick ? { warmUp: 10, events: 60, polls: 4 } : { warmUp: 30, events: 300, polls: 12 }
+      )
+    )
+}

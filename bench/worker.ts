@@ -1,0 +1,162 @@
+/**
+ * The other processes of the benchmark.
+ *
+ * - `waits`: runs workflows that wait for an event, and tells when they went on
+ * - `completes`: completes what they wait for, and tells when it called
+ * - `works`: runs many steps at once; is killed, or takes over from one that was
+ *
+ * Reads: orders from its first argument, questions as messages.
+ * Feeds: `Remote`.
+ * Guarantees: moments are those of the monotonic clock that all processes share.
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as References from "effect/References"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { OnResumption } from "../src/Resumption.ts"
+import { toParent } from "../test/support/WorkerProcess.ts"
+import * as Engines from "./Engines.ts"
+import { until } from "./Proof.ts"
+import * as Raw from "./Raw.ts"
+import type { Orders, RemotePlace } from "./Remote.ts"
+import { now } from "./Samples.ts"
+import { Go, release, Waiting, Work } from "./Workflows.ts"
+
+interface Question {
+  readonly id: number
+  readonly place: string
+  readonly name: string
+  readonly executionId: string
+  readonly round: string
+  readonly count: number
+}
+
+type Answer = (question: Question) => Effect.Effect<object, unknown>
+
+const toPlace = ({ options, url }: RemotePlace): Engines.Place => ({
+  url: Redacted.make(url),
+  options
+})
+
+/** How the executions of this process were resumed. */
+const resumptions = new Map<string, boolean>()
+
+const noted = Layer.succeed(OnResumption, ({ executionId, parked }) =>
+  Effect.sync(() => void resumptions.set(executionId, parked))
+)
+
+const goesOn = ({ id }: { readonly id: string }) =>
+  Effect.andThen(
+    DurableDeferred.await(Go),
+    Activity.make({
+      name: "after",
+      execute: Effect.suspend(() => toParent({ ran: id, at: now() }))
+    })
+  )
+
+/** Starts one that waits, and answers when it does. */
+const waits = Effect.fnUntraced(function* (orders: Orders) {
+  const engines = yield* build(orders.places, (place) =>
+    Engines.worker(place, Waiting.toLayer(goesOn)).pipe(Effect.provide(noted))
+  )
+  const session = yield* Raw.session(Redacted.make(orders.floor!))
+  const arrivals = yield* session.listen(Raw.floorChannel)
+  yield* Effect.forever(
+    Effect.flatMap(Queue.take(arrivals), ({ payload }) => toParent({ ran: payload, at: now() }))
+  ).pipe(Effect.forkScoped)
+  return (({ executionId, name, place }) => {
+    if (executionId !== undefined) {
+      return Effect.sync(() => ({ parked: resumptions.get(executionId) }))
+    }
+    return Effect.gen(function* () {
+      const executionId = yield* Waiting.execute({ id: name }, { discard: true })
+      yield* until("the wait", Waiting.poll(executionId), Option.isSome, { every: "2 millis" })
+      return { executionId }
+    }).pipe(Engines.on(engines.get(place)!))
+  }) satisfies Answer
+})
+
+/** Completes what an execution waits for, or sends the notification of the floor. */
+const completes = Effect.fnUntraced(function* (orders: Orders) {
+  const engines = yield* build(orders.places, Engines.client)
+  const session = yield* Raw.session(Redacted.make(orders.floor!))
+  return (({ executionId, name, place }) => {
+    const engine = engines.get(place)
+    const completed =
+      engine === undefined
+        ? Raw.insertAndNotify(session, name)
+        : release(Waiting, executionId).pipe(Engines.on(engine))
+    return Effect.suspend(() => {
+      const at = now()
+      return Effect.as(completed, { at })
+    })
+  }) satisfies Answer
+})
+
+/** Runs one step for each execution of a round; tells when a whole round has begun. */
+const works = Effect.fnUntraced(function* (orders: Orders) {
+  const begun = new Map<string, Array<number>>()
+  const work = ({ round }: { readonly round: string }) =>
+    Activity.make({
+      name: "work",
+      execute: Effect.suspend(() => {
+        const moments = begun.get(round) ?? []
+        begun.set(round, moments)
+        moments.push(now())
+        return orders.holds === true ? Effect.never : Effect.void
+      })
+    })
+  const engines = yield* build(orders.places, (place) => Engines.worker(place, Work.toLayer(work)))
+  return (({ count, place, round }) =>
+    Effect.gen(function* () {
+      if (orders.holds === true) {
+        yield* Effect.forEach(
+          Array.from({ length: count }, (_, number) => number),
+          (number) => Work.execute({ round, number }, { discard: true }),
+          { concurrency: "unbounded", discard: true }
+        )
+      }
+      const moments = yield* until(
+        "a round of steps",
+        Effect.sync(() => begun.get(round) ?? []),
+        (moments) => moments.length >= count,
+        { atMost: "60 seconds" }
+      )
+      return { moments }
+    }).pipe(Engines.on(engines.get(place)!))) satisfies Answer
+})
+
+const build = <A, E, R>(
+  places: ReadonlyArray<RemotePlace>,
+  make: (place: Engines.Place) => Effect.Effect<A, E, R>
+) =>
+  Effect.map(
+    Effect.forEach(places, (place) =>
+      Effect.map(make(toPlace(place)), (engine) => [place.name, engine] as const)
+    ),
+    (engines) => new Map(engines)
+  )
+
+const roles = { waits, completes, works }
+
+const main = Effect.gen(function* () {
+  const orders: Orders = JSON.parse(process.argv[2]!)
+  const questions = yield* Queue.unbounded<Question>()
+  process.on("message", (question) => void Queue.offerUnsafe(questions, question as Question))
+  const answer: Answer = yield* roles[orders.role](orders)
+  yield* toParent({ ready: true })
+  yield* Queue.take(questions).pipe(
+    Effect.flatMap((question) =>
+      Effect.flatMap(answer(question), (said) => toParent({ ...said, answers: question.id })).pipe(
+        Effect.forkScoped
+      )
+    ),
+    Effect.forever
+  )
+}).pipe(Effect.scoped, Effect.provideService(References.MinimumLogLevel, "Error"))
+
+await Effect.runPromise(main)

@@ -1,0 +1,50 @@
+/**
+ * A worker process: runs orders until it is told to stop, or until whoever started it is gone.
+ *
+ * Reads: `DATABASE_URL`, `ROMANCY_*`, what `Fulfilment` reads; the end of standard input.
+ * Feeds: standard output, with a line for each run that begins or goes on.
+ * Guarantees: on SIGTERM steps finish and what it owns goes to others; it never outlives its parent.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Config from "effect/Config"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import { OnResumption } from "../../src/Resumption.ts"
+import * as Romancy from "../../src/Romancy.ts"
+import * as Fulfilment from "./Fulfilment.ts"
+import { OrderStore } from "./OrderStore.ts"
+
+/** What woke each run, and how long after the write that it was woken for. */
+const logResumptions = Layer.succeed(
+  OnResumption,
+  ({ executionId, parked, sources, waitedMillis }) =>
+    Effect.logInfo("resumed").pipe(
+      Effect.annotateLogs({
+        by: sources.toSorted().join("+"),
+        afterMillis: waitedMillis.toFixed(1),
+        from: parked ? "memory" : "record",
+        execution: executionId
+      })
+    )
+)
+
+const Worker = Fulfilment.layer.pipe(
+  Layer.provide(OrderStore.layer),
+  Layer.provide(Romancy.layerConfig({ shutdownTimeout: "3 seconds" })),
+  Layer.provide(PgClient.layerConfig({ url: Config.Redacted("DATABASE_URL") })),
+  Layer.provide(logResumptions),
+  Layer.provideMerge(Logger.layer([Logger.consoleLogFmt]))
+)
+
+/** Nothing is ever written to our standard input: it ends when the parent does, however it does. */
+const parentIsGone = Effect.callback<void>((resume) => {
+  process.stdin.resume().once("end", () => resume(Effect.void))
+})
+
+Layer.launch(Worker).pipe(
+  Effect.raceFirst(parentIsGone),
+  Effect.annotateLogs({ worker: process.pid }),
+  NodeRuntime.runMain
+)

@@ -1,0 +1,21 @@
+/**
+ * Durable workflows for Effect on the PostgreSQL that the application already runs, resumed within
+ * milliseconds by LISTEN/NOTIFY and correct with every notification lost.
+ *
+ * `Romancy` is where to begin. Every module can also be imported by itself: `romancy/Timer`.
+ *
+ * @since 0.1.0
+ */
+export * as DbClock from "./DbClock.ts"
+export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
+export * as Listener from "./Listener.ts"
+export * as Notification from "./Notification.ts"
+export * as PgMigrations from "./PgMigrations.ts"
+export * as PgWorkflowStore from "./PgWorkflowStore.ts"
+export * as Resumption from "./Resumption.ts"
+export * as Romancy from "./Romancy.ts"
+export * as RomancyConfig from "./RomancyConfig.ts"
+export * as RomancyError from "./RomancyError.ts"
+export * as Timer from "./Timer.ts"
+export * as Transactional from "./Transactional.ts"
+export * as WorkflowStore from "./WorkflowStore.ts"

@@ -1,0 +1,125 @@
+/** Errors as the server and the driver really give them, and what is made of each. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, layer } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import { SqlError } from "effect/sql/SqlError"
+import * as PgFailure from "../src/PgFailure.ts"
+import { hold } from "./conformance/Postgres.ts"
+import { TestDatabase } from "./support/TestDatabase.ts"
+
+type Meaning = "transient" | "lock" | "queue" | "row" | "nobody"
+
+const meanings = (error: unknown): ReadonlyArray<Meaning> => [
+  ...(PgFailure.isTransient(error) ? (["transient"] as const) : []),
+  ...(PgFailure.isLockTimeout(error) ? (["lock"] as const) : []),
+  ...(PgFailure.isQueueFull(error) ? (["queue"] as const) : []),
+  ...(PgFailure.blamesRow(error) ? (["row"] as const) : [])
+]
+
+layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
+  const given = (
+    name: string,
+    code: string | undefined,
+    expected: ReadonlyArray<Meaning>,
+    failing: (sql: PgClient.PgClient) => Effect.Effect<unknown, SqlError>
+  ) =>
+    it.effect(name, () =>
+      Effect.gen(function* () {
+        const error = yield* Effect.flip(failing(yield* PgClient.PgClient))
+        assert.instanceOf(error, SqlError)
+        assert.strictEqual(PgFailure.code(error), code)
+        assert.deepStrictEqual(meanings(error), expected)
+        assert.strictEqual(PgFailure.endsSession(error), name.startsWith("a session that ended"))
+      })
+    )
+
+  given("a NUL in a text", "22021", ["row"], (sql) => sql`select ${"a\u0000b"}::text`)
+  given("text that is no JSON", "22P02", ["row"], (sql) => sql`select ${"{"}::json`)
+  given("a constraint", "23514", ["row"], (sql) =>
+    Effect.andThen(
+      sql`create table checked (n int check (n > 0))`,
+      sql`insert into checked values (0)`
+    )
+  )
+  given(
+    "an exception of a trigger's",
+    "P0001",
+    ["row"],
+    (sql) => sql`do $$ begin raise exception 'no'; end $$`
+  )
+  given("a key too long for its index, which is not a full queue", "54000", ["row"], (sql) =>
+    Effect.andThen(
+      sql`create table long_keys (k text primary key)`,
+      sql`insert into long_keys select string_agg(md5(i::text), '') from generate_series(1, 500) i`
+    )
+  )
+  given(
+    "a value that the driver cannot encode",
+    undefined,
+    ["row"],
+    (sql) => sql`select ${{ not: "a parameter" } as never}`
+  )
+  given("a cancelled statement", "57014", ["transient"], (sql) =>
+    sql.withTransaction(
+      Effect.andThen(sql`set local statement_timeout = 1`, sql`select pg_sleep(10)`)
+    )
+  )
+  given(
+    "a session that ended in the middle",
+    undefined,
+    ["transient"],
+    (sql) => sql`select pg_terminate_backend(pg_backend_pid())`
+  )
+  given(
+    "an administrator's shutdown",
+    "57P01",
+    ["transient"],
+    (sql) => sql`do $$ begin raise exception 'x' using errcode = '57P01'; end $$`
+  )
+  given(
+    "a serialization failure",
+    "40001",
+    ["transient"],
+    (sql) => sql`do $$ begin raise exception 'x' using errcode = '40001'; end $$`
+  )
+  given("a standby", "25006", ["transient"], (sql) =>
+    sql.withTransaction(
+      Effect.andThen(sql`set transaction read only`, sql`create table never (n int)`)
+    )
+  )
+  given("a mistake of ours", "42P01", [], (sql) => sql`select * from no_such_table`)
+
+  it.effect("a row that somebody has locked", () =>
+    Effect.gen(function* () {
+      const sql = yield* PgClient.PgClient
+      yield* sql`create table held as select 1 as n`
+      const holder = yield* hold(sql, sql`select * from held for update`)
+      const error = yield* Effect.flip(
+        sql.withTransaction(
+          Effect.andThen(sql`set local lock_timeout = 1`, sql`select * from held for update`)
+        )
+      )
+      yield* holder.rollback
+      assert.strictEqual(PgFailure.code(error), "55P03")
+      assert.deepStrictEqual(meanings(error), ["lock", "row"])
+    })
+  )
+
+  it.effect("a server that is not there", () =>
+    Effect.gen(function* () {
+      const error = yield* PgClient.makeClient({ host: "127.0.0.1", port: 1 }).pipe(
+        Effect.flip,
+        Effect.scoped,
+        Effect.provide(Reactivity.layer)
+      )
+      assert.deepStrictEqual(meanings(error), ["transient"])
+    })
+  )
+
+  it("is silent about what is no error of the database", () => {
+    assert.deepStrictEqual(meanings(new Error("other")), [])
+    assert.deepStrictEqual(meanings(undefined), [])
+    assert.isUndefined(PgFailure.code("text"))
+  })
+})

@@ -1,0 +1,257 @@
+/** The schema: applied once, verified, printed, and kept to its place. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import * as PgMigrations from "../src/PgMigrations.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { claim, register, request, self } from "./conformance/Harness.ts"
+import { layerStore, worker } from "./conformance/Postgres.ts"
+import { connect, TestDatabase } from "./support/TestDatabase.ts"
+
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
+  it.live(name, () =>
+    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(TestDatabase.layer))
+  )
+
+const verify = { prefix: "romancy", schema: "public", migrations: "verify" } as const
+const apply = { ...verify, migrations: "apply" } as const
+
+const history = (table = "romancy_migrations") =>
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    return (yield* sql<{ id: number }>`select id from ${sql.literal(table)} order by id`).map(
+      ({ id }) => id
+    )
+  })
+
+const ids = PgMigrations.migrations(apply).map(({ id }) => id)
+
+/** Everything that was made, as the catalogue describes it. */
+const catalogue = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  return yield* sql`
+    select table_name::text as name, column_name::text as part, data_type || is_nullable ||
+      coalesce(column_default, '') as what
+    from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema')
+    union all select tablename::text, indexname::text, indexdef from pg_indexes
+      where schemaname not in ('pg_catalog', 'information_schema')
+    union all select conrelid::regclass::text, conname::text, pg_get_constraintdef(oid)
+      from pg_constraint where connamespace = 'public'::regnamespace
+    union all select proname::text, '', prosrc from pg_proc
+      where pronamespace = 'public'::regnamespace
+    order by 1, 2, 3`
+})
+
+it("the migrations are numbered in order, without a gap", () => {
+  assert.deepStrictEqual(
+    ids,
+    ids.map((_, index) => index + 1)
+  )
+})
+
+live(
+  "five processes that start at once apply them once",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    yield* Effect.forEach(
+      [1, 2, 3, 4, 5],
+      (n) =>
+        Effect.gen(function* () {
+          const context = yield* Layer.build(
+            Layer.fresh(
+              layerStore({ workerId: `worker-${n}` }).pipe(Layer.provide(PgClient.layer({ url })))
+            )
+          )
+          return Context.get(context, WorkflowStore)
+        }),
+      { concurrency: "unbounded" }
+    )
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "one that waits for another's waits longer than a lock may take otherwise",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    const key = `"public"."romancy_migrations" migrations`
+    const blocker = yield* connect(url)
+    yield* blocker`select pg_advisory_lock(hashtextextended(${key}, 0))`
+    const building = yield* Effect.forkScoped(worker("late", { lockTimeout: "1 millis" }))
+    yield* sql<{ waits: boolean }>`select exists (select from pg_locks where not granted
+      and locktype = 'advisory') as waits`.pipe(
+      Effect.repeat({ until: ([row]) => row?.waits === true })
+    )
+    // Had it a lock timeout of a millisecond, it would have failed before this is answered.
+    yield* sql`select pg_sleep(0.02)`
+    assert.isUndefined(building.pollUnsafe())
+    yield* blocker`select pg_advisory_unlock_all()`
+    yield* Fiber.join(building)
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "applying again changes nothing",
+  Effect.gen(function* () {
+    yield* PgMigrations.run(apply)
+    const before = yield* catalogue
+    yield* PgMigrations.run(apply)
+    assert.deepStrictEqual(yield* catalogue, before)
+  })
+)
+
+live(
+  "to verify fails behind the head, says what to do, creates nothing, and passes at it",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const error = yield* Effect.flip(PgMigrations.run(verify))
+    assert.deepInclude(error, { _tag: "MigrationError", found: 0, expected: ids.length })
+    assert.include(error.message, `migrations: "apply"`)
+    assert.deepStrictEqual(yield* catalogue, [])
+    yield* PgMigrations.run(apply)
+    yield* PgMigrations.run(verify)
+    yield* sql`delete from romancy_migrations where id = ${ids.length}`
+    assert.deepInclude(yield* Effect.flip(PgMigrations.run(verify)), { found: ids.length - 1 })
+  })
+)
+
+live(
+  "a database that is newer than this version is left alone",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    yield* PgMigrations.run(apply)
+    yield* sql`insert into romancy_migrations (id, name) values (${ids.length + 1}, 'future')`
+    for (const config of [apply, verify]) {
+      const error = yield* Effect.flip(PgMigrations.run(config))
+      assert.deepInclude(error, { _tag: "MigrationError", found: ids.length + 1 })
+      assert.include(error.message, "newer")
+    }
+  })
+)
+
+live(
+  "one that fails leaves nothing half done",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    // The last migration cannot make its table.
+    yield* sql`create view romancy_workers as select 1 as n`
+    yield* sql`create type romancy_await_lock as (n int)`
+    yield* sql`create function romancy_await_lock(key bigint) returns text language sql as 'select 1::text'`
+    assert.strictEqual((yield* Effect.flip(PgMigrations.run(apply)))._tag, "SqlError")
+    const [row] = yield* sql<{ found: string | null }>`
+      select to_regclass('romancy_instances') as found`
+    assert.isNull(row?.found)
+  })
+)
+
+live(
+  "the printed script, run by hand, makes what applying makes",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const script = PgMigrations.print(apply)
+    const run = Effect.forEach(script.split(";\n\n"), (statement) => sql.unsafe(statement))
+    yield* run
+    yield* run
+    yield* PgMigrations.run(verify)
+    const byHand = yield* catalogue
+    const applied = yield* Effect.andThen(PgMigrations.run(apply), catalogue).pipe(
+      Effect.provide(Layer.fresh(TestDatabase.layer))
+    )
+    assert.deepStrictEqual(byHand, applied)
+  })
+)
+
+live(
+  "a role that may only read and write is enough, once they are applied",
+  Effect.gen(function* () {
+    const { name, url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    const as = new URL(Redacted.value(url))
+    as.username = `role_${name}`
+    as.password = "plain"
+    yield* Effect.acquireRelease(
+      sql.unsafe(`create role ${as.username} login password '${as.password}'`),
+      () =>
+        Effect.orDie(
+          Effect.andThen(
+            sql.unsafe(`drop owned by ${as.username}`),
+            sql.unsafe(`drop role ${as.username}`)
+          )
+        )
+    )
+    yield* PgMigrations.run(apply)
+    yield* sql.unsafe(
+      `grant select, insert, update, delete on all tables in schema public to ${as.username}`
+    )
+    for (const migrations of ["verify", "apply"] as const) {
+      const store = yield* worker(self, { config: { migrations }, url: Redacted.make(as.href) })
+      yield* store.start(request(migrations))
+      assert.strictEqual((yield* claim(store)).length, 1)
+    }
+  })
+)
+
+live(
+  "schemas and prefixes stand side by side and share nothing",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const places = [
+      { prefix: "romancy", schema: "public" },
+      { prefix: "billing", schema: "public" },
+      { prefix: "romancy", schema: "other" },
+      { prefix: "_", schema: "_" },
+      { prefix: "p".repeat(31), schema: "s".repeat(41) }
+    ]
+    const stores = yield* Effect.forEach(places, (config) => worker(self, { config }))
+    for (const [index, store] of stores.entries()) yield* store.start(request(`i${index}`))
+    for (const [index, store] of stores.entries()) {
+      assert.deepStrictEqual(
+        (yield* claim(store)).map(({ executionId }) => executionId),
+        [`i${index}`]
+      )
+    }
+    const names = yield* sql`select schemaname from pg_tables
+      where tablename like '%\\_instances' order by 1`
+    assert.strictEqual(names.length, places.length)
+  })
+)
+
+it.effect("names that are no plain names are refused before they reach SQL", () =>
+  Effect.gen(function* () {
+    const hostile = [
+      `a"; drop schema public; --`,
+      "A",
+      "1a",
+      "a b",
+      "a.b",
+      "",
+      "é",
+      "a$",
+      "x".repeat(42)
+    ]
+    for (const name of hostile) {
+      for (const option of ["schema", "prefix"] as const) {
+        const error = yield* Effect.flip(RomancyConfig.make({ [option]: name }))
+        assert.strictEqual(error.option, option)
+      }
+    }
+  })
+)
+
+live(
+  "the store cannot be built on tables that are not there, if it may not make them",
+  Effect.gen(function* () {
+    const error = yield* Effect.flip(worker("w", { config: { migrations: "verify" } }))
+    assert.strictEqual(error._tag, "MigrationError")
+    yield* PgMigrations.run(apply)
+    const store = yield* worker("w", { config: { migrations: "verify" } })
+    yield* register(store, self)
+  })
+)

@@ -1,0 +1,271 @@
+/** What a user's open transaction, or a row that the database refuses, does to everybody else. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import {
+  claim,
+  completion,
+  exit,
+  fire,
+  load,
+  other,
+  register,
+  request,
+  running,
+  self,
+  signal,
+  status,
+  suspended,
+  timer
+} from "./conformance/Harness.ts"
+import { writes } from "./conformance/Leases.ts"
+import { hold, layer, until, worker } from "./conformance/Postgres.ts"
+
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
+  it.live(name, () =>
+    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
+  )
+
+const stores = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  const store = yield* WorkflowStore
+  yield* register(store, self)
+  return { sql, store }
+})
+
+/** A user's transaction that has touched an instance and stays open. */
+const touched = (sql: PgClient.PgClient, store: WorkflowStore["Service"], executionId: string) =>
+  hold(sql, store.completeDeferred(signal(executionId, "touched")))
+
+describe("a user's transaction that holds an instance", () => {
+  for (const name of [
+    "recordStep",
+    "recordDeferred",
+    "registerTimer",
+    "suspend",
+    "complete"
+  ] as const) {
+    live(
+      `keeps its ${name} waiting, and nobody else's of the same batch`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const ids = Array.from({ length: 50 }, (_, index) => `i${index}`)
+        const leases = yield* Effect.forEach(ids, (id) => running(store, id))
+        const user = yield* touched(sql, store, "i25")
+        const [mine, ...others] = [leases[25]!, ...leases.filter((_, index) => index !== 25)]
+        const waiting = yield* Effect.forkScoped(writes[name](store, mine), {
+          startImmediately: true
+        })
+        const answers = yield* Effect.forEach(others, (lease) => writes[name](store, lease), {
+          concurrency: "unbounded"
+        })
+        assert.isTrue(answers.every((answer) => answer === "Written" || answer === "Suspended"))
+        assert.isUndefined(waiting.pollUnsafe())
+        yield* user.commit
+        const answer = yield* Fiber.join(waiting)
+        assert.strictEqual(answer, name === "suspend" ? "Again" : "Written")
+      })
+    )
+  }
+
+  live(
+    "delays no heartbeat, claim, timer or recovery of others",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const second = yield* worker("worker-second")
+      for (const id of ["held", "free"]) {
+        const lease = yield* running(store, id)
+        yield* store.registerTimer(lease, timer("t", 0))
+      }
+      yield* running(second, "theirs-held", { claimFor: "worker-second" })
+      yield* running(second, "theirs-free", { claimFor: "worker-second" })
+      const user = yield* hold(
+        sql,
+        Effect.andThen(store.resume("held"), store.resume("theirs-held"))
+      )
+      assert.isTrue((yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).alive)
+      const fired = yield* fire(store)
+      assert.deepInclude(fired, { count: 1, here: ["free"] })
+      // Somebody has to look again for the one that was passed over.
+      assert.isAtMost(fired.nextMillis!, 50)
+      assert.strictEqual(yield* store.removeWorker("worker-second"), 1)
+      assert.deepStrictEqual(
+        (yield* claim(store)).map(({ executionId }) => executionId),
+        ["theirs-free"]
+      )
+      // The entry stays until the rest is free, and somebody looks again within a second.
+      assert.isAtMost(
+        (yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).nextExpiryMillis!,
+        1000
+      )
+      yield* user.commit
+      assert.deepInclude(yield* fire(store), { count: 1, here: ["held"], nextMillis: undefined })
+      assert.strictEqual(yield* store.removeWorker("worker-second"), 1)
+      assert.isUndefined(
+        (yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).nextExpiryMillis
+      )
+    })
+  )
+
+  live(
+    "keeps a worker that was taken for dead from coming back before its work is free",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const second = yield* worker("worker-second")
+      const lease = yield* running(store, "a")
+      const user = yield* hold(sql, store.resume("a"))
+      assert.strictEqual(yield* second.removeWorker(self), 0)
+      const coming = yield* Effect.forkScoped(register(store, self))
+      assert.isFalse((yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).alive)
+      yield* user.rollback
+      yield* Fiber.join(coming)
+      assert.isTrue((yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).alive)
+      assert.strictEqual(yield* writes.recordStep(store, lease), "Fenced")
+      assert.strictEqual(yield* status(store, "a"), "Runnable")
+    })
+  )
+
+  live(
+    "holds up nobody who awaits another instance",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["held", "free"]) yield* running(store, id)
+      const user = yield* touched(sql, store, "held")
+      const outcomes = yield* store.awaitOutcomes(["held", "free"])
+      assert.strictEqual(outcomes.length, 2)
+      yield* until(
+        sql,
+        `select array_agg(execution_id) = '{free}' from romancy_instances where awaited`
+      )
+      yield* user.rollback
+    })
+  )
+
+  live(
+    "keeps a parent, and so the end of its child, but not other ends",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* suspended(store, "p")
+      const child = yield* running(store, "c", { parentId: "p" })
+      const orphan = yield* running(store, "o")
+      const user = yield* touched(sql, store, "p")
+      const ending = yield* Effect.forkScoped(
+        store.complete(child, completion({ parentId: "p" })),
+        {
+          startImmediately: true
+        }
+      )
+      assert.strictEqual((yield* store.complete(orphan, completion())).verdict, "Written")
+      assert.isUndefined(ending.pollUnsafe())
+      yield* user.rollback
+      assert.deepInclude(yield* Fiber.join(ending), { verdict: "Written", parent: "Runnable" })
+    })
+  )
+
+  live(
+    "does not keep a worker from giving back the rest",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const leases = yield* Effect.forEach(["a", "held", "z"], (id) => running(store, id))
+      const user = yield* touched(sql, store, "held")
+      const releasing = yield* Effect.forkScoped(store.release(leases))
+      yield* until(sql, `select count(*) = 2 from romancy_instances where status = 'Runnable'`)
+      yield* user.rollback
+      yield* Fiber.join(releasing)
+      assert.strictEqual((yield* claim(store, { by: self })).length, 3)
+    })
+  )
+})
+
+describe("a row that the database refuses", () => {
+  live(
+    "fails the fiber that wrote it, and no other of its batch",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* sql`alter table romancy_steps add constraint no_thirteen check (name <> 'thirteen')`
+      yield* sql`create function refuse() returns trigger language plpgsql as $$
+        begin if new.name = 'raised' then raise exception 'no'; end if; return new; end $$`
+      yield* sql`create trigger refuse before insert on romancy_steps
+        for each row execute function refuse()`
+      const lease = yield* running(store, "a")
+      const bad = ["thirteen", "nul\u0000byte", "raised", "x".repeat(3000)]
+      const names = Array.from(
+        { length: 60 },
+        (_, index) => bad[index % 15 === 7 ? (index / 15) | 0 : -1] ?? `s${index}`
+      )
+      // Random text, so that the longest name cannot be compressed below what an index row may hold.
+      const text = Array.from({ length: 9000 }, (_, index) =>
+        String.fromCodePoint(0x4e00 + ((index * 7919) % 20_000))
+      ).join("")
+      const exits = yield* Effect.forEach(
+        names,
+        (name) =>
+          Effect.exit(
+            store.recordStep(lease, {
+              name: name.length === 3000 ? text : name,
+              attempt: 1,
+              exit: exit(name)
+            })
+          ),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        names.filter((_, index) => Exit.isFailure(exits[index]!)),
+        bad
+      )
+      assert.strictEqual((yield* load(store, "a")).steps.length, 56)
+    })
+  )
+
+  live(
+    "is one that is no JSON, too, in every kind of batch",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      const lease = yield* running(store, "a")
+      const broken = "{"
+      const kinds: ReadonlyArray<(text: string, name: string) => Effect.Effect<unknown, unknown>> =
+        [
+          (exit, name) => store.recordStep(lease, { name, attempt: 1, exit }),
+          (exit, name) => store.recordDeferred(lease, { name, exit }),
+          (exit, name) => store.completeDeferred({ ...signal("a", `o${name}`), exit }),
+          (payload, name) => store.start(request(name, { payload }))
+        ]
+      for (const write of kinds) {
+        const exits = yield* Effect.forEach(
+          ["1", broken, "3"],
+          (text, index) => Effect.exit(write(text, `n${index}`)),
+          { concurrency: "unbounded" }
+        )
+        assert.deepStrictEqual(
+          exits.map(({ _tag }) => _tag),
+          ["Success", "Failure", "Success"]
+        )
+      }
+    })
+  )
+
+  live(
+    "is none for text that only looks dangerous",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      const names = [`'; drop table romancy_instances; --`, `"q"`, "$$x$$", "\\", "{a,b}", "😀", ""]
+      for (const name of names) {
+        const lease = yield* running(store, `id ${name}`, { workflowName: `w ${name}` })
+        yield* store.recordStep(lease, { name, attempt: 1, exit: exit(`${name}\u0000\ud800`) })
+        yield* store.completeDeferred({ ...signal(lease.executionId, name) })
+        const record = yield* load(store, lease.executionId)
+        assert.strictEqual(record.steps[0]?.name, name)
+        assert.deepStrictEqual(record.steps[0]?.exit, {
+          _tag: "Success",
+          value: `${name}\u0000\ud800`
+        })
+        assert.strictEqual(record.deferreds[0]?.name, name)
+      }
+      assert.deepStrictEqual(yield* claim(store, { by: other, names }), [])
+    })
+  )
+})

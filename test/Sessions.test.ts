@@ -1,0 +1,201 @@
+/** The engine's own sessions: few, independent of the pool, and made anew when they are lost. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
+import * as PgFailure from "../src/PgFailure.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Sessions } from "../src/Sessions.ts"
+import { register, request, self } from "./conformance/Harness.ts"
+import { hold, until, worker } from "./conformance/Postgres.ts"
+import * as PgBouncer from "./support/PgBouncer.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
+import { TestDatabase } from "./support/TestDatabase.ts"
+
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
+  it.live(name, () =>
+    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(TestDatabase.layer))
+  )
+
+type Options = Parameters<typeof RomancyConfig.layer>[0]
+
+/** Sessions to the test's database, or through something on the way to it. */
+const open = Effect.fnUntraced(function* (
+  options: Options = {},
+  client: PgClient.PgPoolConfig = {}
+) {
+  const { url } = yield* TestDatabase
+  const context = yield* Layer.build(
+    Layer.fresh(
+      Sessions.layer.pipe(
+        Layer.provide(RomancyConfig.layer(options)),
+        Layer.provide(PgClient.layer({ url, ...client }))
+      )
+    )
+  )
+  return Context.get(context, Sessions)
+})
+
+const mine = `application_name = 'romancy-writer' and datname = current_database()`
+const count = (sql: PgClient.PgClient) =>
+  Effect.map(
+    sql.unsafe<{ n: number }>(`select count(*)::int4 as n from pg_stat_activity where ${mine}`),
+    ([row]) => row!.n
+  )
+
+live(
+  "are opened as they are needed, never more than writeSessions, and show what they are",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const own = yield* open({ writeSessions: 2 })
+    assert.strictEqual(yield* count(sql), 0)
+    for (let n = 0; n < 5; n++) yield* own`select 1`
+    assert.strictEqual(yield* count(sql), 1)
+    const pids = yield* Effect.forEach(
+      Array.from({ length: 20 }),
+      () => own<{ pid: number }>`select pg_backend_pid() as pid, pg_sleep(0.005)`,
+      { concurrency: "unbounded" }
+    )
+    assert.strictEqual(new Set(pids.map(([row]) => row!.pid)).size, 2)
+    assert.strictEqual(yield* count(sql), 2)
+  })
+)
+
+live(
+  "are gone with their scope",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const scope = yield* Scope.make()
+    const own = yield* open().pipe(Scope.provide(scope))
+    yield* Effect.all([own`select 1`, own`select 2`], { concurrency: "unbounded" })
+    assert.strictEqual(yield* count(sql), 2)
+    yield* Scope.close(scope, Exit.void)
+    yield* until(sql, `select count(*) = 0 from pg_stat_activity where ${mine}`)
+  })
+)
+
+live(
+  "need none of the application's pool",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const pool = yield* Layer.build(PgClient.layer({ url, maxConnections: 1 }))
+    const sql = Context.get(pool, PgClient.PgClient)
+    const store = yield* worker(self)
+    const exhausted = yield* hold(sql, sql`select 1`)
+    assert.isTrue((yield* store.heartbeat({ workerId: self, leaseMillis: 9000 })).alive)
+    assert.deepStrictEqual(yield* store.start(request("a")), { _tag: "Created" })
+    yield* exhausted.rollback
+  })
+)
+
+live(
+  "a transaction keeps one session to itself, and is rolled back when it fails",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const own = yield* open({ writeSessions: 2 })
+    yield* own`create table t (n int)`
+    yield* own
+      .withTransaction(
+        Effect.gen(function* () {
+          yield* own`insert into t values (1)`
+          const [row] = yield* own<{ n: number }>`select count(*)::int4 as n from t`
+          assert.strictEqual(row?.n, 1)
+          return yield* Effect.fail("no")
+        })
+      )
+      .pipe(Effect.ignore)
+    assert.deepStrictEqual(yield* sql`select * from t`, [])
+  })
+)
+
+live(
+  "one that the server ended is made anew",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const own = yield* open({ writeSessions: 1 })
+    for (let round = 0; round < 3; round++) {
+      yield* own`select 1`
+      yield* sql.unsafe(`select pg_terminate_backend(pid) from pg_stat_activity where ${mine}`)
+      yield* until(sql, `select count(*) = 0 from pg_stat_activity where ${mine}`)
+      yield* own`select 1`.pipe(Effect.retry({ while: PgFailure.isTransient, times: 2 }))
+    }
+    assert.strictEqual(yield* count(sql), 1)
+  })
+)
+
+live(
+  "interrupted statements cost no session, however many there are",
+  Effect.gen(function* () {
+    const own = yield* open({ writeSessions: 2 })
+    for (let round = 0; round < 15; round++) {
+      const fibers = yield* Effect.forEach(Array.from({ length: 6 }), () =>
+        Effect.forkScoped(own`select pg_sleep(10)`, { startImmediately: true })
+      )
+      // Some have a session, some wait for one, and some are given one at this moment.
+      for (let turn = 0; turn < round; turn++) yield* Effect.yieldNow
+      yield* Fiber.interruptAll(fibers)
+    }
+    const rows = yield* Effect.all([own`select 1 as n`, own`select 2 as n`, own`select 3 as n`], {
+      concurrency: "unbounded"
+    })
+    assert.deepStrictEqual(rows, [[{ n: 1 }], [{ n: 2 }], [{ n: 3 }]])
+  })
+)
+
+live(
+  "a black hole costs a statement's deadline, and after it the sessions are new",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* TcpProxy.make(url)
+    const own = yield* open(
+      { writeSessions: 2, statementTimeout: "300 millis", connectTimeout: "300 millis" },
+      { url: proxy.through(url) }
+    )
+    yield* own`select 1`
+    yield* proxy.blackHole
+    const errors = yield* Effect.forEach([1, 2, 3], () => Effect.flip(own`select 1`), {
+      concurrency: "unbounded"
+    })
+    assert.isTrue(errors.every(PgFailure.isTransient))
+    yield* proxy.resume
+    yield* own`select 1`.pipe(Effect.retry({ while: PgFailure.isTransient, times: 3 }))
+  })
+)
+
+live(
+  "a reset in the middle of a store's write is overcome, and the write is there once",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* TcpProxy.make(url)
+    const store = yield* worker(self, { url: proxy.through(url) })
+    yield* register(store, self)
+    const ids = Array.from({ length: 100 }, (_, index) => `i${index}`)
+    const starting = yield* Effect.forkScoped(
+      Effect.forEach(
+        ids,
+        (id, index) =>
+          Effect.andThen(
+            index % 20 === 10 ? proxy.reset : Effect.void,
+            store.start(request(id, { claimFor: self }))
+          ),
+        { concurrency: 10 }
+      )
+    )
+    const started = yield* Fiber.join(starting)
+    assert.isTrue(started.every(({ _tag }) => _tag === "Claimed"))
+    assert.strictEqual((yield* store.owned(self)).length, ids.length)
+  })
+)
+
+it.live.skipIf(PgBouncer.skip)("a pooler that refuses startup parameters gets none", () =>
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const bouncer = yield* PgBouncer.make(url)
+    const own = yield* open({}, { url: bouncer.url, prepare: false })
+    assert.deepStrictEqual(yield* own`select 1 as n`, [{ n: 1 }])
+  }).pipe(Effect.scoped, Effect.provide(Layer.fresh(TestDatabase.layer)))
+)

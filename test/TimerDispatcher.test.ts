@@ -1,0 +1,141 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Timer from "../src/Timer.ts"
+import { assertSuccess } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeDatabase,
+  pair,
+  polling,
+  start,
+  statement,
+  suspended
+} from "./support/Runtimes.ts"
+
+/** Sleeps as long as its id says before the first colon, in milliseconds. */
+const Sleeper = define("Sleeper")
+const SleeperLive = Sleeper.toLayer(({ id }) => Timer.sleep("nap", Number(id.split(":")[0])))
+const hour = 3_600_000
+
+/** Makes every timer of a workflow due. */
+const past = (database: Effect.Success<typeof makeDatabase>, workflowName: string) =>
+  database.sql`update romancy_timers set due_at = clock_timestamp() - interval '1 hour'
+    where workflow_name = ${workflowName}`
+
+describe("timers", () => {
+  it.live("fire by the alarm of whoever knows the workflow, with every poll an hour away", () =>
+    Effect.gen(function* () {
+      const { a, b } = yield* pair()
+      yield* a.register(SleeperLive)
+      const id = yield* b.on(Sleeper.execute({ id: "150" }, { discard: true }))
+      assertSuccess(yield* finished(b, Sleeper, id), undefined)
+    })
+  )
+
+  it.live("that are registered elsewhere set the alarm of a worker that waits for a later one", () =>
+    Effect.gen(function* () {
+      const { a, b, rows } = yield* pair()
+      yield* b.register(SleeperLive)
+      const late = yield* b.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
+      yield* suspended(b, Sleeper, late)
+      const leave = yield* a.register(SleeperLive)
+      const early = yield* a.on(Sleeper.execute({ id: "1500" }, { discard: true }))
+      yield* suspended(a, Sleeper, early)
+      // From here on it is B's, which was told by a notification only.
+      yield* leave
+      assertSuccess(yield* finished(b, Sleeper, early), undefined)
+      yield* suspended(b, Sleeper, late)
+      assert.strictEqual(yield* rows("timers"), 1)
+    })
+  )
+
+  it.live("of a worker that has stopped fire on another", () =>
+    Effect.gen(function* () {
+      const { a, b } = yield* pair()
+      yield* a.register(SleeperLive)
+      yield* b.register(SleeperLive)
+      const id = yield* a.on(Sleeper.execute({ id: "1000" }, { discard: true }))
+      yield* suspended(a, Sleeper, id)
+      yield* a.stop
+      assertSuccess(yield* finished(b, Sleeper, id), undefined)
+    })
+  )
+
+  it.live("that were registered while nobody knew the workflow fire for the first who does", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const a = yield* start(database.url, { config: hourly })
+      yield* a.register(SleeperLive)
+      const id = yield* a.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
+      yield* suspended(a, Sleeper, id)
+      yield* a.stop
+      yield* past(database, "Sleeper")
+      const b = yield* start(database.url, { config: hourly })
+      yield* b.until("Listening")
+      yield* b.register(SleeperLive)
+      assertSuccess(yield* finished(b, Sleeper, id), undefined)
+    })
+  )
+
+  it.live("of a workflow that nobody here knows hold up none of a known one", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const Stranger = define("Stranger")
+      const other = yield* start(database.url, { config: { listenNotify: false } })
+      yield* other.register(Stranger.toLayer(() => Timer.sleep("nap", hour)))
+      yield* Effect.forEach(
+        Array.from({ length: 1000 }),
+        (_, n) => other.on(Stranger.execute({ id: `${n}` }, { discard: true })),
+        { concurrency: "unbounded" }
+      )
+      yield* eventually("a thousand timers", database.rows("timers"), (n) => n === 1000)
+      yield* other.stop
+      yield* past(database, "Stranger")
+      const worker = yield* start(database.url, { config: { ...polling, maxTimersPerBatch: 10 } })
+      yield* worker.register(SleeperLive)
+      yield* worker.on(Sleeper.execute({ id: "50" }))
+      assert.strictEqual(yield* database.rows("timers"), 1000)
+    })
+  )
+
+  it.live("that come due in one crowd are fired in batches, one after the other", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: { ...hourly, maxTimersPerBatch: 3 } })
+      yield* worker.until("Listening")
+      yield* worker.register(SleeperLive)
+      const ids = yield* Effect.forEach(
+        Array.from({ length: 10 }),
+        (_, n) => worker.on(Sleeper.execute({ id: `${hour}:${n}` }, { discard: true })),
+        { concurrency: "unbounded" }
+      )
+      yield* Effect.forEach(ids, (id) => suspended(worker, Sleeper, id))
+      yield* past(database, "Sleeper")
+      // One look, by a notification that says nothing.
+      yield* database.notify("romancy_timer_expired", "{}")
+      for (const id of ids) assertSuccess(yield* finished(worker, Sleeper, id), undefined)
+    })
+  )
+
+  it.live("do not fire early for a notification that lies", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: hourly })
+      yield* worker.until("Listening")
+      yield* worker.register(SleeperLive)
+      const id = yield* worker.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
+      yield* suspended(worker, Sleeper, id)
+      const looks = yield* database.calls(statement.fireTimers)
+      yield* database.notify(
+        "romancy_timer_expired",
+        JSON.stringify({ instance_id: id, timer_id: "nap", expires_at: "2020-01-01T00:00:00Z" })
+      )
+      yield* eventually("a look", database.calls(statement.fireTimers), (n) => n > looks)
+      yield* database.status(id, "Suspended")
+      assert.strictEqual(yield* database.rows("timers"), 1)
+    })
+  )
+})

@@ -1,0 +1,121 @@
+/**
+ * The watch over several processes: who is found dead, by whom, and who is not.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Fleet from "./support/Fleet.ts"
+import * as Database from "./support/TestDatabase.ts"
+import { Slow } from "./support/workers/Flows.ts"
+
+/** Two locks that are found free mean a death after one and a half of these. */
+const soon = { heartbeatInterval: "1 second", leaseDuration: "1 hour" } as const
+
+describe("a worker that is killed", () => {
+  it.live("is found by its neighbour, though no poll, heartbeat or lease could find it", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      const [a, b, c] = [
+        yield* fleet.recruit({ hold: ["slow"] }),
+        yield* fleet.recruit(),
+        yield* fleet.recruit({ flows: [] })
+      ]
+      yield* a.order({ order: "start", flow: "Slow", id: "s" })
+      yield* a.at("s", "slow")
+      yield* a.kill
+      yield* b.did("s", "after")
+      const rows = yield* fleet.until("two workers", fleet.registry, (rows) => rows.length === 2)
+      assert.sameMembers(
+        rows.map((row) => row.worker_id),
+        [b.workerId, c.workerId]
+      )
+      // The ring is closed: the others watch one another.
+      yield* b.order({ order: "hold", point: "slow" })
+      yield* b.order({ order: "start", flow: "Slow", id: "u" })
+      yield* b.at("u", "slow")
+      yield* b.kill
+      yield* fleet.state("u", "Runnable")
+    })
+  )
+
+  it.live("is found when all of a ring die at once but one", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
+      const survivor = yield* fleet.recruit()
+      const others = [
+        yield* fleet.recruit({ hold: ["slow"] }),
+        yield* fleet.recruit({ hold: ["slow"] }),
+        yield* fleet.recruit({ hold: ["slow"] })
+      ]
+      for (const { at, name, order } of others) {
+        yield* order({ order: "start", flow: "Slow", id: name })
+        yield* at(name, "slow")
+      }
+      yield* Effect.forEach(others, (other) => other.kill, { concurrency: "unbounded" })
+      for (const { name } of others) {
+        yield* survivor.did(name, "after")
+        assert.deepStrictEqual(yield* fleet.linesOf(name), [
+          `slow ${name}`,
+          "slow A",
+          "after A"
+        ])
+      }
+      const rows = yield* fleet.until("one worker", fleet.registry, (rows) => rows.length === 1)
+      assert.strictEqual(rows[0]?.worker_id, survivor.workerId)
+    })
+  )
+
+  it.live("is found by a heartbeat where nobody could watch it", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
+      const a = yield* fleet.recruit({ hold: ["slow"] })
+      const b = yield* fleet.recruit()
+      yield* a.order({ order: "start", flow: "Slow", id: "s" })
+      yield* a.at("s", "slow")
+      // The second lock of the finder goes to this session, so that it cannot get on the watch.
+      const thief = yield* Database.connect(fleet.url)
+      const [{ pid } = { pid: 0 }] = yield* thief<{ pid: number }>`select pg_backend_pid() as pid`
+      const theft = yield* Effect.forkChild(
+        thief`select pg_advisory_lock(lock_key + 1) from romancy_workers
+          where worker_id = ${b.workerId}`,
+        { startImmediately: true }
+      )
+      const waiting = fleet.sql`select from pg_locks where not granted and pid = ${pid}`
+      yield* fleet.until("the wait for the lock", waiting, (rows) => rows.length === 1)
+      yield* fleet.terminate(yield* fleet.sessionOf(b.workerId, 1))
+      yield* Fiber.join(theft)
+      yield* a.kill
+      yield* b.did("s", "after")
+    })
+  )
+})
+
+describe("a worker that lives", () => {
+  it.live("keeps its work, however often it loses its listening or its watch session", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
+      const a = yield* fleet.recruit({ hold: ["slow"] })
+      const b = yield* fleet.recruit()
+      const c = yield* fleet.recruit()
+      yield* a.order({ order: "start", flow: "Slow", id: "s" })
+      yield* a.at("s", "slow")
+      for (const which of [0, 0, 1, 1, 0, 1, 0] as const) yield* fleet.cut(a.workerId, which)
+      const { owner, token } = yield* fleet.state("s", "Running")
+      assert.deepStrictEqual({ owner, token }, { owner: a.workerId, token: 1 })
+      const rows = yield* fleet.registry
+      assert.sameMembers(
+        rows.map((row) => row.worker_id),
+        [a.workerId, b.workerId, c.workerId]
+      )
+      yield* a.order({ order: "release", point: "slow" })
+      assert.strictEqual(yield* fleet.asClient(Slow.execute({ id: "s" })), "slow, after")
+      assert.deepStrictEqual(yield* fleet.linesOf("s"), ["slow A", "after A"])
+      // And it is watched as before.
+      yield* a.order({ order: "hold", point: "slow" })
+      yield* a.order({ order: "start", flow: "Slow", id: "u" })
+      yield* a.at("u", "slow")
+      yield* a.kill
+      yield* fleet.lines("u", 3)
+    })
+  )
+})

@@ -1,0 +1,272 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { OnResumption } from "../src/Resumption.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
+import * as Statuses from "./support/Statuses.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeDatabase,
+  makeLog,
+  pair,
+  start,
+  statement
+} from "./support/Runtimes.ts"
+
+const Echo = define("Echo", { success: Schema.String })
+const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+
+/** A worker that hears of work by notification only, and a client that makes it. */
+const world = Effect.fnUntraced(function* (provide: Layer.Layer<never> = Layer.empty) {
+  const database = yield* makeDatabase
+  const client = yield* start(database.url, {
+    config: hourly,
+    layer: Romancy.layerClient
+  })
+  const worker = yield* start(database.url, {
+    config: { ...hourly, parkDuration: 0 },
+    provide
+  })
+  yield* worker.until("Listening")
+  return { ...database, client, worker }
+})
+
+describe("a burst of notifications", () => {
+  it.live("is a few claims, and the last of it is never dropped", () =>
+    Effect.gen(function* () {
+      const { calls, client, sql, worker } = yield* world()
+      yield* worker.register(EchoLive)
+      assert.strictEqual(yield* client.on(Echo.execute({ id: "first" })), "echo first")
+      const before = yield* calls(statement.claim)
+      for (let round = 0; round < 5; round++) {
+        yield* sql`select pg_notify('romancy_workflow_resumable',
+          json_build_object('instance_id', n, 'workflow_name', 'Echo')::text)
+          from generate_series(1, 1000) n`
+        // It became runnable behind a thousand others.
+        const id = yield* client.on(Echo.execute({ id: `${round}` }, { discard: true }))
+        assertSuccess(yield* finished(client, Echo, id), `echo ${round}`)
+      }
+      // Five thousand notifications; a few looks for each thousand, as they come off the wire.
+      assert.isBelow((yield* calls(statement.claim)) - before, 250)
+    })
+  )
+
+  it.live("for workflows that are not known here asks nothing of the database", () =>
+    Effect.gen(function* () {
+      const { calls, client, sql, worker } = yield* world()
+      yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "first" }))
+      const before = yield* calls(statement.claim)
+      for (let n = 0; n < 50; n++) {
+        yield* sql`select pg_notify('romancy_workflow_resumable', ${JSON.stringify({ instance_id: `${n}`, workflow_name: "Stranger" })})`
+      }
+      yield* client.on(Echo.execute({ id: "second" }))
+      assert.isAtMost((yield* calls(statement.claim)) - before, 2)
+    })
+  )
+})
+
+describe("a workflow that several workers hear of", () => {
+  const Counted = define("Counted")
+
+  it.live("is run by one of them", () =>
+    Effect.gen(function* () {
+      // Notifications, and polls that come at the same instants.
+      const { a, b, sql, url } = yield* pair({
+        notifyFallbackInterval: "1 millis",
+        workflowResumptionInterval: "1 millis"
+      })
+      const log = makeLog()
+      const CountedLive = Counted.toLayer(({ id }) =>
+        Effect.andThen(
+          log.add(`body ${id}`),
+          Activity.make({ name: "step", execute: log.add(`step ${id}`) })
+        )
+      )
+      yield* a.register(CountedLive)
+      yield* b.register(CountedLive)
+      const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
+      yield* Effect.forEach(
+        Array.from({ length: 60 }),
+        (_, n) => client.on(Counted.execute({ id: `${n}` })),
+        { concurrency: "unbounded" }
+      )
+      for (let n = 0; n < 60; n++) {
+        assert.strictEqual(log.count(`body ${n}`), 1)
+        assert.strictEqual(log.count(`step ${n}`), 1)
+      }
+      // Nobody claimed one twice, not even its owner.
+      const tokens = yield* sql`select distinct token from romancy_instances`
+      assert.deepStrictEqual(tokens, [{ token: 1 }])
+    })
+  )
+})
+
+describe("a notification that comes late or twice", () => {
+  it.live("runs nothing and calls no hook, for a workflow that is finished", () =>
+    Effect.gen(function* () {
+      const resumed: Array<string> = []
+      const { client, notify, row, worker } = yield* world(
+        Layer.succeed(OnResumption, ({ executionId }) =>
+          Effect.sync(() => void resumed.push(executionId))
+        )
+      )
+      const log = makeLog()
+      yield* worker.register(
+        Echo.toLayer(({ id }) => Effect.as(log.add(id), `echo ${id}`))
+      )
+      const id = yield* client.on(Echo.execute({ id: "done" }, { discard: true }))
+      assertSuccess(yield* finished(client, Echo, id), "echo done")
+      const before = yield* row(id)
+      for (let n = 0; n < 20; n++) {
+        const hint = { instance_id: id, workflow_name: "Echo" }
+        yield* notify("romancy_workflow_resumable", JSON.stringify(hint))
+        yield* notify("romancy_workflow_signal", JSON.stringify({ ...hint, owner: "nobody" }))
+        yield* notify("romancy_timer_expired", JSON.stringify({ ...hint, timer_id: "nap" }))
+        yield* notify("romancy_workflow_completed", JSON.stringify({ instance_ids: [id] }))
+      }
+      const sentinel = yield* client.on(Echo.execute({ id: "sentinel" }, { discard: true }))
+      yield* finished(client, Echo, sentinel)
+      assert.deepStrictEqual(log.events, ["done", "sentinel"])
+      assert.deepStrictEqual(resumed, [id, sentinel])
+      assert.deepStrictEqual(yield* row(id), before)
+    })
+  )
+})
+
+describe("the dispatcher", () => {
+  it.live("goes on after a look that failed, and says so once", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { calls, client, sql, worker } = yield* world(layer)
+      const leave = yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "before" }))
+      // Work is found while the tables cannot be read.
+      yield* leave
+      const id = yield* client.on(Echo.execute({ id: "during" }, { discard: true }))
+      yield* sql`alter table romancy_instances rename to away`
+      yield* worker.register(EchoLive)
+      yield* eventually(
+        "the warning",
+        Effect.sync(() => lines.filter((line) => line.includes("A dispatcher failed")).length),
+        (n) => n > 0
+      )
+      yield* sql`alter table away rename to romancy_instances`
+      assertSuccess(yield* finished(client, Echo, id), "echo during")
+      const looks = yield* calls(statement.claim)
+      assert.strictEqual(yield* client.on(Echo.execute({ id: "after" })), "echo after")
+      assert.isAbove(yield* calls(statement.claim), looks)
+      const warnings = lines.filter((line) => /^WARN.*A dispatcher failed.*workflows/.test(line))
+      assert.isAtMost(warnings.length, 1)
+    })
+  )
+
+  it.live("goes on after a handler that died", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world()
+      const Mine = define("Mine")
+      yield* worker.register(Layer.merge(EchoLive, Mine.toLayer(() => Effect.die(new Error("boom")))))
+      for (let n = 0; n < 3; n++) {
+        assertDefect(yield* client.on(Effect.exit(Mine.execute({ id: `${n}` }))), "boom")
+        assert.strictEqual(yield* client.on(Echo.execute({ id: `${n}` })), `echo ${n}`)
+      }
+    })
+  )
+
+  it.live("survives a hook that dies, and so does the workflow it was told of", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world(
+        Layer.succeed(OnResumption, () => Effect.die(new Error("a hook of the user's")))
+      )
+      yield* worker.register(EchoLive)
+      for (let n = 0; n < 3; n++) {
+        assert.strictEqual(yield* client.on(Echo.execute({ id: `${n}` })), `echo ${n}`)
+      }
+    })
+  )
+
+  it.live("takes a full batch after the other, without waiting for a poll", () =>
+    Effect.gen(function* () {
+      const { client, url, status } = yield* world()
+      const ids = yield* Effect.forEach(
+        Array.from({ length: 23 }),
+        (_, n) => client.on(Echo.execute({ id: `${n}` }, { discard: true })),
+        { concurrency: "unbounded" }
+      )
+      const worker = yield* start(url, { config: { ...hourly, maxWorkflowsPerBatch: 5 } })
+      yield* worker.until("Listening")
+      yield* worker.register(EchoLive)
+      for (const id of ids) yield* status(id, "Completed")
+    })
+  )
+
+  it.live("asks nothing while it listens and there is nothing to do, but is alive", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, {
+        config: { ...hourly, heartbeatInterval: "60 millis", heartbeatTimeout: "50 millis" }
+      })
+      yield* worker.until("Listening")
+      yield* worker.register(EchoLive)
+      yield* worker.on(Echo.execute({ id: "1" }))
+      const signs = database.calls("%set lease_until%")
+      const first = yield* signs
+      yield* eventually("a heartbeat", signs, (n) => n >= first + 3)
+      // Heartbeats are the clock of this test: over twenty of them, nothing else is asked but a few
+      // questions of the watch.
+      const beats = yield* signs
+      const all = yield* database.calls("%romancy%")
+      yield* eventually("twenty heartbeats", signs, (n) => n >= beats + 20)
+      const more = (yield* database.calls("%romancy%")) - all - ((yield* signs) - beats)
+      assert.isAtMost(more, 6)
+    })
+  )
+
+  it.live("looks after work once for each poll while it does not listen", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, {
+        config: { ...hourly, listenNotify: false, workflowResumptionInterval: "5 millis" }
+      })
+      yield* worker.register(EchoLive)
+      const before = yield* database.calls(statement.claim)
+      yield* eventually("five polls", database.calls(statement.claim), (n) => n >= before + 5)
+      // Nobody rings: it was started by somebody who sends no notification.
+      const client = yield* start(database.url, {
+        config: { ...hourly, listenNotify: false },
+        layer: Romancy.layerClient
+      })
+      const id = yield* client.on(Echo.execute({ id: "1" }, { discard: true }))
+      assertSuccess(yield* finished(client, Echo, id), "echo 1")
+    })
+  )
+
+  it.live("leaves nothing behind that was completed between a claim and the reading of the record", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world()
+      const answer = DurableDeferred.make("answer", { success: Schema.String })
+      const Ask = define("Ask", { success: Schema.String })
+      yield* worker.register(Ask.toLayer(() => DurableDeferred.await(answer)))
+      const ids = yield* Effect.forEach(
+        Array.from({ length: 100 }),
+        (_, n) =>
+          Effect.gen(function* () {
+            const id = yield* client.on(Ask.execute({ id: `${n}` }, { discard: true }))
+            yield* client.on(succeed(Ask, id, answer, `${n}`))
+            return id
+          }),
+        { concurrency: "unbounded" }
+      )
+      for (const [n, id] of ids.entries()) {
+        assertSuccess(yield* finished(client, Ask, id), `${n}`)
+      }
+    })
+  )
+})

@@ -1,0 +1,114 @@
+/**
+ * A worker of the tests of several processes: `Romancy.layer` over `DATABASE_URL` with the workflows
+ * it is told to register.
+ *
+ * Reads: its settings from the first argument; what to hold and to start, over IPC.
+ * Feeds: the ledger, a table of the test's; the test, with every line and every point reached.
+ * Guarantees: the ledger is written through `LEDGER_URL`, so that a worker that is cut off from its
+ * database cannot hide what it does. SIGTERM closes the runtime in order.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import type { RomancyConfig } from "../../../src/RomancyConfig.ts"
+import * as Romancy from "../../../src/Romancy.ts"
+import { toParent } from "../WorkerProcess.ts"
+import { type FlowName, flows, Site, startable } from "./Flows.ts"
+
+/** What a test tells a worker at its start. */
+export interface Settings {
+  readonly name: string
+  readonly options: RomancyConfig.Options
+  readonly flows: ReadonlyArray<FlowName>
+  /** Points to hold from the start: `point`, or `id point` for one instance only. */
+  readonly hold: ReadonlyArray<string>
+  /** Registers nothing and runs nothing. */
+  readonly client: boolean
+}
+
+/** What a test tells a worker later. */
+export type Order =
+  | { readonly order: "hold" | "release"; readonly point: string }
+  | { readonly order: "start"; readonly flow: keyof typeof startable; readonly id: string }
+
+const settings: Settings = JSON.parse(process.argv[2]!)
+const url = (variable: string) => Redacted.make(process.env[variable]!)
+
+const orders = Effect.gen(function* () {
+  const queue = yield* Queue.unbounded<Order>()
+  process.on("message", (order) => Queue.offerUnsafe(queue, order as Order))
+  return queue
+})
+
+const program = Effect.gen(function* () {
+  const received = yield* orders
+  const held = new Map(settings.hold.map((point) => [point, Deferred.makeUnsafe<void>()]))
+  const ledger = yield* PgClient.makeClient({ url: url("LEDGER_URL") }).pipe(
+    Effect.provide(Reactivity.layer)
+  )
+  const site = Layer.succeed(Site, {
+    enter: (id, entry) =>
+      ledger`insert into ledger (id, entry, worker) values (${id}, ${entry}, ${settings.name})`.pipe(
+        Effect.andThen(toParent({ did: entry, id })),
+        Effect.orDie
+      ),
+    pass: (id, point) =>
+      Effect.suspend(() => {
+        const hold = held.get(`${id} ${point}`) ?? held.get(point)
+        return Effect.andThen(
+          toParent({ at: point, id }),
+          hold === undefined ? Effect.void : Deferred.await(hold)
+        )
+      })
+  })
+  const runtime = settings.client ? Romancy.layerClient : Romancy.layer
+  const registered = settings.flows.map((name) => flows[name] as (typeof flows)["Slow"])
+  const app = registered
+    .reduce((all, flow) => Layer.merge(all, flow), Layer.empty as (typeof flows)["Slow"])
+    .pipe(
+      Layer.provide(site),
+      Layer.provideMerge(runtime(settings.options)),
+      Layer.provide(PgClient.layer({ url: url("DATABASE_URL") }))
+    )
+  const context = yield* Layer.build(app)
+  yield* toParent({ ready: settings.name })
+  const obey = Effect.fnUntraced(function* (order: Order) {
+    if (order.order === "hold") held.set(order.point, Deferred.makeUnsafe())
+    if (order.order === "release") {
+      const hold = held.get(order.point)
+      held.delete(order.point)
+      if (hold !== undefined) yield* Deferred.succeed(hold, undefined)
+    }
+    if (order.order === "start") {
+      yield* startable[order.flow].execute({ id: order.id }, { discard: true })
+      yield* toParent({ started: order.id })
+    }
+  })
+  yield* Effect.forever(Effect.flatMap(Queue.take(received), obey)).pipe(Effect.provide(context))
+}).pipe(Effect.scoped)
+
+/** A clock that is wrong by so much, for machines without another way to have one. */
+const skew = Number(process.env.CLOCK_SKEW_MILLIS ?? 0)
+const skewed: Clock.Clock = {
+  currentTimeMillisUnsafe: () => Date.now() + skew,
+  currentTimeNanosUnsafe: () => BigInt(Date.now() + skew) * 1_000_000n,
+  monotonicTimeNanosUnsafe: () => process.hrtime.bigint(),
+  currentTimeMillis: Effect.sync(() => Date.now() + skew),
+  currentTimeNanos: Effect.sync(() => BigInt(Date.now() + skew) * 1_000_000n),
+  monotonicTimeNanos: Effect.sync(() => process.hrtime.bigint()),
+  sleep: (duration) =>
+    Effect.callback((resume) => {
+      const millis = Math.min(Duration.toMillis(duration), 2 ** 31 - 1)
+      const timer = setTimeout(() => resume(Effect.void), millis)
+      return Effect.sync(() => clearTimeout(timer))
+    })
+} as Clock.Clock
+
+NodeRuntime.runMain(skew === 0 ? program : Effect.provideService(program, Clock.Clock, skewed))
