@@ -70,8 +70,14 @@ export const table = (findings: Findings): string => {
   const widths = columns.map((_, at) => Math.max(...rows.map((row) => row[at]!.length)))
   const line = (row: ReadonlyArray<string>) =>
     row
-      .map((cell, at) => (at === 1 || at === 2 ? cell.padStart(widths[at]!) : cell.padEnd(widths[at]!)))
+      .map((cell, at) =>
+        at === 1 || at === 2 ? cell.padStart(widths[at]!) : cell.padEnd(widths[at]!)
+      )
       .join("  ")
       .trimEnd()
-  return [`${findings.section}: ${findings.about}`, ...rows.map((row) => `  ${line(row)}`), ""].join("\n")
+  return [
+    `${findings.section}: ${findings.about}`,
+    ...rows.map((row) => `  ${line(row)}`),
+    ""
+  ].join("\n")
 }

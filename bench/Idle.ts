@@ -91,7 +91,10 @@ const measure = Effect.fnUntraced(function* (windowSeconds: number) {
   yield* Effect.sleep(`${windowSeconds} seconds`)
   const after = yield* statements(urls)
   for (const [at, { waiters }] of cases.entries()) yield* suspended(urls[at]!, waiters)
-  yield* holds("statements are counted", after.every((calls, at) => calls > before[at]!))
+  yield* holds(
+    "statements are counted",
+    after.every((calls, at) => calls > before[at]!)
+  )
   return cases.map(({ name }, at): Figure => {
     const value = ((after[at]! - before[at]!) * 60) / windowSeconds
     return {

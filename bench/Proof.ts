@@ -31,7 +31,9 @@ export const until = <A, E, R>(
 ) => {
   const atMost = options.atMost ?? "30 seconds"
   return look.pipe(
-    Effect.tap((value) => (wanted(value) ? Effect.void : Effect.sleep(options.every ?? "5 millis"))),
+    Effect.tap((value) =>
+      wanted(value) ? Effect.void : Effect.sleep(options.every ?? "5 millis")
+    ),
     Effect.repeat({ until: wanted }),
     Effect.timeoutOrElse({
       duration: atMost,

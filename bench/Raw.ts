@@ -68,8 +68,7 @@ export interface Rows {
 export const createCopies = (sql: PgClient) =>
   Effect.forEach(
     copies,
-    ({ table }) =>
-      sql.unsafe(`create table bench_${table} (like romancy_${table} including all)`),
+    ({ table }) => sql.unsafe(`create table bench_${table} (like romancy_${table} including all)`),
     { discard: true }
   )
 

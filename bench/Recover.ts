@@ -48,7 +48,11 @@ const proveDone = Effect.fnUntraced(function* (url: Redacted.Redacted, round: st
 const kill = Effect.fnUntraced(function* (
   url: Redacted.Redacted,
   survivor: Effect.Success<ReturnType<typeof Remote.start>>,
-  options: { readonly config: RomancyConfig.Options; readonly round: string; readonly watched: boolean }
+  options: {
+    readonly config: RomancyConfig.Options
+    readonly round: string
+    readonly watched: boolean
+  }
 ) {
   const { config, round, watched } = options
   const place = Remote.place("it", url, config)
@@ -68,7 +72,9 @@ const kill = Effect.fnUntraced(function* (
     first: Math.min(...moments) - killed,
     last: Math.max(...moments) - killed
   }
-  console.error(`recover: first ${recovery.first.toFixed(1)} ms, last ${recovery.last.toFixed(1)} ms`)
+  console.error(
+    `recover: first ${recovery.first.toFixed(1)} ms, last ${recovery.last.toFixed(1)} ms`
+  )
   return recovery
 }, Effect.scoped)
 
@@ -99,8 +105,16 @@ const spread = (
 }
 
 const killed = (name: string, recoveries: ReadonlyArray<Recovery>, limit?: number) => [
-  ...spread(`${name} → first of ${inFlight} steps`, recoveries.map(({ first }) => first), limit),
-  ...spread(`${name} → last of them`, recoveries.map(({ last }) => last), limit)
+  ...spread(
+    `${name} → first of ${inFlight} steps`,
+    recoveries.map(({ first }) => first),
+    limit
+  ),
+  ...spread(
+    `${name} → last of them`,
+    recoveries.map(({ last }) => last),
+    limit
+  )
 ]
 
 const measure = Effect.fnUntraced(function* (quick: boolean) {

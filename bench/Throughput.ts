@@ -9,6 +9,7 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as RomancyConfig from "../src/RomancyConfig.ts"
 import { BenchServer } from "./BenchServer.ts"
 import * as Cpu from "./Cpu.ts"
@@ -18,9 +19,7 @@ import { equal } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import { median, now, percentile } from "./Samples.ts"
 import type { Section } from "./Section.ts"
-import { release, Steps, step } from "./Workflows.ts"
-import * as DurableDeferred from "effect/workflow/DurableDeferred"
-import { Go } from "./Workflows.ts"
+import { Go, release, Steps, step } from "./Workflows.ts"
 
 /** Workflows in progress at once: half of the slots that a worker has by default. */
 const concurrency = 500
@@ -33,52 +32,65 @@ const waitMillis = 20
 interface Variant {
   readonly name: string
   readonly steps: number
-  readonly waits: boolean
+  /** Whether its steps are defined outside of its body, where they cost nothing any more. */
+  readonly once?: true
+  readonly waits?: true
   readonly goal?: number
 }
 
+const five: Variant = { name: "5 steps", steps: 5, goal: 2_500 }
+
 const variants: ReadonlyArray<Variant> = [
-  { name: "no step", steps: 0, waits: false, goal: 10_000 },
-  { name: "1 step", steps: 1, waits: false },
-  { name: "5 steps", steps: 5, waits: false, goal: 2_500 },
+  { name: "no step", steps: 0, goal: 10_000 },
+  { name: "1 step", steps: 1 },
+  five,
+  { name: "5 steps, defined once", steps: 5, once: true, goal: 2_500 },
   { name: "5 steps, 10 % wait", steps: 5, waits: true }
 ]
 
-const waitsAt = (variant: Variant, index: number) => variant.waits && index % waitEvery === 0
+const nameOf = (index: number) => `step-${index}`
+
+const defined = Array.from({ length: 5 }, (_, index) => step(nameOf(index + 1), index + 1))
+
+const payloadOf = (round: string, variant: Variant, index: number) => ({
+  id: `${round}/${variant.name}/${index}`,
+  steps: variant.steps,
+  once: variant.once === true,
+  waits: variant.waits === true && index % waitEvery === 0
+})
 
 /** Executions that have reached their wait, for whoever releases them. */
 const reached = new Map<string, Deferred.Deferred<void>>()
 
-const body = Effect.fnUntraced(function* (
-  { id, steps, waits }: typeof Steps.payloadSchema.Type
-) {
+const body = Effect.fnUntraced(function* ({
+  id,
+  once,
+  steps,
+  waits
+}: typeof Steps.payloadSchema.Type) {
   let sum = 0
   for (let index = 1; index <= steps; index++) {
     if (waits && index === steps) {
       Deferred.doneUnsafe(reached.get(id)!, Effect.void)
       yield* DurableDeferred.await(Go)
     }
-    sum += yield* step(`step-${index}`, index)
+    sum += yield* once ? defined[index - 1]! : step(nameOf(index), index)
   }
   return sum
 })
 
-const idOf = (round: string, variant: Variant, index: number) =>
-  `${round}/${variant.name}/${index}`
-
 const runOne = Effect.fnUntraced(function* (round: string, variant: Variant, index: number) {
-  const id = idOf(round, variant, index)
-  const payload = { id, steps: variant.steps, waits: waitsAt(variant, index) }
+  const payload = payloadOf(round, variant, index)
   if (!payload.waits) return yield* Steps.execute(payload)
   const signal = Deferred.makeUnsafe<void>()
-  reached.set(id, signal)
+  reached.set(payload.id, signal)
   const releasing = Effect.gen(function* () {
     yield* Deferred.await(signal)
     yield* Effect.sleep(waitMillis)
     yield* release(Steps, yield* Steps.executionId(payload))
   })
   const [sum] = yield* Effect.all([Steps.execute(payload), releasing], { concurrency: 2 })
-  reached.delete(id)
+  reached.delete(payload.id)
   return sum
 })
 
@@ -109,20 +121,11 @@ const proveDone = Effect.fnUntraced(function* (round: string, variant: Variant, 
     select (select count(*) from mine)::int4 as completed,
       (select count(*) from romancy_steps join mine using (execution_id))::int4 as steps,
       (select count(*) from romancy_deferreds join mine using (execution_id))::int4 as deferreds`
-  const waiting = variant.waits ? Math.ceil(count / waitEvery) : 0
+  const waiting = variant.waits === true ? Math.ceil(count / waitEvery) : 0
   yield* equal(`${variant.name}: completed workflows`, found!.completed, count)
   yield* equal(`${variant.name}: recorded steps`, found!.steps, count * variant.steps)
   yield* equal(`${variant.name}: completed deferreds`, found!.deferreds, waiting)
 })
-
-const executionIds = (round: string, variant: Variant, count: number) =>
-  Effect.forEach(Array.from({ length: count }, (_, index) => index), (index) =>
-    Steps.executionId({
-      id: idOf(round, variant, index),
-      steps: variant.steps,
-      waits: waitsAt(variant, index)
-    })
-  )
 
 type Sessions = ReadonlyArray<Effect.Success<ReturnType<typeof Raw.session>>>
 
@@ -134,7 +137,10 @@ const floorOf = Effect.fnUntraced(function* (
   sessions: Sessions
 ) {
   const sql = yield* PgClient.PgClient
-  const rows = yield* Raw.read(sql, yield* executionIds(round, variant, count))
+  const ids = yield* Effect.forEach(Array.from({ length: count }), (_, index) =>
+    Steps.executionId(payloadOf(round, variant, index))
+  )
+  const rows = yield* Raw.read(sql, ids)
   yield* Raw.emptyCopies(sql)
   const began = now()
   yield* Raw.insertBatches(sessions, rows, rowsPerStatement)
@@ -146,21 +152,18 @@ const floorOf = Effect.fnUntraced(function* (
 /** One workflow after the other, in turns with its rows committed one by one. */
 const sequential = Effect.fnUntraced(function* (count: number, session: Sessions[number]) {
   const sql = yield* PgClient.PgClient
-  const variant: Variant = { name: "5 steps", steps: 5, waits: false }
   const [mine, floor]: [Array<number>, Array<number>] = [[], []]
   for (let index = 0; index < count; index++) {
     const began = now()
-    yield* runOne("sequential", variant, index)
+    yield* runOne("sequential", five, index)
     mine.push(now() - began)
-    const [id] = yield* executionIds("sequential", variant, index + 1).pipe(
-      Effect.map((ids) => ids.slice(-1))
-    )
-    const rows = yield* Raw.read(sql, [id!])
+    const id = yield* Steps.executionId(payloadOf("sequential", five, index))
+    const rows = yield* Raw.read(sql, [id])
     const floorBegan = now()
     yield* Raw.insertSingly(session, rows)
     floor.push(now() - floorBegan)
   }
-  yield* proveDone("sequential", variant, count)
+  yield* proveDone("sequential", five, count)
   return { mine, floor }
 })
 
@@ -214,7 +217,10 @@ const measure = Effect.fnUntraced(function* (options: {
   }
   yield* Raw.emptyCopies(sql)
   const { floor, mine } = yield* sequential(options.sequential, sessions[0]!)
-  return [...variants.map((variant, at) => toFigure(variant, found[at]!)), ...latencies(mine, floor)]
+  return [
+    ...variants.map((variant, at) => toFigure(variant, found[at]!)),
+    ...latencies(mine, floor)
+  ]
 })
 
 export const throughput: Section = {

@@ -141,13 +141,9 @@ const measure = Effect.fnUntraced(function* (size: {
   const waits = yield* Remote.start({ ...orders, role: "waits" })
   const completes = yield* Remote.start({ ...orders, role: "completes" })
   const processes = { completes, waits }
-  yield* sample(processes, [floor, suspended, parked], size.warmUp, 10)
-  const [floors, ...found] = yield* sample(
-    processes,
-    [floor, suspended, parked],
-    size.events,
-    10
-  )
+  // Both sides have to be compiled before the first sample.
+  yield* sample(processes, [floor, suspended, parked], size.warmUp, 4)
+  const [floors, ...found] = yield* sample(processes, [floor, suspended, parked], size.events, 10)
   // At a moment that has nothing to do with the last poll.
   const [polled] = yield* sample(processes, [polling], size.polls, 2000)
   yield* proveFloor(urls.get(floor)!, size.warmUp + size.events)
@@ -169,7 +165,7 @@ export const wakes: Section = {
   run: ({ quick }) =>
     Effect.scoped(
       measure(
-        quick ? { warmUp: 10, events: 60, polls: 4 } : { warmUp: 30, events: 300, polls: 12 }
+        quick ? { warmUp: 40, events: 60, polls: 4 } : { warmUp: 100, events: 300, polls: 12 }
       )
     )
 }

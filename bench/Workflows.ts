@@ -20,9 +20,17 @@ export const Waiting = Workflow.make("Waiting", {
   idempotencyKey: ({ id }) => id
 })
 
-/** Runs `steps` steps; with `waits`, it waits for `Go` before the last of them. */
+/**
+ * Runs `steps` steps, which its body defines as it goes, or which were defined `once`; with `waits`,
+ * it waits for `Go` before the last of them.
+ */
 export const Steps = Workflow.make("Steps", {
-  payload: { id: Schema.String, steps: Schema.Int, waits: Schema.Boolean },
+  payload: {
+    id: Schema.String,
+    steps: Schema.Int,
+    once: Schema.Boolean,
+    waits: Schema.Boolean
+  },
   success: Schema.Int,
   idempotencyKey: ({ id }) => id
 })

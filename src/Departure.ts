@@ -72,7 +72,7 @@ export const make = Effect.fnUntraced(function*(here: {
     // A parent that waits for this very run has its result by now, and has so seen this one wake.
     if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes
     else if (parentWoken === "Here") signal([run.parentId], "home")
-    else if (parentWoken === "Runnable") doorbell.workflows()
+    else if (parentWoken === "Runnable") doorbell.workflows("home")
   })
 
   const encodeResult = (

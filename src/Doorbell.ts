@@ -19,8 +19,11 @@ import type * as Scope from "effect/Scope"
  * @category models
  */
 export interface Rings {
-  /** An instance that this process can run became runnable, or a slot became free for one. */
-  readonly workflows: () => void
+  /**
+   * An instance that this process can run became runnable, by a write or by an alarm of its own, or
+   * a slot became free for one.
+   */
+  readonly workflows: (source: "home" | "alarm") => void
   /** A timer was registered that is due after so many milliseconds. */
   readonly timer: (remainingMillis: number) => void
 }
@@ -43,7 +46,7 @@ export class Doorbell extends Context.Service<
   static readonly layer: Layer.Layer<Doorbell> = Layer.sync(this, () => {
     const answering = new Set<Partial<Rings>>()
     return Doorbell.of({
-      workflows: () => answering.forEach((rings) => rings.workflows?.()),
+      workflows: (source) => answering.forEach((rings) => rings.workflows?.(source)),
       timer: (remainingMillis) => answering.forEach((rings) => rings.timer?.(remainingMillis)),
       answer: (rings) =>
         Effect.acquireRelease(

@@ -59,15 +59,15 @@ const make = (options: { readonly client: boolean }) =>
     }
 
     /** The same name again in one replay is the same step or timer, which is rarely meant. */
-    const used = (run: Run, kind: "step" | "timer", of: string, strict: boolean) => {
-      const key = `${kind}/${of}`
+    const used = (run: Run, kind: "step" | "timer", of: string, strict: boolean, attempt = 0) => {
+      const key = `${kind}/${stepKey(of, attempt)}`
       if (!run.used.has(key)) {
         run.used.add(key)
         return Effect.void
       }
-      const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, name: of })
+      const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, repeated: of })
       if (strict) return Effect.die(repeated)
-      const once = `${run.workflow._tag}/${key}`
+      const once = `${run.workflow._tag}/${kind}/${of}`
       if (warned.has(once)) return Effect.void
       warned.add(once)
       return Effect.logWarning(`${repeated.message}: the second got the result of the first`)
@@ -100,7 +100,7 @@ const make = (options: { readonly client: boolean }) =>
       }
       if (Option.isNone(slot)) {
         const started = yield* store.start(request)
-        if (started._tag === "Created" && !options.inTransaction) doorbell.workflows()
+        if (started._tag === "Created" && !options.inTransaction) doorbell.workflows("home")
         return started
       }
       // In the engine's own fiber: a caller who gives up must not take the claim with him.
@@ -131,7 +131,7 @@ const make = (options: { readonly client: boolean }) =>
       if (here !== undefined) return discard ? undefined : yield* outcomeHere(here, parent)
       if (!discard && awaiting.isSuspended(executionId)) return new Workflow.Suspended({})
       const parentId = options.detached === true ? undefined : options.parent?.executionId
-      yield* Effect.orDie(start(workflow, {
+      const started = yield* Effect.orDie(start(workflow, {
         executionId,
         payload: options.payload,
         parentId,
@@ -141,7 +141,10 @@ const make = (options: { readonly client: boolean }) =>
       if (discard) return undefined
       const launched = runs.get(executionId)
       if (launched !== undefined) return yield* outcomeHere(launched, parent)
-      return yield* outcomeElsewhere(workflow, executionId, options.parent !== undefined)
+      return yield* outcomeElsewhere(workflow, executionId, {
+        isChild: options.parent !== undefined,
+        isNew: started._tag === "Created"
+      })
     }, (effect) => effect as Effect.Effect<any>)
 
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
@@ -155,9 +158,10 @@ const make = (options: { readonly client: boolean }) =>
     const outcomeElsewhere = Effect.fnUntraced(function*(
       workflow: Workflow.Any,
       executionId: string,
-      isChild: boolean
+      { isChild, isNew }: { readonly isChild: boolean; readonly isNew: boolean }
     ): Effect.fn.Return<Result> {
-      const outcome = yield* Effect.orDie(store.outcome(executionId))
+      // One that has just been created is neither final nor suspended.
+      const outcome = isNew ? Option.none() : yield* Effect.orDie(store.outcome(executionId))
       if (Option.isSome(outcome)) {
         const { status } = outcome.value
         if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {
@@ -209,7 +213,7 @@ const make = (options: { readonly client: boolean }) =>
         const run = yield* runOf(instance)
         yield* name(activity.name, `The name of a step of ${run.workflow._tag}`)
         const key = stepKey(activity.name, attempt)
-        yield* used(run, "step", key, config.repeatedStep === "error")
+        yield* used(run, "step", activity.name, config.repeatedStep === "error", attempt)
         const recorded = run.steps.get(key)
         if (recorded !== undefined) return new Workflow.Complete({ exit: recorded })
         // A pending interruption replays only to rebuild compensations: nothing new begins.
@@ -318,9 +322,10 @@ const make = (options: { readonly client: boolean }) =>
       const run = yield* runOf(instance)
       const exit = run.deferreds.get(deferred.name)
       if (exit !== undefined) return Option.some(exit)
-      return instance.awaitedDeferreds.has(deferred.name)
-        ? yield* runs.park(run, deferred.name)
-        : Option.none()
+      if (!instance.awaitedDeferreds.has(deferred.name)) return Option.none()
+      const parked = yield* runs.park(run, deferred.name)
+      // A completion that met the end of the parking is in the record, and nobody will say it again.
+      return Option.orElse(parked, () => Option.fromUndefinedOr(run.deferreds.get(deferred.name)))
     })
 
     const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(function*(options) {

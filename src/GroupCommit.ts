@@ -126,8 +126,8 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       yield* filled.await
       // Fibers that are ready in this same turn get their rows into the batch.
       yield* Effect.yieldNow
-      const entries = queue.length <= options.maxRows ? queue : queue.slice(0, options.maxRows)
-      queue = queue.length <= options.maxRows ? [] : queue.slice(options.maxRows)
+      const entries = queue.slice(0, batchLength(queue, options.maxRows))
+      queue = queue.slice(entries.length)
       if (queue.length === 0) filled.closeUnsafe()
       yield* write(entries, true)
     }
@@ -156,6 +156,24 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       filled.openUnsafe()
     })
 })
+
+/** How much text goes into one statement, whatever the number of its rows. */
+const maxCharacters = 8_000_000
+
+const batchLength = (
+  entries: ReadonlyArray<{ readonly row: unknown }>,
+  maxRows: number
+): number => {
+  let length = 0
+  let characters = 0
+  while (length < entries.length && length < maxRows && characters < maxCharacters) {
+    for (const value of Object.values(Object(entries[length]!.row))) {
+      if (typeof value === "string") characters += value.length
+    }
+    length++
+  }
+  return length
+}
 
 /**
  * A database that is away is asked again quickly at first, then every second, for ever.

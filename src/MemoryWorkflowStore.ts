@@ -185,11 +185,13 @@ const make = Effect.gen(function* () {
       .filter((timer) => timer.dueAt <= now)
       .slice(0, options.limit)
     const here = new Set<string>()
-    for (const { deferredName, instance, name } of due) {
+    for (const { deferredName, dueAt, instance, name } of due) {
       instance.timers.delete(name)
       if (instance.deferreds.has(deferredName)) continue
       instance.deferreds.set(deferredName, { exit: firedExit, token: undefined })
-      if (wakeAutomatically(instance, now) === "Here") here.add(instance.executionId)
+      const told = wakeAutomatically(instance, now)
+      if (told !== "Nothing") instance.readyAt = dueAt
+      if (told === "Here") here.add(instance.executionId)
     }
     const next = timersOf(options.workflowNames).find((timer) => timer.dueAt > now)
     return {

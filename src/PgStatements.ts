@@ -4,9 +4,9 @@
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
  * Feeds: `PgWorkflowStore`, which batches rows into them.
- * Guarantees: one statement is one transaction, its notifications included. Rows that are written
- * under a lease are locked first, in the order of their ids, and the token is compared on what the
- * lock returned: a plain join on the token would admit a stale writer that waited for the row.
+ * Guarantees: one statement is one transaction, its notifications included. What a batch writes for
+ * several instances it locks in the order of their ids. Batches may be large and the planner knows
+ * nothing of their size, so their parts meet by hashed membership and not by joins.
  *
  * @since 0.1.0
  */
@@ -438,7 +438,7 @@ due as materialized (
 ), removed as (
   delete from ${table(context, "timers")} t using due
   where t.execution_id = due.execution_id and t.name = due.name
-  returning t.execution_id, t.name, t.deferred_name
+  returning t.execution_id, t.name, t.deferred_name, t.due_at
 ), written as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
   select distinct on (execution_id, deferred_name) execution_id, deferred_name, '{"_tag":"Success","value":null}'::json, now
@@ -446,12 +446,14 @@ due as materialized (
   on conflict do nothing
   returning execution_id
 ), completions as (
-  select execution_id, count(*)::int4 as times from written group by execution_id
+  select execution_id, count(*)::int4 as times,
+    (select min(r.due_at) from removed r where r.execution_id = w.execution_id) as due_at
+  from written w group by execution_id
 ), woken as (
   update ${table(context, "instances")} i set wakes = i.wakes + times,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
-    ready_at = case when i.status in ('Suspended', 'Running') then now else i.ready_at end
-  from completions c, moment where i.execution_id = c.execution_id
+    ready_at = case when i.status in ('Suspended', 'Running') then c.due_at else i.ready_at end
+  from completions c where i.execution_id = c.execution_id
     and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})

@@ -11,6 +11,7 @@
  * @since 0.1.0
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -93,15 +94,20 @@ const make = Effect.gen(function*() {
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
-    wait = true
+    mayWait = true
   ): Effect.Effect<A, SqlError> =>
-    Effect.andThen(migrated, Effect.flatMap(context(own, { wait }), statement)).pipe(
-      Effect.catchIf(PgFailure.isQueueFull, () =>
-        Effect.andThen(
-          Metric.update(notifySkipped, 1),
-          Effect.flatMap(context(own, { hints: false, wait }), statement)
-        ))
-    )
+    Effect.flatMap(migrated, () => {
+      const wait = mayWait && own.boundsWaits()
+      return Effect.catchIf(
+        Effect.flatMap(context(own, { wait }), statement),
+        PgFailure.isQueueFull,
+        () =>
+          Effect.andThen(
+            Metric.update(notifySkipped, 1),
+            Effect.flatMap(context(own, { hints: false, wait }), statement)
+          )
+      )
+    })
 
   const transaction = Effect.serviceOption(client.transactionService)
 
@@ -129,14 +135,16 @@ const make = Effect.gen(function*() {
     statement: (
       context: PgStatements.StatementContext,
       rows: ReadonlyArray<Row>
-    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
+    // What runs write is bounded by how many there are.
+    maxQueued = Number.POSITIVE_INFINITY
   ) =>
     GroupCommit.make<Row, Answer>({
       operation,
       flush: (rows, wait) => run((context) => statement(context, rows), wait),
       isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
       maxRows: config.maxRowsPerFlush,
-      maxQueued: config.maxQueuedWrites
+      maxQueued
     })
 
   /** Batched, or straight into the caller's transaction if there is one. */
@@ -147,12 +155,14 @@ const make = Effect.gen(function*() {
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
   ) {
-    const batch = yield* batched(operation, statement)
+    const batch = yield* batched(operation, statement, config.maxQueuedWrites)
     return (row: Row, inside: (row: Row) => Row = (row) => row): Effect.Effect<Answer, StoreError> =>
       Effect.flatMap(transaction, (ambient) =>
         Option.isNone(ambient)
           ? batch(row)
-          : Effect.flatMap(context(theirs), (context) => statement(context, [inside(row)])).pipe(
+          // Nobody here may act on it before the commit, so the notification goes to this process too.
+          : Effect.flatMap(context(theirs), (context) =>
+            statement({ ...context, self: "" }, [inside(row)])).pipe(
             Effect.map((answers) => answers[0]!),
             Effect.catch(fail(operation))
           ))
@@ -274,18 +284,15 @@ const make = Effect.gen(function*() {
           const done = { verdict: row!.verdict, exit }
           return row!.verdict === "Written" ? done : yield* Effect.fail(new Undo(done))
         })
-      ).pipe(
-        Effect.catch((error) =>
-          error instanceof Undo
-            ? Effect.succeed(error.outcome)
-            : Effect.fail(new StoreError({ operation: "commit a transactional step", reason: error }))
-        )
-      ) as never,
+      ).pipe(Effect.catchCause(undone)) as never,
 
     claim: (options) =>
-      Effect.map(
-        direct("claim workflows", (context) => PgStatements.claim(context, options)),
-        (rows) => rows.map(toClaimed)
+      // Not repeated when its answer is lost: a second one does not see what the first has taken.
+      run((context) => PgStatements.claim(context, options)).pipe(
+        Effect.retry({ while: PgFailure.isLockTimeout, schedule: GroupCommit.patience }),
+        Effect.provideService(Clock.Clock, liveClock),
+        Effect.map((rows) => rows.map(toClaimed)),
+        Effect.catch(fail("claim workflows"))
       ),
     load: (executionIds) =>
       Effect.map(
@@ -398,6 +405,29 @@ class Undo {
   constructor(outcome: Undo["outcome"]) {
     this.outcome = outcome
   }
+}
+
+/**
+ * What became of a step whose transaction did not commit. One that lost its session, whose rollback
+ * then dies, says nothing of the step. What the database refused, at the commit at the latest, it
+ * would refuse again: that is how the step ended.
+ */
+const undone = (
+  cause: Cause.Cause<SqlError | Undo>
+): Effect.Effect<Undo["outcome"], StoreError> => {
+  const errors = cause.reasons.flatMap((reason): ReadonlyArray<unknown> =>
+    reason._tag === "Fail" ? [reason.error] : reason._tag === "Die" ? [reason.defect] : []
+  )
+  const undo = errors.find((error) => error instanceof Undo)
+  const trouble = errors.find((error) => !(error instanceof Undo))
+  if (trouble === undefined) {
+    return undo === undefined
+      ? Effect.failCause(cause as Cause.Cause<never>)
+      : Effect.succeed(undo.outcome)
+  }
+  return undo !== undefined || PgFailure.isTransient(trouble) || PgFailure.isLockTimeout(trouble)
+    ? Effect.fail(new StoreError({ operation: "commit a transactional step", reason: trouble }))
+    : Effect.succeed({ verdict: "Written", exit: Exit.die(trouble) })
 }
 
 type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any> ? A : never

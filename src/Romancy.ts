@@ -152,6 +152,17 @@ export const layerClient = (
   compose(client, RomancyConfig.layer(options))
 
 /**
+ * {@link layerClient} with its options read from the environment, as {@link layerConfig} does.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerClientConfig = (
+  options?: RomancyConfig.Options
+): Layer.Layer<Provides, StartError | Config.ConfigError, PgClient.PgClient> =>
+  compose(client, RomancyConfig.layerConfig(options))
+
+/**
  * A worker without a database, for tests and for trying things out. What it knows ends with the
  * process. `listenNotify: true` is refused: there is nothing to listen to.
  *

@@ -111,7 +111,10 @@ export declare namespace RomancyConfig {
     readonly writeSessions: number
     /** Rows in one statement of a group commit. Default 1000: beyond it a row gets no cheaper. */
     readonly maxRowsPerFlush: number
-    /** Rows that may wait for a group commit before writers are held back. Default 20000. */
+    /**
+     * Starts, signals and resumes that may wait for a group commit; more are refused with a
+     * `StoreError`. What runs write is bounded by `maxConcurrentWorkflows` instead. Default 20000.
+     */
     readonly maxQueuedWrites: number
     /** Bytes of JSON in one stored value, checked when written. At most 15 MiB, default 1 MiB. */
     readonly maxPayloadBytes: number

@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
+import * as PgFailure from "./PgFailure.ts"
 
 /**
  * An option has a value that makes no sense. Raised when the layer is built.
@@ -75,8 +76,11 @@ export class StoreError extends Schema.TaggedError<StoreError>("romancy/StoreErr
   reason: Schema.Defect()
 }) {
   override get message(): string {
-    return `The workflow store failed to ${this.operation}: ${
-      this.reason instanceof Error ? this.reason.message : String(this.reason)
+    const { reason } = this
+    const because = reason instanceof Error ? reason.message : String(reason)
+    const state = PgFailure.code(reason)
+    return `The workflow store failed to ${this.operation}: ${because}${
+      state === undefined ? "" : ` (SQLSTATE ${state})`
     }`
   }
 }
@@ -157,10 +161,10 @@ export class ClientOnly extends Schema.TaggedError<ClientOnly>("romancy/ClientOn
  */
 export class RepeatedName extends Schema.TaggedError<RepeatedName>("romancy/RepeatedName")(
   "RepeatedName",
-  { workflowName: Schema.String, kind: Schema.Literals(["step", "timer"]), name: Schema.String }
+  { workflowName: Schema.String, kind: Schema.Literals(["step", "timer"]), repeated: Schema.String }
 ) {
   override get message(): string {
-    return `${this.workflowName} used the ${this.kind} name "${this.name}" twice in one run`
+    return `${this.workflowName} used the ${this.kind} name "${this.repeated}" twice in one run`
   }
 }
 

@@ -122,7 +122,7 @@ const make = Effect.gen(function*() {
     run.settle(ended)
     if (starved) {
       starved = false
-      doorbell.workflows()
+      doorbell.workflows("home")
     }
   }
   const { block, complete, giveBack, suspend } = yield* makeDeparture({ runs, leave, signal: (...of) => signal(...of) })
@@ -213,10 +213,8 @@ const make = Effect.gen(function*() {
         Effect.catchCause((cause) =>
           Cause.hasInterruptsOnly(cause)
             ? Effect.void
-            : Effect.andThen(
-              Effect.logError("a run could not be recorded and is given back", cause),
-              giveBack(run)
-            )
+            // Trying again would not help, so it is not given back to be tried for ever.
+            : block(run.lease, run.workflow._tag, cause)
         )
       )
     )
@@ -263,9 +261,10 @@ const make = Effect.gen(function*() {
   const completedHere = (run: Run, name: string): boolean => {
     if (run.releaseParked(name)) return true
     if (run.activityAwaits.has(name)) run.again ??= "automatic"
-    if (run.live && run.instance?.awaitedDeferreds.has(name) === true) {
+    if (run.instance?.awaitedDeferreds.has(name) === true) {
+      // Also when the replay has just ended: it has not seen this, and the counters say it has.
       run.again ??= "automatic"
-      fork(tracked.deferredDone(run.executionId, name))
+      if (run.live) fork(tracked.deferredDone(run.executionId, name))
     }
     return false
   }
@@ -339,7 +338,7 @@ const make = Effect.gen(function*() {
       Effect.acquireRelease(
         Effect.sync(() => {
           registrations.set(registration.workflow._tag, registration)
-          doorbell.workflows()
+          doorbell.workflows("home")
           doorbell.timer(0)
         }),
         () => stop(registration)
@@ -367,7 +366,7 @@ const make = Effect.gen(function*() {
     signalParked: (source) => signal(parking.executionIds, source),
     woken: (executionId, workflowName, woken) => {
       if (woken === "Here") signal([executionId], "home")
-      if (woken === "Runnable" && registrations.has(workflowName)) doorbell.workflows()
+      if (woken === "Runnable" && registrations.has(workflowName)) doorbell.workflows("home")
     },
     park: (run, name) => parking.park(run, name),
     completedHere: (run, name) => void completedHere(run, name),

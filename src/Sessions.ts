@@ -32,7 +32,13 @@ import * as Session from "./Session.ts"
  * @since 0.1.0
  * @category services
  */
-export class Sessions extends Context.Service<Sessions, SqlClient.SqlClient>()("romancy/Sessions") {
+export class Sessions extends Context.Service<
+  Sessions,
+  SqlClient.SqlClient & {
+    /** Whether a wait for a lock ends by itself. A pooler that refuses `lock_timeout` has none. */
+    readonly boundsWaits: () => boolean
+  }
+>()("romancy/Sessions") {
   /**
    * Opens sessions as they are needed, up to `writeSessions`, and keeps them.
    *
@@ -122,13 +128,14 @@ const make = Effect.gen(function*() {
   })
   yield* Effect.addFinalizer(() => Effect.forEach(slots, close, { discard: true }))
 
-  return yield* SqlClient.make({
+  const sql = yield* SqlClient.make({
     acquirer,
     transactionAcquirer: acquirer,
     compiler: PgClient.makeCompiler(),
     driver: "pg",
     spanAttributes: [["db.system.name", "postgresql"]]
   })
+  return Object.assign(sql, { boundsWaits: () => "lock_timeout" in startupParameters })
 })
 
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */

@@ -62,7 +62,7 @@ export const layer: Layer.Layer<
       const limit = config.maxTimersPerBatch
       const fired = yield* store.fireTimers({ workflowNames, limit })
       runs.signal(fired.here, "alarm")
-      if (fired.count > 0) doorbell.workflows()
+      if (fired.count > 0) doorbell.workflows("alarm")
       if (fired.nextMillis !== undefined) yield* wake.alarm.set(fired.nextMillis)
       return { full: fired.count === limit }
     })

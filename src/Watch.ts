@@ -185,7 +185,8 @@ export const layer: Layer.Layer<
       yield* takeLock(run, own, secondKey(worker.lockKey))
       yield* outage.connected
       const settledAt = (yield* Clock.currentTimeMillis) + settling(config)
-      return yield* Effect.forever(watchNext({ run, session: own, worker, changed, settledAt }))
+      const watching = { run, session: own, worker, changed, settledAt, seen: undefined }
+      return yield* Effect.forever(watchNext(watching))
     })
     yield* Effect.scoped(watch).pipe(
       Effect.catchCause((cause) =>
@@ -208,6 +209,8 @@ interface Watching {
   /** Open when the registry has changed since the ring was last read. */
   readonly changed: Latch.Latch
   readonly settledAt: number
+  /** The neighbour that this session has last seen alive. */
+  seen: string | undefined
 }
 
 /** One neighbour, until it dies, the ring changes, or the wait has lasted long enough. */
@@ -221,11 +224,12 @@ const watchNext = Effect.fnUntraced(function*(watching: Watching) {
   const key = next.lock_key
   const [before] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
   if (before?.first === true) {
+    watching.seen = key
     const left = yield* Effect.raceFirst(awaitFirst(watching, key), Effect.as(changed.await, false))
     // At once, for the neighbour may want it again; a wait that was cut off may have got it too.
     yield* run(session, (context) => PgWorkerStatements.unlock(context, key))
     if (!left) return
-  } else if ((yield* Clock.currentTimeMillis) < watching.settledAt) {
+  } else if (watching.seen !== key && (yield* Clock.currentTimeMillis) < watching.settledAt) {
     return yield* Effect.sleep(pause)
   }
   if (yield* isDead(watching, key)) yield* worker.bury(next.worker_id)

@@ -81,7 +81,7 @@ const make = Effect.gen(function* () {
   const recovering = (freed: Effect.Effect<number, StoreError>) =>
     said(
       Effect.map(freed, (instances) => {
-        if (instances > 0) doorbell.workflows()
+        if (instances > 0) doorbell.workflows("home")
       })
     )
 
@@ -130,7 +130,7 @@ const make = Effect.gen(function* () {
     yield* enter
     entered.openUnsafe()
     // Whatever looked for work before was refused it.
-    doorbell.workflows()
+    doorbell.workflows("home")
     while (true) {
       const left = beatenMillis + overdueMillis - (yield* now)
       if (left > 0) yield* Effect.sleep(left)
@@ -163,7 +163,7 @@ const make = Effect.gen(function* () {
     yield* store.removeWorker(workerId)
     lost.closeUnsafe()
     yield* enter
-    doorbell.workflows()
+    doorbell.workflows("home")
   }).pipe(patiently, Effect.forever, Effect.forkScoped)
 
   return Worker.of({

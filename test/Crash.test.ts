@@ -1,30 +1,133 @@
+/**
+ * What a crash leaves behind and what the others make of it: nothing is lost, nothing that was
+ * recorded is done again.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Fleet from "./support/Fleet.ts"
-import { oneAt, Three } from "./support/workers/Flows.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
+import * as Database from "./support/TestDatabase.ts"
+import { oneAt, Refused, Saga, Slow, Three } from "./support/workers/Flows.ts"
 
-describe("a worker that is killed", () => {
-  it.live("loses no step and repeats none: another goes on where it was", () =>
+describe("after a SIGKILL", () => {
+  it.live("steps that were recorded keep their typed results, and only the rest are run", () =>
     Effect.gen(function* () {
       const fleet = yield* Fleet.make()
       const a = yield* fleet.recruit({ hold: ["between"] })
       const b = yield* fleet.recruit()
       yield* a.order({ order: "start", flow: "Three", id: "t" })
       yield* a.at("t", "between")
-      const t0 = Date.now()
-      yield* a.kill
-      console.log("killed", Date.now() - t0)
+      yield* fleet.kill(a)
       yield* b.did("t", "three")
-      console.log("over", Date.now() - t0)
-      const result = yield* fleet.asClient(Three.execute({ id: "t" }))
-      assert.deepStrictEqual(result, {
+      assert.deepStrictEqual(yield* fleet.asClient(Three.execute({ id: "t" })), {
         one: oneAt,
         two: Option.some(a.pid),
         failure: oneAt,
         three: "3"
       })
       assert.deepStrictEqual(yield* fleet.linesOf("t"), ["one A", "two A", "refuse A", "three B"])
+    })
+  )
+
+  it.live("compensations that were recorded are not run again, and the rest are", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      const a = yield* fleet.recruit({ hold: ["undo flight"] })
+      const b = yield* fleet.recruit()
+      yield* a.order({ order: "start", flow: "Saga", id: "s" })
+      yield* a.at("s", "undo flight")
+      yield* fleet.kill(a)
+      yield* b.did("s", "undo hotel")
+      const error = yield* Effect.flip(fleet.asClient(Saga.execute({ id: "s" })))
+      assert.instanceOf(error, Refused)
+      assert.deepStrictEqual(error.since, oneAt)
+      assert.deepStrictEqual(yield* fleet.linesOf("s"), [
+        ...["hotel A", "flight A", "car A", "pay A", "undo car A", "undo flight A"],
+        ...["undo flight B", "undo hotel B"]
+      ])
+    })
+  )
+
+  it.live("all of 150 orphans are recovered, though a batch holds a hundred", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      const a = yield* fleet.recruit({ hold: ["slow"] })
+      const ids = Array.from({ length: 150 }, (_, n) => `s${n}`)
+      yield* fleet.asClient(
+        Effect.forEach(ids, (id) => Slow.execute({ id }, { discard: true }), {
+          concurrency: "unbounded"
+        })
+      )
+      const count = (status: string) =>
+        fleet.until(
+          `150 ${status}`,
+          fleet.sql<{ n: number }>`select count(*)::int4 as n from romancy_instances
+            where status = ${status}`,
+          ([row]) => row?.n === 150
+        )
+      yield* count("Running")
+      yield* Effect.forEach(ids, (id) => a.at(id, "slow"), { concurrency: "unbounded" })
+      yield* fleet.recruit()
+      yield* fleet.kill(a)
+      yield* count("Completed")
+      const lines = yield* fleet.ledger
+      for (const id of ids) {
+        assert.deepStrictEqual(
+          lines.filter((line) => line.id === id).map((line) => `${line.entry} ${line.worker}`),
+          ["slow A", "slow B", "after B"]
+        )
+      }
+    })
+  )
+
+  it.live("what the dead one had started and not begun to run is run by another at once", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      // Full: it starts one more than it can run.
+      const a = yield* fleet.recruit({ hold: ["slow"], options: { maxConcurrentWorkflows: 1 } })
+      yield* a.order({ order: "start", flow: "Slow", id: "full" })
+      yield* a.at("full", "slow")
+      yield* a.order({ order: "start", flow: "Three", id: "left over" })
+      yield* fleet.state("left over", "Runnable")
+      const b = yield* fleet.recruit()
+      yield* fleet.kill(a)
+      yield* b.did("left over", "three")
+      yield* b.did("full", "after")
+      // A client, which runs nothing itself.
+      const client = yield* fleet.recruit({ client: true })
+      yield* client.order({ order: "start", flow: "Three", id: "by a client" })
+      yield* fleet.state("by a client", "Runnable", "Running", "Completed")
+      yield* client.kill
+      yield* b.did("by a client", "three")
+    })
+  )
+})
+
+describe("a claim whose answer is lost", () => {
+  it.live("is given back, and claimed again", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      const proxy = yield* TcpProxy.make(fleet.url)
+      const a = yield* fleet.recruit({ url: proxy.through(fleet.url), lockTimeout: "1 minute" })
+      // What the claim has to wait for, so that the network can break before its answer.
+      const user = yield* Database.connect(fleet.url)
+      const claimWaits = fleet.sql`select from pg_stat_activity
+        where application_name = 'romancy-writer' and wait_event_type = 'Lock'`
+      yield* user.withTransaction(
+        Effect.gen(function* () {
+          yield* user`select from romancy_workers where worker_id = ${a.workerId} for update`
+          yield* fleet.asClient(Slow.execute({ id: "s" }, { discard: true }))
+          yield* fleet.until("the claim", claimWaits, (rows) => rows.length > 0)
+          yield* proxy.blackHole
+        })
+      )
+      const { owner } = yield* fleet.state("s", "Running")
+      assert.strictEqual(owner, a.workerId)
+      yield* proxy.reset
+      yield* proxy.resume
+      yield* a.did("s", "after")
+      assert.deepStrictEqual(yield* fleet.linesOf("s"), ["slow A", "after A"])
     })
   )
 })

@@ -25,7 +25,8 @@ it.effect("gives values away, never what it keeps", () =>
     const lease = yield* running(store, "a")
     yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit([1]) })
     const before = yield* load(store, "a")
-    ;(before.steps[0]?.exit as { value: Array<number> }).value.push(2)
+    const [step] = before.steps as ReadonlyArray<{ readonly exit: { value: Array<number> } }>
+    step?.exit.value.push(2)
     assert.deepStrictEqual((yield* load(store, "a")).steps[0]?.exit, {
       _tag: "Success",
       value: [1]

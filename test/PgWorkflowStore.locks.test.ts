@@ -93,9 +93,14 @@ describe("a user's transaction that holds an instance", () => {
       // Somebody has to look again for the one that was passed over.
       assert.isAtMost(fired.nextMillis!, 50)
       assert.strictEqual(yield* store.removeWorker("worker-second"), 1)
-      assert.deepStrictEqual(
+      // Condemned and not buried yet, it takes nothing more.
+      assert.deepStrictEqual(yield* claim(second, { by: "worker-second" }), [])
+      const home = yield* second.start(request("new", { claimFor: "worker-second" }))
+      assert.deepStrictEqual(home, { _tag: "Created" })
+      yield* claim(store, { limit: 2 }).pipe(Effect.flatMap(store.release))
+      assert.sameMembers(
         (yield* claim(store)).map(({ executionId }) => executionId),
-        ["theirs-free"]
+        ["theirs-free", "new"]
       )
       // The entry stays until the rest is free, and somebody looks again within a second.
       assert.isAtMost(

@@ -316,15 +316,32 @@ describe("a transactional step", () => {
       yield* sql`delete from ledger`
       assert.strictEqual((yield* pay).verdict, "Repeated")
       assert.deepStrictEqual(yield* entries(sql), [])
-      const failed = yield* store
-        .transactionalStep(
+      // What the database refuses, at the commit at the latest, ends the step as a defect.
+      yield* sql`create table promises (n int references promises deferrable initially deferred,
+        id int primary key)`
+      const refused = [
+        store.transactionalStep(
           lease,
-          { name: "other", attempt: 1 },
+          { name: "no JSON", attempt: 1 },
           sql`insert into ledger values ('paid')`,
           () => "{"
+        ),
+        store.transactionalStep(
+          lease,
+          { name: "at the commit", attempt: 1 },
+          Effect.andThen(
+            sql`insert into ledger values ('paid')`,
+            sql`insert into promises values (7, 1)`
+          ),
+          () => exit(1)
         )
-        .pipe(Effect.flip)
-      assert.strictEqual(failed._tag, "StoreError")
+      ]
+      for (const step of refused) {
+        const { exit, verdict } = yield* step
+        assert.strictEqual(verdict, "Written")
+        assert.isTrue(Exit.hasDies(exit))
+      }
+      assert.strictEqual((yield* load(store, "a")).steps.length, 1)
       assert.deepStrictEqual(yield* entries(sql), [])
     })
   )

@@ -72,7 +72,11 @@ describe("a runtime without notifications", () => {
       const b = yield* start(database.url, { config })
       const Nap = define("Nap")
       yield* b.register(
-        Layer.mergeAll(EchoLive, AskLive, Nap.toLayer(() => Timer.sleep("nap", 1)))
+        Layer.mergeAll(
+          EchoLive,
+          AskLive,
+          Nap.toLayer(() => Timer.sleep("nap", 1))
+        )
       )
       assert.strictEqual(yield* a.on(listenerStatus), "Off")
       // Each of these would have made the engine notify: runnable, awaited, completed, a timer.
@@ -251,7 +255,10 @@ describe("a transaction of the application's", () => {
       const id = yield* Order.executionId({ id: "1" })
       const held = yield* hold(
         pool,
-        Effect.andThen(pool`insert into orders values ('1')`, a.on(Order.execute({ id: "1" }, { discard: true })))
+        Effect.andThen(
+          pool`insert into orders values ('1')`,
+          a.on(Order.execute({ id: "1" }, { discard: true }))
+        )
       )
       assert.isUndefined(yield* row(id))
       // A start outside goes through meanwhile, so the one inside had its chance too.
@@ -272,7 +279,10 @@ describe("a transaction of the application's", () => {
       yield* a.on(
         Effect.exit(
           inTransaction(
-            Effect.andThen(Order.execute({ id: "1" }, { discard: true }), Effect.fail("rolled back"))
+            Effect.andThen(
+              Order.execute({ id: "1" }, { discard: true }),
+              Effect.fail("rolled back")
+            )
           )
         )
       )
@@ -310,9 +320,13 @@ describe("a transaction of the application's", () => {
         Effect.forkScoped(a.on(succeed(Ask, id, answer, id)))
       )
       for (const id of ids.slice(1)) assertSuccess(yield* finished(a, Ask, id), id)
-      yield* Effect.forEach(Array.from({ length: 20 }), (_, n) => a.on(Echo.execute({ id: `${n}` })), {
-        concurrency: "unbounded"
-      })
+      yield* Effect.forEach(
+        Array.from({ length: 20 }),
+        (_, n) => a.on(Echo.execute({ id: `${n}` })),
+        {
+          concurrency: "unbounded"
+        }
+      )
       yield* eventually("two renewals", leases, (now) =>
         now.every((until, index) => until > before[index]! + 350)
       )
@@ -381,10 +395,9 @@ describe("the layer", () => {
       const database = yield* makeDatabase
       const romancy = Romancy.layer(hourly)
       const runtime = yield* fromLayer(
-        Layer.mergeAll(
-          Layer.provideMerge(EchoLive, romancy),
-          Layer.provide(AskLive, romancy)
-        ).pipe(Layer.provideMerge(PgClient.layer({ url: database.url })))
+        Layer.mergeAll(Layer.provideMerge(EchoLive, romancy), Layer.provide(AskLive, romancy)).pipe(
+          Layer.provideMerge(PgClient.layer({ url: database.url }))
+        )
       )
       yield* runtime.until("Listening")
       assert.strictEqual(yield* database.listeners, 1)
@@ -420,7 +433,9 @@ describe("the layer", () => {
         layer: (options) => Layer.orDie(Romancy.layerConfig(options)),
         config: { listenNotify: false },
         provide: ConfigProvider.layer(
-          ConfigProvider.fromEnv({ env: { ROMANCY_PREFIX: "billing", ROMANCY_WRITE_SESSIONS: "1" } })
+          ConfigProvider.fromEnv({
+            env: { ROMANCY_PREFIX: "billing", ROMANCY_WRITE_SESSIONS: "1" }
+          })
         )
       })
       const [row] = yield* database.sql<{ name: string | null }>`

@@ -61,11 +61,13 @@ const asleep = (runtime: Runtime, millis: number) =>
 for (const [name, world] of Object.entries(worlds)) {
   describe(`a timer on ${name}`, () => {
     const test = (title: string, body: (runtime: Runtime) => Effect.Effect<void, unknown, any>) =>
-      it.effect(title, () =>
-        Effect.gen(function* () {
-          yield* TestClock.setTime(beginning)
-          yield* body(yield* world)
-        }) as Effect.Effect<void, unknown, never>
+      it.effect(
+        title,
+        () =>
+          Effect.gen(function* () {
+            yield* TestClock.setTime(beginning)
+            yield* body(yield* world)
+          }) as Effect.Effect<void, unknown, never>
       )
 
     test("ends at its deadline, and not a millisecond before", (runtime) =>
@@ -79,8 +81,7 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* suspended(runtime, Sleeper, id)
         yield* TestClock.adjust(1)
         assertSuccess(yield* finished(runtime, Sleeper, id), beginning + 10_000)
-      })
-    )
+      }))
 
     test("keeps its first deadline over replays", (runtime) =>
       Effect.gen(function* () {
@@ -103,8 +104,7 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* suspended(runtime, Flow, id)
         yield* TestClock.adjust("4 seconds")
         assertSuccess(yield* finished(runtime, Flow, id), beginning + 10_000)
-      })
-    )
+      }))
 
     test("that has fired is over at once in a replay", (runtime) =>
       Effect.gen(function* () {
@@ -131,8 +131,7 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* suspended(runtime, Flow, id)
         yield* runtime.on(succeed(Flow, id, go, undefined))
         assertSuccess(yield* finished(runtime, Flow, id), undefined)
-      })
-    )
+      }))
 
     test("until a moment that is past is over at once, and a long one after it still waits", (runtime) =>
       Effect.gen(function* () {
@@ -156,8 +155,7 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* suspended(runtime, Flow, id)
         yield* TestClock.adjust("1 hour")
         assertSuccess(yield* finished(runtime, Flow, id), beginning + 3_600_000)
-      })
-    )
+      }))
 
     test("until a moment to come ends at that moment, however long the body took to ask", (runtime) =>
       Effect.gen(function* () {
@@ -181,8 +179,7 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* suspended(runtime, Flow, id)
         yield* TestClock.adjust("1 second")
         assertSuccess(yield* finished(runtime, Flow, id), at)
-      })
-    )
+      }))
 
     test("of a workflow that was cancelled never wakes it again", (runtime) =>
       Effect.gen(function* () {
@@ -207,8 +204,7 @@ for (const [name, world] of Object.entries(worlds)) {
         assertInterrupted(yield* finished(runtime, Flow, id))
         assert.strictEqual(log.count("replay"), replays)
         assert.strictEqual(log.count("woken"), 0)
-      })
-    )
+      }))
 
     test("whose name is used twice in one run is an error that names it", (runtime) =>
       Effect.gen(function* () {
@@ -229,8 +225,7 @@ for (const [name, world] of Object.entries(worlds)) {
         const exit = yield* finished(runtime, Flow, id)
         assertDefect(exit, `Flow used the timer name "nap" twice in one run`)
         assert.strictEqual(log.count("slipped through"), 0)
-      })
-    )
+      }))
   })
 }
 
@@ -261,9 +256,8 @@ describe("a timer's row", () => {
       const first = yield* worker
       yield* first.register(SleeperLive)
       const id = yield* asleep(first, 10_000)
-      const due = Effect.map(
-        sql<{ due: Date }>`select due_at as due from romancy_timers`,
-        (rows) => rows.map((row) => row.due.getTime())
+      const due = Effect.map(sql<{ due: Date }>`select due_at as due from romancy_timers`, (rows) =>
+        rows.map((row) => row.due.getTime())
       )
       assert.deepStrictEqual(yield* due, [beginning + 10_000])
       yield* first.stop

@@ -35,21 +35,23 @@ describe("timers", () => {
     })
   )
 
-  it.live("that are registered elsewhere set the alarm of a worker that waits for a later one", () =>
-    Effect.gen(function* () {
-      const { a, b, rows } = yield* pair()
-      yield* b.register(SleeperLive)
-      const late = yield* b.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
-      yield* suspended(b, Sleeper, late)
-      const leave = yield* a.register(SleeperLive)
-      const early = yield* a.on(Sleeper.execute({ id: "1500" }, { discard: true }))
-      yield* suspended(a, Sleeper, early)
-      // From here on it is B's, which was told by a notification only.
-      yield* leave
-      assertSuccess(yield* finished(b, Sleeper, early), undefined)
-      yield* suspended(b, Sleeper, late)
-      assert.strictEqual(yield* rows("timers"), 1)
-    })
+  it.live(
+    "that are registered elsewhere set the alarm of a worker that waits for a later one",
+    () =>
+      Effect.gen(function* () {
+        const { a, b, rows } = yield* pair()
+        yield* b.register(SleeperLive)
+        const late = yield* b.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
+        yield* suspended(b, Sleeper, late)
+        const leave = yield* a.register(SleeperLive)
+        const early = yield* a.on(Sleeper.execute({ id: "1500" }, { discard: true }))
+        yield* suspended(a, Sleeper, early)
+        // From here on it is B's, which was told by a notification only.
+        yield* leave
+        assertSuccess(yield* finished(b, Sleeper, early), undefined)
+        yield* suspended(b, Sleeper, late)
+        assert.strictEqual(yield* rows("timers"), 1)
+      })
   )
 
   it.live("of a worker that has stopped fire on another", () =>

@@ -4,7 +4,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Redacted from "effect/Redacted"
 import * as Fleet from "./support/Fleet.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
 import * as Database from "./support/TestDatabase.ts"
 import { Slow } from "./support/workers/Flows.ts"
 
@@ -22,7 +24,7 @@ describe("a worker that is killed", () => {
       ]
       yield* a.order({ order: "start", flow: "Slow", id: "s" })
       yield* a.at("s", "slow")
-      yield* a.kill
+      yield* fleet.kill(a)
       yield* b.did("s", "after")
       const rows = yield* fleet.until("two workers", fleet.registry, (rows) => rows.length === 2)
       assert.sameMembers(
@@ -33,7 +35,7 @@ describe("a worker that is killed", () => {
       yield* b.order({ order: "hold", point: "slow" })
       yield* b.order({ order: "start", flow: "Slow", id: "u" })
       yield* b.at("u", "slow")
-      yield* b.kill
+      yield* fleet.kill(b)
       yield* fleet.state("u", "Runnable")
     })
   )
@@ -114,8 +116,38 @@ describe("a worker that lives", () => {
       yield* a.order({ order: "hold", point: "slow" })
       yield* a.order({ order: "start", flow: "Slow", id: "u" })
       yield* a.at("u", "slow")
-      yield* a.kill
+      yield* fleet.kill(a)
       yield* fleet.lines("u", 3)
+    })
+  )
+
+  it.live("but can hold neither of its sessions is off the watch while it renews its lease", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
+      const proxy = yield* TcpProxy.make(fleet.url)
+      const listenUrl = Redacted.value(proxy.through(fleet.url)) as unknown as Redacted.Redacted
+      const a = yield* fleet.recruit({ hold: ["slow"], options: { listenUrl } })
+      yield* a.order({ order: "start", flow: "Slow", id: "s" })
+      yield* a.at("s", "slow")
+      yield* proxy.refuse
+      yield* proxy.reset
+      const isGuarded = (guarded: boolean) =>
+        fleet.until(`A guarded: ${guarded}`, fleet.registry, (rows) =>
+          rows.some((row) => row.worker_id === a.workerId && row.guarded === guarded)
+        )
+      yield* isGuarded(false)
+      const b = yield* fleet.recruit()
+      const renewed = fleet.sql<{ millis: number }>`
+        select (extract(epoch from lease_until - registered_at) * 1000)::float8 as millis
+        from romancy_workers where worker_id = ${b.workerId}`
+      // The newcomer has looked at the registry often enough to take two free locks for a death.
+      yield* fleet.until("three heartbeats", renewed, ([row]) => row!.millis > 3_603_000)
+      const { owner, token } = yield* fleet.state("s", "Running")
+      assert.deepStrictEqual({ owner, token }, { owner: a.workerId, token: 1 })
+      yield* proxy.resume
+      yield* isGuarded(true)
+      yield* fleet.kill(a)
+      yield* b.did("s", "after")
     })
   )
 })

@@ -119,9 +119,7 @@ describe("a notification that comes late or twice", () => {
         )
       )
       const log = makeLog()
-      yield* worker.register(
-        Echo.toLayer(({ id }) => Effect.as(log.add(id), `echo ${id}`))
-      )
+      yield* worker.register(Echo.toLayer(({ id }) => Effect.as(log.add(id), `echo ${id}`)))
       const id = yield* client.on(Echo.execute({ id: "done" }, { discard: true }))
       assertSuccess(yield* finished(client, Echo, id), "echo done")
       const before = yield* row(id)
@@ -172,7 +170,12 @@ describe("the dispatcher", () => {
     Effect.gen(function* () {
       const { client, worker } = yield* world()
       const Mine = define("Mine")
-      yield* worker.register(Layer.merge(EchoLive, Mine.toLayer(() => Effect.die(new Error("boom")))))
+      yield* worker.register(
+        Layer.merge(
+          EchoLive,
+          Mine.toLayer(() => Effect.die(new Error("boom")))
+        )
+      )
       for (let n = 0; n < 3; n++) {
         assertDefect(yield* client.on(Effect.exit(Mine.execute({ id: `${n}` }))), "boom")
         assert.strictEqual(yield* client.on(Echo.execute({ id: `${n}` })), `echo ${n}`)
@@ -248,25 +251,27 @@ describe("the dispatcher", () => {
     })
   )
 
-  it.live("leaves nothing behind that was completed between a claim and the reading of the record", () =>
-    Effect.gen(function* () {
-      const { client, worker } = yield* world()
-      const answer = DurableDeferred.make("answer", { success: Schema.String })
-      const Ask = define("Ask", { success: Schema.String })
-      yield* worker.register(Ask.toLayer(() => DurableDeferred.await(answer)))
-      const ids = yield* Effect.forEach(
-        Array.from({ length: 100 }),
-        (_, n) =>
-          Effect.gen(function* () {
-            const id = yield* client.on(Ask.execute({ id: `${n}` }, { discard: true }))
-            yield* client.on(succeed(Ask, id, answer, `${n}`))
-            return id
-          }),
-        { concurrency: "unbounded" }
-      )
-      for (const [n, id] of ids.entries()) {
-        assertSuccess(yield* finished(client, Ask, id), `${n}`)
-      }
-    })
+  it.live(
+    "leaves nothing behind that was completed between a claim and the reading of the record",
+    () =>
+      Effect.gen(function* () {
+        const { client, worker } = yield* world()
+        const answer = DurableDeferred.make("answer", { success: Schema.String })
+        const Ask = define("Ask", { success: Schema.String })
+        yield* worker.register(Ask.toLayer(() => DurableDeferred.await(answer)))
+        const ids = yield* Effect.forEach(
+          Array.from({ length: 100 }),
+          (_, n) =>
+            Effect.gen(function* () {
+              const id = yield* client.on(Ask.execute({ id: `${n}` }, { discard: true }))
+              yield* client.on(succeed(Ask, id, answer, `${n}`))
+              return id
+            }),
+          { concurrency: "unbounded" }
+        )
+        for (const [n, id] of ids.entries()) {
+          assertSuccess(yield* finished(client, Ask, id), `${n}`)
+        }
+      })
   )
 })

@@ -101,6 +101,12 @@ export const starts = (it: Case): void => {
       assert.deepStrictEqual(yield* store.start(request("a", { claimFor: other })), {
         _tag: "Exists"
       })
+      // Under a later token it is a claim whose answer was heard, or somebody else's.
+      yield* store.release([lease])
+      yield* claim(store)
+      assert.deepStrictEqual(yield* store.start(request("a", { claimFor: self })), {
+        _tag: "Exists"
+      })
     }))
 
   it("a start adopts what was completed before it, and is not fresh then", (store) =>

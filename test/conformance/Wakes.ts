@@ -69,7 +69,12 @@ export const wakes = (it: Case): void => {
       const c = yield* running(store, "c")
       const child = yield* running(store, "child", { parentId: "c" })
       const end = yield* store.complete(child, completion({ parentId: "c" }))
-      assert.deepStrictEqual(end, { verdict: "Written", parent: "Here", parentWakes: 1, others: [] })
+      assert.deepStrictEqual(end, {
+        verdict: "Written",
+        parent: "Here",
+        parentWakes: 1,
+        others: []
+      })
       assert.strictEqual(yield* store.suspend(c, suspension()), "Again")
     }))
 
@@ -208,7 +213,12 @@ export const wakes = (it: Case): void => {
         assert.deepStrictEqual(yield* claim(store, { by: other }), [])
         const [outcome] = yield* store.awaitOutcomes(["a"])
         assert.deepInclude(outcome, { status: final, result: "kept", owner: undefined })
-        assert.deepInclude(yield* load(store, "a"), { wakes: 0, interrupt: "None", timers: [] })
+        assert.deepInclude(yield* load(store, "a"), {
+          wakes: 0,
+          interrupt: "None",
+          timers: [],
+          deferreds: []
+        })
       }))
   }
 }

@@ -62,6 +62,9 @@ export interface Recruit {
   readonly flows?: ReadonlyArray<FlowName>
   readonly hold?: ReadonlyArray<string>
   readonly client?: boolean
+  /** It cannot be on the watch: it is waited for in the registry only. */
+  readonly unwatched?: boolean
+  readonly lockTimeout?: string
   /** The way to the database, in place of the direct one. */
   readonly url?: Redacted.Redacted
   readonly env?: Readonly<Record<string, string>>
@@ -146,7 +149,8 @@ export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options =
       options: { ...common, ...options.options },
       flows: options.flows ?? (options.client === true ? [] : (Object.keys(flows) as [])),
       hold: options.hold ?? [],
-      client: options.client ?? false
+      client: options.client ?? false,
+      lockTimeout: options.lockTimeout
     }
     const before = new Set((yield* registryOr([])).map((row) => row.worker_id))
     const child = yield* WorkerProcess.make(script, {
@@ -168,14 +172,16 @@ export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options =
             )
         })
       )
+    const newcomers = Effect.map(registry, (rows) =>
+      rows.filter(
+        (row) => !before.has(row.worker_id) && (row.guarded || options.unwatched === true)
+      )
+    )
     yield* heard("its start", (message) => message.ready === name)
     const workerId = settings.client
       ? ""
-      : yield* until(`${name} on the watch`, registry, (rows) =>
-          rows.some((row) => row.guarded && !before.has(row.worker_id))
-        ).pipe(
-          Effect.map((rows) => rows.find((row) => row.guarded && !before.has(row.worker_id))!),
-          Effect.map((row) => row.worker_id)
+      : yield* until(`${name} on the watch`, newcomers, (rows) => rows.length > 0).pipe(
+          Effect.map(([row]) => row!.worker_id)
         )
     return {
       ...child,
@@ -199,6 +205,15 @@ export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options =
     join pg_stat_activity a on a.pid = l.pid
     where w.worker_id = ${workerId}`
 
+  /** SIGKILL, once the neighbour of the worker is waiting for its death. */
+  const kill = Effect.fnUntraced(function* (member: Member) {
+    const waits = sql`select from romancy_workers w
+      join pg_locks l on l.locktype = 'advisory' and not l.granted
+        and ((l.classid::int8 << 32) | l.objid::int8) = w.lock_key
+      where w.worker_id = ${member.workerId}`
+    yield* until(`the watch over ${member.name}`, waits, (rows) => rows.length > 0)
+    yield* member.kill
+  })
   /** The session of a worker that holds its first or second lock. */
   const sessionOf = (workerId: string, which: 0 | 1) =>
     Effect.map(
@@ -232,6 +247,9 @@ export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options =
     recruit,
     sessionOf,
     terminate,
-    cut
+    cut,
+    kill
   }
 })
+
+export type Fleet = Effect.Success<ReturnType<typeof make>>

@@ -50,7 +50,9 @@ export type Services = WorkflowEngine | Listener | PgClient.PgClient | SqlClient
 
 export interface Runtime {
   /** Runs a program on this runtime. */
-  readonly on: <A, E, R>(program: Effect.Effect<A, E, R>) => Effect.Effect<A, E, Exclude<R, Services>>
+  readonly on: <A, E, R>(
+    program: Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E, Exclude<R, Services>>
   /** Registers a handler until the runtime ends, or until the effect it gives is run. */
   readonly register: <E, R>(
     handler: Layer.Layer<never, E, R>
@@ -82,7 +84,10 @@ export const start = (url: Redacted.Redacted, options: Options = {}) =>
 export const fromLayer = Effect.fnUntraced(function* <A, E>(layer: Layer.Layer<A, E>) {
   const scope = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
   const quiet = Layer.provide(layer, Layer.succeed(References.MinimumLogLevel, "Warn"))
-  const context = (yield* Layer.buildWithScope(Layer.fresh(quiet), scope)) as Context.Context<Services>
+  const context = (yield* Layer.buildWithScope(
+    Layer.fresh(quiet),
+    scope
+  )) as Context.Context<Services>
   const on: Runtime["on"] = (program) => Effect.provide(program, context) as never
   const runtime: Runtime = {
     on,
@@ -309,8 +314,9 @@ const eavesdrop = Effect.fnUntraced(function* (url: Redacted.Redacted, prefix = 
       Effect.map(
         eventually(
           `a payload on ${channel}`,
-          Effect.map(said(channel), (all): Array<Record<string, unknown>> =>
-            all.map((payload) => JSON.parse(payload))
+          Effect.map(
+            said(channel),
+            (all): Array<Record<string, unknown>> => all.map((payload) => JSON.parse(payload))
           ),
           (payloads) => payloads.some(predicate)
         ),

@@ -115,6 +115,12 @@ const waiter = Waiter.toLayer(
   })
 )
 
+/** Says the signal to a `Waiter`. */
+export const answer = Effect.fnUntraced(function* (id: string, value: string) {
+  const token = yield* DurableDeferred.tokenFromPayload(signal, { workflow: Waiter, payload: { id } })
+  yield* DurableDeferred.succeed(signal, { token, value })
+})
+
 /** Three steps with their compensations, which are steps, and a failure. */
 export const Saga = Workflow.make("Saga", { ...base, error: Refused })
 const undoable = (id: string, name: string) =>

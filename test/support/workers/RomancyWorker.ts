@@ -19,8 +19,9 @@ import * as Redacted from "effect/Redacted"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import type { RomancyConfig } from "../../../src/RomancyConfig.ts"
 import * as Romancy from "../../../src/Romancy.ts"
+import { LockTimeout } from "../../../src/Sessions.ts"
 import { toParent } from "../WorkerProcess.ts"
-import { type FlowName, flows, Site, startable } from "./Flows.ts"
+import { answer, type FlowName, flows, Site, Sleeper, startable } from "./Flows.ts"
 
 /** What a test tells a worker at its start. */
 export interface Settings {
@@ -31,25 +32,33 @@ export interface Settings {
   readonly hold: ReadonlyArray<string>
   /** Registers nothing and runs nothing. */
   readonly client: boolean
+  /** How long its statements wait for a row that somebody else has locked, if not as ever. */
+  readonly lockTimeout?: string | undefined
 }
 
 /** What a test tells a worker later. */
 export type Order =
   | { readonly order: "hold" | "release"; readonly point: string }
   | { readonly order: "start"; readonly flow: keyof typeof startable; readonly id: string }
+  | { readonly order: "sleep"; readonly id: string; readonly millis: number }
+  | { readonly order: "complete"; readonly id: string; readonly value: string }
 
 const settings: Settings = JSON.parse(process.argv[2]!)
 const url = (variable: string) => Redacted.make(process.env[variable]!)
 
-const orders = Effect.gen(function* () {
-  const queue = yield* Queue.unbounded<Order>()
-  process.on("message", (order) => Queue.offerUnsafe(queue, order as Order))
-  return queue
+/** Points that are held. Let go at once, also while the runtime closes. */
+const held = new Map(settings.hold.map((point) => [point, Deferred.makeUnsafe<void>()]))
+const received = Effect.runSync(Queue.unbounded<Order>())
+process.on("message", (order: Order) => {
+  if (order.order === "hold") held.set(order.point, Deferred.makeUnsafe())
+  else if (order.order === "release") {
+    const hold = held.get(order.point)
+    held.delete(order.point)
+    if (hold !== undefined) Deferred.doneUnsafe(hold, Effect.void)
+  } else Queue.offerUnsafe(received, order)
 })
 
 const program = Effect.gen(function* () {
-  const received = yield* orders
-  const held = new Map(settings.hold.map((point) => [point, Deferred.makeUnsafe<void>()]))
   const ledger = yield* PgClient.makeClient({ url: url("LEDGER_URL") }).pipe(
     Effect.provide(Reactivity.layer)
   )
@@ -77,19 +86,21 @@ const program = Effect.gen(function* () {
       Layer.provideMerge(runtime(settings.options)),
       Layer.provide(PgClient.layer({ url: url("DATABASE_URL") }))
     )
-  const context = yield* Layer.build(app)
+  const context = yield* Layer.build(
+    settings.lockTimeout === undefined
+      ? app
+      : Layer.provide(app, Layer.succeed(LockTimeout, settings.lockTimeout as Duration.Input))
+  )
   yield* toParent({ ready: settings.name })
   const obey = Effect.fnUntraced(function* (order: Order) {
-    if (order.order === "hold") held.set(order.point, Deferred.makeUnsafe())
-    if (order.order === "release") {
-      const hold = held.get(order.point)
-      held.delete(order.point)
-      if (hold !== undefined) yield* Deferred.succeed(hold, undefined)
-    }
     if (order.order === "start") {
       yield* startable[order.flow].execute({ id: order.id }, { discard: true })
       yield* toParent({ started: order.id })
     }
+    if (order.order === "sleep") {
+      yield* Sleeper.execute({ id: order.id, millis: order.millis }, { discard: true })
+    }
+    if (order.order === "complete") yield* answer(order.id, order.value)
   })
   yield* Effect.forever(Effect.flatMap(Queue.take(received), obey)).pipe(Effect.provide(context))
 }).pipe(Effect.scoped)

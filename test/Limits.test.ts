@@ -1,0 +1,327 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Romancy from "../src/Romancy.ts"
+import * as Timer from "../src/Timer.ts"
+import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+
+const Echo = define("Echo", { success: Schema.String })
+const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(id))
+
+const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = {}) {
+  const database = yield* makeDatabase
+  const worker = yield* start(database.url, { config: { ...hourly, parkDuration: 0, ...config } })
+  yield* worker.until("Listening")
+  return { ...database, worker }
+})
+
+/** Asserts that an exit died with `TooLarge`, and says of what. */
+const assertTooLarge = (exit: Exit.Exit<unknown, unknown>, what: string, option: string) => {
+  assertDefect(exit, `${option} allows`)
+  assert.include(String(Exit.isFailure(exit) && Cause.squash(exit.cause)), what)
+}
+
+describe("maxPayloadBytes", () => {
+  const small = { maxPayloadBytes: 1000 }
+  const long = "x".repeat(1000)
+
+  it.live("refuses a payload, and nothing is written", () =>
+    Effect.gen(function* () {
+      const { rows, worker } = yield* world(small)
+      yield* worker.register(EchoLive)
+      const exit = yield* worker.on(Effect.exit(Echo.execute({ id: long })))
+      assertTooLarge(exit, "The payload of Echo", "maxPayloadBytes")
+      assert.propertyVal(Exit.isFailure(exit) && Cause.squash(exit.cause), "_tag", "TooLarge")
+      assert.strictEqual(yield* rows("instances"), 0)
+      // At the limit it is accepted: {"id":"…"} has nine more.
+      const most = "x".repeat(991)
+      const Sink = define("Sink")
+      yield* worker.register(Sink.toLayer(() => Effect.void))
+      yield* worker.on(Sink.execute({ id: most }))
+      assertTooLarge(
+        yield* worker.on(Effect.exit(Sink.execute({ id: `${most}x` }))),
+        "The payload of Sink has 1001 bytes",
+        "maxPayloadBytes"
+      )
+      // Bytes are counted, not characters.
+      const accented = yield* worker.on(Effect.exit(Echo.execute({ id: "é".repeat(600) })))
+      assertTooLarge(accented, "The payload of Echo", "maxPayloadBytes")
+    })
+  )
+
+  it.live(
+    "makes a result that is too large a defect of the workflow, which everybody can read",
+    () =>
+      Effect.gen(function* () {
+        const { status, url, worker } = yield* world(small)
+        const Verbose = define("Verbose", { success: Schema.String })
+        yield* worker.register(Verbose.toLayer(() => Effect.succeed(long)))
+        const exit = yield* worker.on(Effect.exit(Verbose.execute({ id: "1" })))
+        assertTooLarge(exit, "The result of Verbose", "maxPayloadBytes")
+        const id = yield* Verbose.executionId({ id: "1" })
+        yield* status(id, "Completed").pipe(Effect.raceFirst(status(id, "Failed")))
+        const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
+        assertTooLarge(yield* finished(client, Verbose, id), "Verbose", "maxPayloadBytes")
+      })
+  )
+
+  it.live("makes a step whose result is too large die, the same in a replay", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world(small)
+      const go = DurableDeferred.make("go")
+      let runs = 0
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            const exit = yield* Effect.exit(
+              Activity.make({
+                name: "big",
+                success: Schema.String,
+                execute: Effect.sync(() => {
+                  runs++
+                  return long
+                })
+              })
+            )
+            yield* DurableDeferred.await(go)
+            return String(Exit.isFailure(exit) && Cause.squash(exit.cause))
+          })
+        )
+      )
+      const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Flow, id)
+      yield* worker.on(succeed(Flow, id, go, undefined))
+      const exit = yield* finished(worker, Flow, id)
+      if (Exit.isFailure(exit)) return assert.fail(Cause.pretty(exit.cause))
+      assert.include(exit.value, "The result of step big of Flow")
+      assert.strictEqual(runs, 1)
+    })
+  )
+
+  it.live("refuses the completion of a deferred, and nothing is written", () =>
+    Effect.gen(function* () {
+      const { rows, worker } = yield* world(small)
+      const answer = DurableDeferred.make("answer", { success: Schema.String })
+      const Ask = define("Ask", { success: Schema.String })
+      yield* worker.register(Ask.toLayer(() => DurableDeferred.await(answer)))
+      const id = yield* worker.on(Ask.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Ask, id)
+      assertTooLarge(
+        yield* worker.on(Effect.exit(succeed(Ask, id, answer, long))),
+        "The completion of answer",
+        "maxPayloadBytes"
+      )
+      assert.strictEqual(yield* rows("deferreds"), 0)
+      yield* worker.on(succeed(Ask, id, answer, "short"))
+      assertSuccess(yield* finished(worker, Ask, id), "short")
+    })
+  )
+
+  it.live("holds on memory too", () =>
+    Effect.gen(function* () {
+      const worker = yield* fromLayer(Romancy.layerMemory(small))
+      yield* worker.register(EchoLive)
+      const exit = yield* worker.on(Effect.exit(Echo.execute({ id: long })))
+      assertTooLarge(exit, "The payload of Echo", "maxPayloadBytes")
+    })
+  )
+})
+
+describe("maxNameBytes", () => {
+  const long = "n".repeat(10_000)
+
+  it.live("refuses names that are too long, each by its own name, and nothing is written", () =>
+    Effect.gen(function* () {
+      const { rows, worker } = yield* world()
+      const Long = define(long)
+      assertTooLarge(
+        yield* worker.on(Effect.exit(Long.execute({ id: "1" }))),
+        "The name of the workflow",
+        "maxNameBytes"
+      )
+      assertTooLarge(
+        yield* Effect.exit(worker.register(Long.toLayer(() => Effect.void))),
+        "The name of the workflow",
+        "maxNameBytes"
+      )
+      assertTooLarge(
+        yield* worker.on(
+          Effect.exit(succeed(Echo, "some-execution", DurableDeferred.make(long), undefined))
+        ),
+        "The name of a deferred",
+        "maxNameBytes"
+      )
+      assertTooLarge(
+        yield* worker.on(Effect.exit(succeed(Echo, long, DurableDeferred.make("d"), undefined))),
+        "An execution id",
+        "maxNameBytes"
+      )
+      for (const table of ["instances", "steps", "deferreds", "timers"] as const) {
+        assert.strictEqual(yield* rows(table), 0)
+      }
+    })
+  )
+
+  it.live("makes a step or a timer whose name is too long die in its workflow", () =>
+    Effect.gen(function* () {
+      const { rows, worker } = yield* world()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(({ id }) =>
+          id === "step"
+            ? Activity.make({ name: long, execute: Effect.void })
+            : Timer.sleep(long, "1 hour")
+        )
+      )
+      assertTooLarge(
+        yield* worker.on(Effect.exit(Flow.execute({ id: "step" }))),
+        "The name of a step of Flow",
+        "maxNameBytes"
+      )
+      assertTooLarge(
+        yield* worker.on(Effect.exit(Flow.execute({ id: "timer" }))),
+        "The name of a timer of Flow",
+        "maxNameBytes"
+      )
+      assert.strictEqual(yield* rows("steps"), 0)
+      assert.strictEqual(yield* rows("timers"), 0)
+    })
+  )
+})
+
+describe("hostile names", () => {
+  const hostile = [
+    `'; drop table romancy_instances; --`,
+    `"; drop table "romancy_steps" cascade; --`,
+    "$1 ${name} %s \\' \\\\ E'\\n'",
+    "😀 ñ \u202e right to left",
+    '{} [] , { "a": null }',
+    " ",
+    "null"
+  ]
+
+  it.live("are names, wherever a name may stand, and the tables are intact", () =>
+    Effect.gen(function* () {
+      const { eavesdrop, rows, url, worker } = yield* world()
+      const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
+      yield* client.until("Listening")
+      const foreign = yield* eavesdrop()
+      for (const name of hostile) {
+        const answer = DurableDeferred.make(name, { success: Schema.String })
+        const Flow = define(name, { success: Schema.Array(Schema.String) })
+        yield* worker.register(
+          Flow.toLayer(({ id }) =>
+            Effect.gen(function* () {
+              const step = yield* Activity.make({
+                name,
+                success: Schema.String,
+                execute: Effect.succeed(id)
+              })
+              yield* Timer.sleep(`t${name}`, 1)
+              return [step, yield* DurableDeferred.await(answer)]
+            })
+          )
+        )
+        const id = yield* client.on(Flow.execute({ id: name }, { discard: true }))
+        yield* client.on(succeed(Flow, id, answer, name))
+        assertSuccess(yield* finished(client, Flow, id), [name, name])
+        const heard = yield* foreign.hear(
+          "workflow_resumable",
+          ({ instance_id }) => instance_id === id
+        )
+        assert.strictEqual(heard.workflow_name, name)
+      }
+      assert.strictEqual(yield* rows("instances"), hostile.length)
+      assert.strictEqual(yield* rows("steps"), hostile.length)
+    })
+  )
+
+  it.live("that no text of the database's can hold fail for whoever uses them", () =>
+    Effect.gen(function* () {
+      const { rows, worker } = yield* world()
+      const Zero = define("zero \u0000 byte")
+      assertDefect(
+        yield* worker.on(Effect.exit(Zero.execute({ id: "1" }, { discard: true }))),
+        "failed to start a workflow"
+      )
+      yield* worker.register(EchoLive)
+      assert.strictEqual(yield* worker.on(Echo.execute({ id: "1" })), "1")
+      assert.strictEqual(yield* rows("instances"), 1)
+    })
+  )
+
+  it.live("make notifications that stay below what the database accepts", () =>
+    Effect.gen(function* () {
+      const { eavesdrop, sql, url, worker } = yield* world({ maxNameBytes: 1000 })
+      const client = yield* start(url, {
+        config: { ...hourly, maxNameBytes: 1000 },
+        layer: Romancy.layerClient
+      })
+      const foreign = yield* eavesdrop()
+      // Each of these is six bytes in JSON.
+      const name = "\u0001".repeat(1000)
+      const Long = define(name, { success: Schema.String })
+      yield* worker.register(Long.toLayer(({ id }) => Timer.sleep(name, 1).pipe(Effect.as(id))))
+      const id = yield* client.on(Long.execute({ id: "1" }, { discard: true }))
+      assertSuccess(yield* finished(client, Long, id), "1")
+      for (const payload of yield* foreign.said()) assert.isBelow(Buffer.byteLength(payload), 8000)
+      const [row] = yield* sql`select count(*)::int4 as n from romancy_deferreds`
+      assert.strictEqual(row!.n, 1)
+    })
+  )
+})
+
+describe("maxQueuedWrites", () => {
+  it.live("refuses a writer from outside with a typed error, and loses nothing of the others", () =>
+    Effect.gen(function* () {
+      const { rows, url } = yield* world()
+      const client = yield* start(url, {
+        config: { ...hourly, maxQueuedWrites: 5, maxRowsPerFlush: 5 },
+        layer: Romancy.layerClient
+      })
+      const exits = yield* Effect.forEach(
+        Array.from({ length: 200 }),
+        (_, n) => client.on(Effect.exit(Echo.execute({ id: `${n}` }, { discard: true }))),
+        { concurrency: "unbounded" }
+      )
+      const refused = exits.filter(Exit.isFailure)
+      assert.isAbove(refused.length, 0)
+      for (const exit of refused) assertDefect(exit, "more than maxQueuedWrites (5) writes")
+      assert.isAbove(exits.length - refused.length, 0)
+      assert.strictEqual(yield* rows("instances"), exits.length - refused.length)
+    })
+  )
+
+  it.live("is not for the writers of a run, of which none fails for how many there are", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world({ maxQueuedWrites: 5, maxRowsPerFlush: 5, writeSessions: 1 })
+      const Fan = define("Fan", { success: Schema.Int })
+      yield* worker.register(
+        Fan.toLayer(() =>
+          Effect.forEach(
+            Array.from({ length: 200 }),
+            (_, n) =>
+              Activity.make({ name: `${n}`, success: Schema.Int, execute: Effect.succeed(n) }),
+            { concurrency: "unbounded" }
+          ).pipe(Effect.map((all) => all.length))
+        )
+      )
+      assertSuccess(yield* worker.on(Effect.exit(Fan.execute({ id: "1" }))), 200)
+    })
+  )
+})

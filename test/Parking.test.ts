@@ -1,0 +1,194 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Romancy from "../src/Romancy.ts"
+import * as Timer from "../src/Timer.ts"
+import { assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  makeLog,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+
+const answer = DurableDeferred.make("answer", { success: Schema.String })
+const Ask = define("Ask", { success: Schema.String })
+
+/** What parks, stays parked unless the test says otherwise. */
+const forLong = { ...hourly, parkDuration: "1 hour" } satisfies RomancyConfig.Options
+
+const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = forLong) {
+  const database = yield* makeDatabase
+  const log = makeLog()
+  const worker = yield* start(database.url, { config })
+  yield* worker.until("Listening")
+  yield* worker.register(
+    Ask.toLayer(({ id }) => Effect.andThen(log.add(`body ${id}`), DurableDeferred.await(answer)))
+  )
+  const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+  /** A client that notifies nobody, so that its writes are known only to those who look. */
+  const silent = yield* start(database.url, {
+    config: { ...hourly, listenNotify: false },
+    layer: Romancy.layerClient
+  })
+  const ask = (id: string) => worker.on(Ask.execute({ id }, { discard: true }))
+  return { ...database, ask, client, log, silent, worker }
+})
+
+describe("a parked run", () => {
+  it.live("keeps its slot and says that it is suspended", () =>
+    Effect.gen(function* () {
+      const { ask, row, worker } = yield* world()
+      const id = yield* ask("1")
+      yield* suspended(worker, Ask, id)
+      assert.include(yield* row(id), { status: "Running" })
+    })
+  )
+
+  it.live("goes on without a replay when it is signalled here or elsewhere", () =>
+    Effect.gen(function* () {
+      const { ask, client, log, worker } = yield* world()
+      const ids = yield* Effect.all([ask("here"), ask("elsewhere")])
+      for (const id of ids) yield* suspended(worker, Ask, id)
+      yield* worker.on(succeed(Ask, ids[0], answer, "a"))
+      yield* client.on(succeed(Ask, ids[1], answer, "b"))
+      assertSuccess(yield* finished(worker, Ask, ids[0]), "a")
+      assertSuccess(yield* finished(worker, Ask, ids[1]), "b")
+      assert.sameMembers(log.events, ["body here", "body elsewhere"])
+    })
+  )
+
+  it.live("is unparked by an interruption, here or elsewhere", () =>
+    Effect.gen(function* () {
+      const { ask, client, worker } = yield* world()
+      const ids = yield* Effect.all([ask("here"), ask("elsewhere")])
+      for (const id of ids) yield* suspended(worker, Ask, id)
+      yield* worker.on(Ask.interrupt(ids[0]))
+      yield* client.on(Ask.interrupt(ids[1]))
+      for (const id of ids) assertInterrupted(yield* finished(client, Ask, id))
+    })
+  )
+
+  it.live("suspends when its time is up, and is woken as any other", () =>
+    Effect.gen(function* () {
+      const { ask, client, log, status } = yield* world({ ...hourly, parkDuration: "30 millis" })
+      const id = yield* ask("1")
+      assert.isNull((yield* status(id, "Suspended")).owner)
+      yield* client.on(succeed(Ask, id, answer, "late"))
+      assertSuccess(yield* finished(client, Ask, id), "late")
+      assert.strictEqual(log.count("body 1"), 2)
+    })
+  )
+
+  it.live("whose signal was lost finds it when it suspends", () =>
+    Effect.gen(function* () {
+      const { ask, silent, worker } = yield* world({ ...hourly, parkDuration: "400 millis" })
+      const id = yield* ask("1")
+      yield* suspended(worker, Ask, id)
+      yield* silent.on(succeed(Ask, id, answer, "unheard"))
+      assertSuccess(yield* finished(silent, Ask, id), "unheard")
+    })
+  )
+
+  it.live("that is signalled at the moment at which its time is up loses nothing", () =>
+    Effect.gen(function* () {
+      const { ask, client, silent } = yield* world({ ...hourly, parkDuration: "20 millis" })
+      const ids = yield* Effect.forEach(
+        Array.from({ length: 120 }),
+        (_, n) =>
+          Effect.gen(function* () {
+            const id = yield* ask(`${n}`)
+            yield* Effect.sleep(n % 40)
+            yield* (n % 2 === 0 ? client : silent).on(succeed(Ask, id, answer, `${n}`))
+            // Nobody tells the workers of what the silent one made runnable.
+            if (n % 2 === 1) yield* client.on(Ask.resume(id))
+            return id
+          }),
+        { concurrency: "unbounded" }
+      )
+      for (const [n, id] of ids.entries()) {
+        assertSuccess(yield* finished(client, Ask, id), `${n}`)
+      }
+    })
+  )
+
+  it.live("is one of maxParkedWorkflows, and the others suspend at once", () =>
+    Effect.gen(function* () {
+      const { ask, client, status, sql, worker } = yield* world({
+        ...forLong,
+        maxParkedWorkflows: 2
+      })
+      const first = yield* Effect.all([ask("1"), ask("2")])
+      for (const id of first) yield* suspended(worker, Ask, id)
+      const third = yield* ask("3")
+      yield* status(third, "Suspended")
+      const running = yield* sql`select status from romancy_instances where status = 'Running'`
+      assert.lengthOf(running, 2)
+      // There is room again.
+      yield* client.on(succeed(Ask, first[0], answer, "x"))
+      assertSuccess(yield* finished(worker, Ask, first[0]), "x")
+      const fourth = yield* ask("4")
+      yield* suspended(worker, Ask, fourth)
+      yield* status(fourth, "Running")
+    })
+  )
+
+  it.live("makes room for one that is to run", () =>
+    Effect.gen(function* () {
+      const { ask, client, status, worker } = yield* world({
+        ...forLong,
+        maxConcurrentWorkflows: 2
+      })
+      const parked = yield* Effect.all([ask("1"), ask("2")])
+      for (const id of parked) yield* suspended(worker, Ask, id)
+      const Echo = define("Echo", { success: Schema.String })
+      yield* worker.register(Echo.toLayer(({ id }) => Effect.succeed(id)))
+      assert.strictEqual(yield* worker.on(Echo.execute({ id: "home" })), "home")
+      assert.strictEqual(yield* client.on(Echo.execute({ id: "away" })), "away")
+      for (const id of parked) yield* status(id, "Suspended")
+      for (const id of parked) yield* client.on(succeed(Ask, id, answer, "x"))
+      for (const id of parked) assertSuccess(yield* finished(client, Ask, id), "x")
+    })
+  )
+
+  it.live("is not one that waits for a timer", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* world()
+      const Nap = define("Nap")
+      yield* worker.register(Nap.toLayer(() => Timer.sleep("nap", "1 hour")))
+      const id = yield* client.on(Nap.execute({ id: "1" }, { discard: true }))
+      assert.isNull((yield* status(id, "Suspended")).owner)
+    })
+  )
+
+  it.live("suspends when its worker stops", () =>
+    Effect.gen(function* () {
+      const { ask, status, worker } = yield* world()
+      const id = yield* ask("1")
+      yield* suspended(worker, Ask, id)
+      yield* worker.stop
+      assert.isNull((yield* status(id, "Suspended")).owner)
+    })
+  )
+
+  it.live("goes on on memory too", () =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const worker = yield* fromLayer(Romancy.layerMemory({ parkDuration: "1 hour" }))
+      yield* worker.register(
+        Ask.toLayer(() => Effect.andThen(log.add("body"), DurableDeferred.await(answer)))
+      )
+      const id = yield* worker.on(Ask.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Ask, id)
+      yield* worker.on(succeed(Ask, id, answer, "x"))
+      assertSuccess(yield* finished(worker, Ask, id), "x")
+      assert.strictEqual(log.count("body"), 1)
+    })
+  )
+})

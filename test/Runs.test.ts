@@ -1,0 +1,431 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { steal } from "./conformance/Postgres.ts"
+import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./contract/Harness.ts"
+import * as Statuses from "./support/Statuses.ts"
+import {
+  define,
+  eventually,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  makeLog,
+  type Runtime,
+  start,
+  suspended,
+  within
+} from "./support/Runtimes.ts"
+
+const Echo = define("Echo", { success: Schema.String })
+const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+const go = DurableDeferred.make("go")
+
+const world = Effect.fnUntraced(function* (
+  config: RomancyConfig.Options = {},
+  provide: Layer.Layer<never> = Layer.empty
+) {
+  const database = yield* makeDatabase
+  const worker = yield* start(database.url, {
+    config: { ...hourly, parkDuration: 0, ...config },
+    provide
+  })
+  const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+  yield* Effect.all([worker.until("Listening"), client.until("Listening")])
+  return { ...database, client, worker }
+})
+
+describe("maxConcurrentWorkflows", () => {
+  it.live("is never exceeded, and whatever waits for a slot is run in the end", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world({ maxConcurrentWorkflows: 3 })
+      let present = 0
+      let most = 0
+      const full = yield* Deferred.make<void>()
+      const gate = yield* Deferred.make<void>()
+      const Busy = define("Busy")
+      yield* worker.register(
+        Busy.toLayer(() =>
+          Effect.gen(function* () {
+            most = Math.max(most, ++present)
+            if (present === 3) yield* Deferred.succeed(full, undefined)
+            yield* Deferred.await(gate)
+            for (let n = 0; n < 5; n++) yield* Effect.yieldNow
+            present--
+          })
+        )
+      )
+      const ids = Array.from({ length: 20 }, (_, n) => `${n}`)
+      const fibers = yield* Effect.forEach(ids, (id) =>
+        Effect.forkScoped((Number(id) % 2 === 0 ? client : worker).on(Busy.execute({ id })))
+      )
+      yield* within("three at once")(Deferred.await(full))
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("all of them")(Effect.forEach(fibers, Fiber.join))
+      assert.strictEqual(most, 3)
+      assert.strictEqual(present, 0)
+    })
+  )
+
+  it.live("leaves to others what this worker has no slot for", () =>
+    Effect.gen(function* () {
+      const { client, row, url, worker } = yield* world({ maxConcurrentWorkflows: 1 })
+      const other = yield* start(url, { config: { ...hourly, maxConcurrentWorkflows: 1 } })
+      yield* other.until("Listening")
+      const gate = yield* Deferred.make<void>()
+      const Busy = define("Busy")
+      const log = makeLog()
+      for (const [name, runtime] of Object.entries({ worker, other })) {
+        yield* runtime.register(
+          Busy.toLayer(() => Effect.andThen(log.add(name), Deferred.await(gate)))
+        )
+      }
+      const ids = yield* Effect.forEach(["1", "2"], (id) =>
+        client.on(Busy.execute({ id }, { discard: true }))
+      )
+      yield* log.seen("worker")
+      yield* log.seen("other")
+      const owners = yield* Effect.forEach(ids, row)
+      assert.notStrictEqual(owners[0]!.owner, owners[1]!.owner)
+      yield* Deferred.succeed(gate, undefined)
+      for (const id of ids) assertSuccess(yield* finished(client, Busy, id), undefined)
+    })
+  )
+})
+
+describe("a workflow that dies with a defect", () => {
+  it.live("harms nobody else", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* world()
+      const Mine = define("Mine")
+      yield* worker.register(
+        Layer.merge(
+          EchoLive,
+          Mine.toLayer(() => Effect.die(new Error("boom")))
+        )
+      )
+      const fibers = yield* Effect.forEach(["1", "2", "3"], (id) =>
+        Effect.forkScoped(
+          Effect.all([
+            client.on(Effect.exit(Mine.execute({ id }))),
+            client.on(Echo.execute({ id }))
+          ])
+        )
+      )
+      for (const [exit, echo] of yield* within("the results")(Effect.forEach(fibers, Fiber.join))) {
+        assertDefect(exit, "boom")
+        assert.include(echo, "echo")
+      }
+      yield* status(yield* Mine.executionId({ id: "1" }), "Failed")
+    })
+  )
+})
+
+describe("a workflow whose payload no longer decodes", () => {
+  const Old = Workflow.make("Order", {
+    payload: { id: Schema.String },
+    idempotencyKey: ({ id }) => id
+  })
+  const New = Workflow.make("Order", {
+    payload: { id: Schema.String, amount: Schema.Int },
+    success: Schema.Int,
+    idempotencyKey: ({ id }) => id
+  })
+  const Mended = Workflow.make("Order", {
+    payload: { id: Schema.String, amount: Schema.optional(Schema.Int) },
+    success: Schema.Int,
+    idempotencyKey: ({ id }) => id
+  })
+
+  it.live(
+    "is blocked with the reason, its neighbours go on, and it can be resumed when it is mended",
+    () =>
+      Effect.gen(function* () {
+        const { client, row, status, worker } = yield* world()
+        const old = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
+        const caller = yield* Effect.forkScoped(client.on(Effect.exit(Old.execute({ id: "old" }))))
+        const leave = yield* worker.register(
+          Layer.merge(
+            EchoLive,
+            New.toLayer(({ amount }) => Effect.succeed(amount))
+          )
+        )
+        const blocked = yield* status(old, "Blocked")
+        assert.isNull(blocked.owner)
+        assert.include(JSON.stringify(blocked.result), "amount")
+        assertDefect(yield* within("the caller")(Fiber.join(caller)), "is blocked")
+        // Neighbours, of the same name and of others.
+        const neighbour = yield* client.on(New.execute({ id: "new", amount: 7 }))
+        assert.strictEqual(neighbour, 7)
+        assert.strictEqual(yield* client.on(Echo.execute({ id: "1" })), "echo 1")
+        // It stays as it is until somebody says so.
+        assert.include(yield* row(old), { status: "Blocked", token: 1 })
+        yield* leave
+        yield* worker.register(Mended.toLayer(({ amount }) => Effect.succeed(amount ?? 0)))
+        yield* client.on(Mended.resume(old))
+        assertSuccess(yield* finished(client, Mended, old), 0)
+      })
+  )
+
+  it.live("is blocked also when it is a recorded result that does not", () =>
+    Effect.gen(function* () {
+      const { client, sql, status, worker } = yield* world()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.andThen(
+            Activity.make({ name: "step", execute: Effect.void }),
+            DurableDeferred.await(go)
+          )
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Suspended")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Nonsense"}'`
+      yield* client.on(Flow.resume(id))
+      yield* status(id, "Blocked")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":null}'`
+      yield* client.on(Flow.resume(id))
+      yield* status(id, "Suspended")
+      yield* client.on(succeed(Flow, id, go, undefined))
+      assertSuccess(yield* finished(client, Flow, id), undefined)
+    })
+  )
+})
+
+describe("a step", () => {
+  const steps = (runtime: Runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            const exit = yield* Effect.exit(
+              Activity.make({
+                name: "charge",
+                error: Refused,
+                success: Schema.String,
+                execute: Effect.andThen(
+                  log.add("charge"),
+                  Effect.fail(new Refused({ code: 402, since: new Date(86_400_000) }))
+                )
+              })
+            )
+            yield* log.add("caught")
+            yield* DurableDeferred.await(go)
+            const error = assertFailure(exit)
+            assert.instanceOf(error, Refused)
+            return `${error.code} ${error.since.toISOString()}`
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(succeed(Flow, id, go, undefined))
+      assertSuccess(yield* finished(runtime, Flow, id), "402 1970-01-02T00:00:00.000Z")
+      assert.strictEqual(log.count("charge"), 1)
+      assert.strictEqual(log.count("caught"), 2)
+    })
+
+  it.live("that failed and was caught fails in the same way in a replay, without running", () =>
+    Effect.gen(function* () {
+      yield* steps((yield* world()).worker)
+      yield* steps(yield* fromLayer(Romancy.layerMemory({ parkDuration: 0 })))
+    })
+  )
+
+  const twice = (log: ReturnType<typeof makeLog>) =>
+    define("Twice", { success: Schema.Array(Schema.String) }).toLayer(() =>
+      Effect.gen(function* () {
+        const pay = (what: string) =>
+          Activity.make({
+            name: "pay",
+            success: Schema.String,
+            execute: Effect.as(log.add(what), what)
+          })
+        return [yield* pay("first"), yield* pay("second")]
+      })
+    )
+  const Twice = define("Twice", { success: Schema.Array(Schema.String) })
+
+  it.live("whose name was used before gives the first result, and one warning says so", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { client, worker } = yield* world({}, layer)
+      const log = makeLog()
+      yield* worker.register(twice(log))
+      for (const id of ["1", "2", "3"]) {
+        assert.deepStrictEqual(yield* client.on(Twice.execute({ id })), ["first", "first"])
+      }
+      assert.deepStrictEqual(log.events, ["first", "first", "first"])
+      const warnings = lines.filter((line) => line.startsWith("WARN"))
+      assert.lengthOf(warnings, 1)
+      assert.include(warnings[0], `Twice used the step name "pay" twice in one run`)
+    })
+  )
+
+  it.live("whose name was used before is an error where the option says so", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world({ repeatedStep: "error" })
+      const log = makeLog()
+      yield* worker.register(twice(log))
+      const exit = yield* client.on(Effect.exit(Twice.execute({ id: "1" })))
+      assertDefect(exit, `Twice used the step name "pay" twice in one run`)
+      assert.deepStrictEqual(log.events, ["first"])
+    })
+  )
+
+  it.live("of each attempt has a name of its own, and may be tried again", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { client, worker } = yield* world({ repeatedStep: "error" }, layer)
+      let attempts = 0
+      const Flow = define("Flow", { success: Schema.Int, error: Refused })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "try",
+            success: Schema.Int,
+            error: Refused,
+            execute: Effect.suspend(() =>
+              ++attempts < 3
+                ? Effect.fail(new Refused({ code: attempts, since: new Date(0) }))
+                : Effect.succeed(attempts)
+            )
+          }).pipe(Activity.retry({ times: 5 }))
+        )
+      )
+      assert.strictEqual(yield* client.on(Flow.execute({ id: "1" })), 3)
+      assert.deepStrictEqual(lines, [])
+    })
+  )
+
+  it.live("that the database refuses fails its own workflow, and no other of the batch", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world({ writeSessions: 1 })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(({ id }) =>
+          Activity.make({
+            // No text of PostgreSQL's holds a zero byte.
+            name: id === "bad" ? "zero \u0000 byte" : "step",
+            success: Schema.String,
+            execute: Effect.as(Effect.andThen(log.add("step"), Deferred.await(gate)), id)
+          })
+        )
+      )
+      const ids = ["1", "2", "bad", "3", "4"]
+      const fibers = yield* Effect.forEach(ids, (id) =>
+        Effect.forkScoped(client.on(Effect.exit(Flow.execute({ id }))))
+      )
+      yield* log.seen("step", ids.length)
+      // All five are recorded at once, in one batch.
+      yield* Deferred.succeed(gate, undefined)
+      const exits = yield* within("the results")(Effect.forEach(fibers, Fiber.join))
+      for (const [index, exit] of exits.entries()) {
+        if (ids[index] === "bad") assertDefect(exit, "failed to record a step")
+        else assertSuccess(exit, ids[index])
+      }
+    })
+  )
+})
+
+describe("a run that was fenced", () => {
+  it.live("commits nothing and begins nothing any more", () =>
+    Effect.gen(function* () {
+      const { client, rows, sql, status, worker } = yield* world()
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            yield* Activity.make({
+              name: "first",
+              execute: Effect.andThen(log.add("first"), Deferred.await(gate))
+            })
+            yield* Activity.make({ name: "second", execute: log.add("second") })
+            return "done"
+          })
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      yield* steal(sql, id)
+      yield* Deferred.succeed(gate, undefined)
+      // A workflow behind it goes all the way through.
+      yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "1" }))
+      assert.include(yield* status(id, "Running"), { owner: "thief", token: 2 })
+      assert.strictEqual(yield* rows("steps"), 0)
+      assert.strictEqual(log.count("second"), 0)
+    })
+  )
+})
+
+describe("a worker that stops", () => {
+  it.live("lets the step that has begun finish, and gives the rest to another at once", () =>
+    Effect.gen(function* () {
+      const { client, rows, url, worker } = yield* world()
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const live = Flow.toLayer(() =>
+        Effect.gen(function* () {
+          yield* Activity.make({
+            name: "first",
+            execute: Effect.andThen(log.add("first"), Deferred.await(gate))
+          })
+          yield* Activity.make({ name: "second", execute: log.add("second") })
+          return "done"
+        })
+      )
+      yield* worker.register(live)
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(live)
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assertSuccess(yield* finished(client, Flow, id), "done")
+      assert.deepStrictEqual(log.events, ["first", "second"])
+      yield* eventually("one worker left", rows("workers"), (n) => n === 1)
+    })
+  )
+
+  it.live("does not wait for a step without end longer than it was told to", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* world({ shutdownTimeout: "50 millis" })
+      const log = makeLog()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "endless",
+            execute: Effect.andThen(log.add("begun"), Effect.never)
+          })
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("begun")
+      const exit = yield* within("the end of the worker")(Effect.exit(worker.stop))
+      assert.isTrue(Exit.isSuccess(exit))
+      assert.isNull((yield* status(id, "Runnable")).owner)
+    })
+  )
+})

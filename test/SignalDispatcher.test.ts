@@ -1,0 +1,128 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  finished,
+  hourly,
+  makeDatabase,
+  makeLog,
+  start,
+  statement,
+  suspended
+} from "./support/Runtimes.ts"
+
+const answer = DurableDeferred.make("answer", { success: Schema.String })
+const Ask = define("Ask", { success: Schema.String })
+
+/** A worker with a run that is parked for long, and clients elsewhere. */
+const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = {}) {
+  const database = yield* makeDatabase
+  const log = makeLog()
+  const worker = yield* start(database.url, {
+    config: { ...hourly, parkDuration: "1 hour", ...config }
+  })
+  yield* worker.until("Listening")
+  yield* worker.register(
+    Ask.toLayer(({ id }) => Effect.andThen(log.add(`body ${id}`), DurableDeferred.await(answer)))
+  )
+  const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+  /** What it does, no notification tells. */
+  const silent = yield* start(database.url, {
+    config: { ...hourly, listenNotify: false },
+    layer: Romancy.layerClient
+  })
+  const parked = (id: string) =>
+    Effect.tap(worker.on(Ask.execute({ id }, { discard: true })), (executionId) =>
+      suspended(worker, Ask, executionId)
+    )
+  return { ...database, client, log, parked, silent, worker }
+})
+
+describe("a run that is in memory elsewhere", () => {
+  it.live("is told of a completion, and goes on where it is", () =>
+    Effect.gen(function* () {
+      const { client, eavesdrop, log, parked, row, status } = yield* world()
+      const id = yield* parked("1")
+      const { owner } = (yield* row(id))!
+      const foreign = yield* eavesdrop()
+      yield* client.on(succeed(Ask, id, answer, "42"))
+      assert.include(yield* status(id, "Completed"), { token: 1 })
+      assert.strictEqual(log.count("body 1"), 1)
+      assert.deepStrictEqual(yield* foreign.hear("workflow_signal", () => true), {
+        instance_id: id,
+        owner
+      })
+    })
+  )
+
+  it.live("is told of an interruption", () =>
+    Effect.gen(function* () {
+      const { client, parked } = yield* world()
+      const id = yield* parked("1")
+      yield* client.on(Ask.interrupt(id))
+      assertInterrupted(yield* finished(client, Ask, id))
+    })
+  )
+
+  it.live("looks for itself at a signal that says nothing", () =>
+    Effect.gen(function* () {
+      for (const payload of ["", "{", "{}", `{"instance_id":7}`]) {
+        const { log, notify, parked, silent, worker } = yield* world()
+        const id = yield* parked("1")
+        yield* silent.on(succeed(Ask, id, answer, "42"))
+        yield* notify("romancy_workflow_signal", payload)
+        assertSuccess(yield* finished(worker, Ask, id), "42")
+        assert.strictEqual(log.count("body 1"), 1)
+      }
+    })
+  )
+
+  it.live("looks for itself at a poll, when the signal was lost", () =>
+    Effect.gen(function* () {
+      const { log, parked, silent, worker } = yield* world({ notifyFallbackInterval: "50 millis" })
+      const id = yield* parked("1")
+      yield* silent.on(succeed(Ask, id, answer, "42"))
+      assertSuccess(yield* finished(worker, Ask, id), "42")
+      assert.strictEqual(log.count("body 1"), 1)
+    })
+  )
+
+  it.live("does not look at signals that are for another worker, or for what is not here", () =>
+    Effect.gen(function* () {
+      const { calls, client, notify, parked, row } = yield* world()
+      const id = yield* parked("1")
+      const { owner } = (yield* row(id))!
+      const before = yield* calls(statement.load)
+      for (let n = 0; n < 20; n++) {
+        yield* notify(
+          "romancy_workflow_signal",
+          JSON.stringify({ instance_id: id, owner: "another" })
+        )
+        yield* notify("romancy_workflow_signal", JSON.stringify({ instance_id: "unknown", owner }))
+      }
+      yield* client.on(succeed(Ask, id, answer, "42"))
+      assertSuccess(yield* finished(client, Ask, id), "42")
+      assert.isAtMost((yield* calls(statement.load)) - before, 1)
+    })
+  )
+
+  it.live("is told once of many signals that come together", () =>
+    Effect.gen(function* () {
+      const { calls, client, parked, row, sql } = yield* world()
+      const id = yield* parked("1")
+      const { owner } = (yield* row(id))!
+      const before = yield* calls(statement.load)
+      yield* sql`select pg_notify('romancy_workflow_signal', json_build_object(
+        'instance_id', ${id}::text, 'owner', ${owner}::text, 'n', n)::text)
+        from generate_series(1, 500) n`
+      yield* client.on(succeed(Ask, id, answer, "42"))
+      assertSuccess(yield* finished(client, Ask, id), "42")
+      assert.isAtMost((yield* calls(statement.load)) - before, 100)
+    })
+  )
+})

@@ -1,0 +1,237 @@
+/**
+ * Leases over several processes: who keeps his work and who loses it, and what becomes of it.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import { existsSync } from "node:fs"
+import * as Fleet from "./support/Fleet.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
+import { Slow, Sleeper } from "./support/workers/Flows.ts"
+
+/** Waits until the leases of these workers have been renewed for three times their length. */
+const threeLeases = Effect.fnUntraced(function* (
+  fleet: Fleet.Fleet,
+  workers: ReadonlyArray<Fleet.Member>
+) {
+  const leases = fleet.sql<{ id: string; until: number }>`
+    select worker_id as id, extract(epoch from lease_until)::float8 as until
+    from romancy_workers order by worker_id`
+  const before = new Map((yield* leases).map(({ id, until }) => [id, until]))
+  yield* fleet.until("three leases", leases, (rows) =>
+    workers.every(({ workerId }) => {
+      const row = rows.find(({ id }) => id === workerId)
+      return row !== undefined && row.until > before.get(workerId)! + 6
+    })
+  )
+})
+
+/** Waits until a worker that was struck off has entered the registry again, and is watched. */
+const entersAnew = (fleet: Fleet.Fleet, worker: Fleet.Member, since: Date) =>
+  fleet.until(
+    `${worker.name} in the registry again`,
+    fleet.sql<{ registered_at: Date; guarded: boolean }>`
+      select registered_at, guarded from romancy_workers where worker_id = ${worker.workerId}`,
+    ([row]) => row !== undefined && row.registered_at > since && row.guarded
+  )
+
+const databaseNow = (fleet: Fleet.Fleet) =>
+  Effect.map(fleet.sql<{ now: Date }>`select clock_timestamp() as now`, ([row]) => row!.now)
+
+const stepsOf = (fleet: Fleet.Fleet, id: string) => fleet.sql<{ name: string; token: number }>`
+  select s.name, s.token from romancy_steps s join romancy_instances i using (execution_id)
+  where i.payload->>'id' = ${id} order by s.recorded_at`
+
+/** What the one who lost its lease leaves behind, and what it does afterwards. */
+const worksOn = Effect.fnUntraced(function* (
+  fleet: Fleet.Fleet,
+  { loser, taker, since }: {
+    readonly loser: Fleet.Member
+    readonly taker: Fleet.Member
+    readonly since: Date
+  }
+) {
+  yield* entersAnew(fleet, loser, since)
+  assert.deepStrictEqual(yield* stepsOf(fleet, "s"), [])
+  yield* taker.order({ order: "release", point: "slow" })
+  assert.strictEqual(yield* fleet.asClient(Slow.execute({ id: "s" })), "slow, after")
+  assert.deepStrictEqual(yield* fleet.linesOf("s"), ["slow A", "slow B", "after B"])
+  assert.deepStrictEqual(yield* stepsOf(fleet, "s"), [
+    { name: "slow", token: 2 },
+    { name: "after", token: 2 }
+  ])
+  yield* loser.order({ order: "start", flow: "Slow", id: "n" })
+  yield* fleet.state("n", "Completed")
+  assert.deepStrictEqual(yield* fleet.linesOf("n"), ["slow A", "after A"])
+})
+
+describe("a worker whose lease ends", () => {
+  it.live("loses its work when it is frozen, commits nothing afterwards, and works on", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make(Fleet.leasing)
+      const loser = yield* fleet.recruit({ hold: ["slow"] })
+      const taker = yield* fleet.recruit({ hold: ["slow"] })
+      yield* loser.order({ order: "start", flow: "Slow", id: "s" })
+      yield* loser.at("s", "slow")
+      yield* loser.freeze
+      yield* taker.at("s", "slow")
+      const since = yield* databaseNow(fleet)
+      // Its step is over the moment it goes on.
+      yield* loser.order({ order: "release", point: "slow" })
+      yield* loser.thaw
+      yield* worksOn(fleet, { loser, taker, since })
+    })
+  )
+
+  it.live("loses its work when it is cut off, and what it sent too late changes nothing", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make(Fleet.leasing)
+      const proxy = yield* TcpProxy.make(fleet.url)
+      const loser = yield* fleet.recruit({
+        hold: ["slow", "between"],
+        url: proxy.through(fleet.url)
+      })
+      const taker = yield* fleet.recruit({ hold: ["slow"] })
+      yield* loser.order({ order: "start", flow: "Slow", id: "s" })
+      yield* loser.at("s", "slow")
+      yield* loser.order({ order: "start", flow: "Three", id: "t" })
+      yield* loser.at("t", "between")
+      yield* proxy.blackHole
+      yield* loser.order({ order: "release", point: "slow" })
+      yield* taker.at("s", "slow")
+      yield* taker.did("t", "three")
+      // By its own clock its lease is over: it begins no other step, though it hears of nothing.
+      yield* loser.order({ order: "release", point: "between" })
+      const since = yield* databaseNow(fleet)
+      yield* proxy.resume
+      yield* worksOn(fleet, { loser, taker, since })
+      assert.deepStrictEqual(yield* fleet.linesOf("t"), ["one A", "two A", "refuse A", "three B"])
+    })
+  )
+})
+
+describe("a worker that renews its lease", () => {
+  it.live("keeps a step of three leases' length, with LISTEN/NOTIFY and without", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make(Fleet.leasing)
+      const a = yield* fleet.recruit({ hold: ["slow"] })
+      const b = yield* fleet.recruit({
+        hold: ["slow"],
+        options: { listenNotify: false },
+        unwatched: true
+      })
+      yield* fleet.recruit()
+      for (const worker of [a, b]) {
+        yield* worker.order({ order: "start", flow: "Slow", id: worker.name })
+        yield* worker.at(worker.name, "slow")
+      }
+      yield* threeLeases(fleet, [a, b])
+      for (const { name, order } of [a, b]) {
+        yield* order({ order: "release", point: "slow" })
+        yield* fleet.state(name, "Completed")
+        assert.deepStrictEqual(yield* fleet.linesOf(name), [`slow ${name}`, `after ${name}`])
+      }
+    })
+  )
+
+  it.live("and whose clock is wrong by ten minutes steals no lease and fires no timer early", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make(Fleet.leasing)
+      const a = yield* fleet.recruit({ hold: ["slow"], env: wrongBy(600) })
+      const b = yield* fleet.recruit({ hold: ["slow"], env: wrongBy(-600) })
+      for (const worker of [a, b]) {
+        yield* worker.order({ order: "start", flow: "Slow", id: worker.name })
+        yield* worker.at(worker.name, "slow")
+      }
+      // Each of the two registers one, and the other hears of it.
+      const naps = [a, b].map((worker) => ({ worker, id: `nap ${worker.name}` }))
+      for (const { worker, id } of naps) {
+        yield* worker.order({ order: "sleep", id, millis: 4000 })
+        yield* fleet.state(id, "Suspended")
+      }
+      const due = yield* fleet.sql<{ id: string; due: Date }>`
+        select i.payload->>'id' as id, t.due_at as due
+        from romancy_timers t join romancy_instances i using (execution_id) order by 1`
+      assert.deepStrictEqual(
+        due.map(({ id }) => id),
+        naps.map(({ id }) => id)
+      )
+      yield* threeLeases(fleet, [a, b])
+      for (const { name } of [a, b]) {
+        const { owner, token } = yield* fleet.state(name, "Running")
+        assert.deepStrictEqual(
+          { owner, token },
+          { owner: name === "A" ? a.workerId : b.workerId, token: 1 }
+        )
+      }
+      for (const { id } of naps) yield* fleet.asClient(Sleeper.execute({ id, millis: 4000 }))
+      const up = yield* fleet.sql<{ id: string; at: Date }>`
+        select i.payload->>'id' as id, d.completed_at as at
+        from romancy_deferreds d join romancy_instances i using (execution_id) order by 1`
+      due.forEach(({ due }, index) => assert.isAtLeast(up[index]!.at.getTime(), due.getTime()))
+    })
+  )
+
+  it.live("and whose clock runs ten minutes late fires the timer of one that died", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient })
+      yield* fleet.recruit({ env: wrongBy(-600) })
+      const b = yield* fleet.recruit()
+      yield* b.order({ order: "sleep", id: "nap", millis: 1000 })
+      yield* fleet.state("nap", "Suspended")
+      yield* fleet.kill(b)
+      yield* fleet.state("nap", "Completed")
+      assert.deepStrictEqual(yield* fleet.linesOf("nap"), ["lie down B", "get up A"])
+    })
+  )
+})
+
+const fakeTime = [
+  "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+  "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"
+].find((file) => existsSync(file))
+
+/** The whole process is on a wrong clock where there is libfaketime, its Effect `Clock` elsewhere. */
+const wrongBy = (seconds: number): Record<string, string> =>
+  fakeTime === undefined
+    ? { CLOCK_SKEW_MILLIS: `${seconds * 1000}` }
+    : {
+        LD_PRELOAD: fakeTime,
+        FAKETIME: `${seconds < 0 ? "" : "+"}${seconds}s`,
+        FAKETIME_DONT_FAKE_MONOTONIC: "1",
+        DONT_FAKE_MONOTONIC: "1"
+      }
+
+describe("a worker that is stopped in order", () => {
+  it.live("lets a step finish, gives everything back at once, and another goes on", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ ...Fleet.patient, parkDuration: "1 hour" })
+      const a = yield* fleet.recruit({ hold: ["slow", "between"] })
+      for (const flow of ["Slow", "Three", "Waiter"] as const) {
+        yield* a.order({ order: "start", flow, id: flow })
+      }
+      yield* a.at("Slow", "slow")
+      yield* a.at("Three", "between")
+      yield* a.at("Waiter", "before the wait")
+      const b = yield* fleet.recruit()
+      const stopped = yield* Effect.forkChild(a.terminate, { startImmediately: true })
+      // A wait that stays in memory for an hour suspends because its worker stops.
+      yield* fleet.state("Waiter", "Suspended")
+      yield* a.order({ order: "release", point: "slow" })
+      assert.isNotNull(yield* Fiber.join(stopped))
+      yield* b.did("Slow", "after")
+      yield* b.did("Three", "three")
+      assert.deepStrictEqual(yield* fleet.linesOf("Slow"), ["slow A", "after B"])
+      assert.deepStrictEqual(yield* fleet.linesOf("Three"), [
+        "one A",
+        "two A",
+        "refuse A",
+        "three B"
+      ])
+      assert.deepStrictEqual(
+        (yield* fleet.registry).map((row) => row.worker_id),
+        [b.workerId]
+      )
+    })
+  )
+})
