@@ -37,7 +37,7 @@ const heldInterval = "50 millis"
  * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
  * for as long as the database cannot be reached, so it must be safe to repeat. Asked not to `wait`,
  * it does not wait for what others have locked, and gives an answer that `isHeld`. More than
- * `maxQueued` waiting rows are refused with a `StoreError`.
+ * `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`.
  *
  * @since 0.1.0
  * @category constructors
@@ -51,7 +51,11 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
   readonly isHeld?: (answer: Answer) => boolean
   readonly maxRows: number
   readonly maxQueued: number
-}): Effect.fn.Return<(row: Row) => Effect.Effect<Answer, StoreError>, never, Scope.Scope> {
+}): Effect.fn.Return<
+  (row: Row, bounded?: boolean) => Effect.Effect<Answer, StoreError>,
+  never,
+  Scope.Scope
+> {
   const { maxQueued, operation } = options
   let queue: Array<Entry<Row, Answer>> = []
   let closed = false
@@ -143,10 +147,10 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
     })
   )
 
-  return (row) =>
+  return (row, bounded = true) =>
     Effect.callback<Answer, StoreError>((resume) => {
       if (closed) return resume(Effect.interrupt)
-      if (queue.length >= maxQueued) {
+      if (bounded && queue.length >= maxQueued) {
         return resume(Effect.fail(new StoreError({
           operation,
           reason: new Error(`more than maxQueuedWrites (${maxQueued}) writes are waiting`)

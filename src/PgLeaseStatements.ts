@@ -38,10 +38,14 @@ const leases = (rows: ReadonlyArray<{ readonly lease: Lease }>) => ({
 const locked = (context: StatementContext) => context.sql`
 locked as materialized (
   select input.*, i.status, i.token as present, i.workflow_name, i.wakes as has_wakes,
-    i.resumes as has_resumes, (i.status = 'Running' and i.token = input.token) as mine
+    i.resumes as has_resumes, ${isMine(context, "input")} as mine
   from input join ${table(context, "instances")} i using (execution_id)
   order by execution_id, ord for no key update of i ${skipLocked(context)}
 )`
+
+/** Whether an instance `i` is leased to the writer: the token alone might be another's twin. */
+const isMine = ({ self, sql }: StatementContext, row: string) =>
+  sql`(i.status = 'Running' and i.token = ${sql.literal(row)}.token and i.owner = ${self})`
 
 const skipLocked = ({ sql, wait }: StatementContext): Statement.Fragment =>
   sql.literal(wait ? "" : "skip locked")
@@ -249,7 +253,7 @@ target as (
   select distinct parent_id, 0, '', '', '', 0::bigint from input where parent_id <> ''
 ), locked as materialized (
   select t.*, i.status, i.token as present,
-    (t.ord > 0 and i.status = 'Running' and i.token = t.token) as mine
+    (t.ord > 0 and ${isMine(context, "t")}) as mine
   from target t join ${table(context, "instances")} i using (execution_id)
   order by execution_id, ord for no key update of i ${skipLocked(context)}
 ), held as materialized (
@@ -394,4 +398,5 @@ export const block = (context: StatementContext, lease: Lease, reason: string) =
   context.sql`
 update ${table(context, "instances")} i set status = 'Blocked', owner = null, result = ${reason}::json
 where i.execution_id = ${lease.executionId} and i.status = 'Running' and i.token = ${lease.token}
+  and i.owner = ${context.self}
 returning i.execution_id` as unknown as Rows<{ readonly execution_id: string }>

@@ -334,7 +334,9 @@ const byInstance = <Row extends { readonly executionId: string }>(
 /**
  * Takes what is runnable and known here, longest ready first. Served by
  * `instances_runnable (workflow_name, ready_at)`: names that nobody registered are not even read.
- * A worker that was struck off takes nothing; see `start` for the share lock.
+ * A worker that was struck off takes nothing; see `start` for the share lock. The commit does not
+ * wait for the disk: a crash of the server may undo a claim, and then the owner that every write
+ * under a lease compares is another's, or nobody's.
  *
  * @since 0.1.0
  * @category statements
@@ -349,12 +351,13 @@ export const claim = (
 ) =>
   context.sql`
 with moment as materialized (select ${context.now} as now),
+relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
 living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id = ${options.workerId} and not w.dead for key share
 ), picked as materialized (
   select p.* from unnest(${options.workflowNames}::text[]) as n (workflow_name)
-  cross join living cross join lateral (
+  cross join relaxed cross join living cross join lateral (
     select i.execution_id, i.ready_at from ${table(context, "instances")} i
     where i.status = 'Runnable' and i.workflow_name = n.workflow_name
     order by i.ready_at limit ${options.limit}::int4 for update skip locked

@@ -24,6 +24,7 @@ import type * as Scope from "effect/Scope"
 import { SqlClient as SqlClientTag } from "effect/sql/SqlClient"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
+import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { DbClock } from "./DbClock.ts"
 import * as GroupCommit from "./GroupCommit.ts"
 import * as PgFailure from "./PgFailure.ts"
@@ -110,6 +111,7 @@ const make = Effect.gen(function*() {
     })
 
   const transaction = Effect.serviceOption(client.transactionService)
+  const isRun = Effect.map(Effect.serviceOption(WorkflowInstance), Option.isSome)
 
   const fail = (operation: string) => (reason: SqlError) =>
     Effect.fail(new StoreError({ operation, reason }))
@@ -156,10 +158,17 @@ const make = Effect.gen(function*() {
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
   ) {
     const batch = yield* batched(operation, statement, config.maxQueuedWrites)
-    return (row: Row, inside: (row: Row) => Row = (row) => row): Effect.Effect<Answer, StoreError> =>
+    return (
+      row: Row,
+      { bounded = true, inside = (row) => row }: {
+        readonly bounded?: boolean
+        readonly inside?: (row: Row) => Row
+      } = {}
+    ): Effect.Effect<Answer, StoreError> =>
       Effect.flatMap(transaction, (ambient) =>
         Option.isNone(ambient)
-          ? batch(row)
+          // The load that others make must fail no run.
+          ? Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
           // Nobody here may act on it before the commit, so the notification goes to this process too.
           : Effect.flatMap(context(theirs), (context) =>
             statement({ ...context, self: "" }, [inside(row)])).pipe(
@@ -240,7 +249,11 @@ const make = Effect.gen(function*() {
 
     start: (request) =>
       // Nobody can run what a transaction has not committed yet.
-      start(request, (request) => ({ ...request, claimFor: undefined })).pipe(
+      start(request, {
+        // One that has a slot is bounded by the number of those.
+        bounded: request.claimFor === undefined,
+        inside: (request) => ({ ...request, claimFor: undefined })
+      }).pipe(
         Effect.repeat({ until: (row) => row.seen || request.claimFor === undefined }),
         Effect.map((row) => toStarted(request, row))
       ),

@@ -208,7 +208,7 @@ describe("hostile names", () => {
   const hostile = [
     `'; drop table romancy_instances; --`,
     `"; drop table "romancy_steps" cascade; --`,
-    "$1 ${name} %s \\' \\\\ E'\\n'",
+    "$1 %s \\' \\\\ E'\\n' $$",
     "😀 ñ \u202e right to left",
     '{} [] , { "a": null }',
     " ",
@@ -322,6 +322,29 @@ describe("maxQueuedWrites", () => {
         )
       )
       assertSuccess(yield* worker.on(Effect.exit(Fan.execute({ id: "1" }))), 200)
+    })
+  )
+
+  it.live("is not for what a run starts and signals, however much that is", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world({ maxQueuedWrites: 5, maxRowsPerFlush: 5, writeSessions: 1 })
+      const Fan = define("Fan", { success: Schema.Int })
+      const numbers = Array.from({ length: 100 }, (_, n) => `${n}`)
+      yield* worker.register(EchoLive)
+      yield* worker.register(
+        Fan.toLayer(({ id }) =>
+          Effect.forEach(
+            numbers,
+            (n) =>
+              Effect.andThen(
+                Echo.execute({ id: `${id}/${n}` }, { discard: true }),
+                succeed(Echo, `${id}/${n}`, DurableDeferred.make("d"), undefined)
+              ),
+            { concurrency: "unbounded" }
+          ).pipe(Effect.map((all) => all.length))
+        )
+      )
+      assertSuccess(yield* worker.on(Effect.exit(Fan.execute({ id: "1" }))), numbers.length)
     })
   )
 })

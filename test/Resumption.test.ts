@@ -162,15 +162,32 @@ describe("a resumption", () => {
     })
   )
 
-  it.live("says of a timer that its own worker fired it", () =>
+  it.effect("says that an alarm of this worker brought it, when a timer was due", () =>
     Effect.gen(function* () {
-      const { reported, worker } = yield* world({ listenNotify: false })
+      const { reported, worker } = yield* world(
+        {
+          parkDuration: 0,
+          listenNotify: false,
+          workflowResumptionInterval: "1 day",
+          timerCheckInterval: "1 day",
+          heartbeatInterval: "10 days",
+          leaseDuration: "30 days"
+        },
+        DbClock.layerClock
+      )
       const Nap = define("Nap")
-      yield* worker.register(Nap.toLayer(() => Timer.sleep("nap", 10)))
-      yield* worker.on(Nap.execute({ id: "1" }))
+      yield* worker.register(Nap.toLayer(() => Timer.sleep("nap", "1 minute")))
+      const id = yield* worker.on(Nap.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Nap, id)
+      yield* TestClock.adjust("1 minute")
       const [resumption] = yield* reported(1)
-      assert.isFalse(resumption!.parked)
-      assert.deepStrictEqual(resumption!.sources, ["home"])
+      assert.deepStrictEqual(resumption, {
+        executionId: id,
+        workflowName: "Nap",
+        sources: ["alarm"],
+        waitedMillis: 0,
+        parked: false
+      })
     })
   )
 })

@@ -3,6 +3,7 @@ import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as DbClock from "../src/DbClock.ts"
@@ -60,7 +61,10 @@ const asleep = (runtime: Runtime, millis: number) =>
 
 for (const [name, world] of Object.entries(worlds)) {
   describe(`a timer on ${name}`, () => {
-    const test = (title: string, body: (runtime: Runtime) => Effect.Effect<void, unknown, any>) =>
+    const test = (
+      title: string,
+      body: (runtime: Runtime) => Effect.Effect<void, unknown, Scope.Scope>
+    ) =>
       it.effect(
         title,
         () =>
@@ -270,6 +274,34 @@ describe("a timer's row", () => {
       yield* TestClock.adjust("4 seconds")
       assertSuccess(yield* finished(second, Sleeper, id), beginning + 10_000)
       assert.deepStrictEqual(yield* due, [])
+    })
+  )
+
+  it.effect("is not written again by a replay, once the timer has fired", () =>
+    Effect.gen(function* () {
+      yield* TestClock.setTime(beginning)
+      const { rows, worker } = yield* pg
+      const runtime = yield* worker
+      const log = makeLog()
+      const go = DurableDeferred.make("go")
+      const Flow = define("Flow")
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Timer.sleep("nap", "10 seconds").pipe(
+            Effect.andThen(log.add("slept")),
+            Effect.andThen(DurableDeferred.await(go))
+          )
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* TestClock.adjust("10 seconds")
+      yield* log.seen("slept")
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen("slept", 2)
+      yield* suspended(runtime, Flow, id)
+      assert.strictEqual(yield* rows("timers"), 0)
     })
   )
 

@@ -232,6 +232,9 @@ describe("a worker that is stopped in order", () => {
         (yield* fleet.registry).map((row) => row.worker_id),
         [b.workerId]
       )
+      // Nobody is left to strike this one off.
+      yield* b.terminate
+      assert.deepStrictEqual(yield* fleet.registry, [])
     })
   )
 })

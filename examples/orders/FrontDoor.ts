@@ -83,10 +83,12 @@ const make = Effect.gen(function* () {
   const view = Effect.fnUntraced(function* (
     id: string
   ): Effect.fn.Return<typeof OrderView.Type, NotFound | SqlError, WorkflowEngine> {
+    const { execution_id } = yield* find(id)
+    // Asked first: what the steps of a finished order have written is there to be read after it.
+    const execution = yield* OrderWorkflow.poll(execution_id)
     const row = yield* find(id)
     const ledger = yield* store.ledger(id)
     const steps = ledger.map(({ at, step, worker }) => ({ step, worker, at: at.toISOString() }))
-    const execution = yield* OrderWorkflow.poll(row.execution_id)
     const [status, reason] = describe(
       row,
       steps.map(({ step }) => step),
