@@ -134,6 +134,7 @@ export const make = Effect.fnUntraced(function*(here: {
       Effect.annotateLogs({ executionId: lease.executionId, workflowName })
     )
     yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
+    awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)
     // Those who wait here may see the defect itself; the others are told that it is blocked.
     if (run !== undefined) leave(run, Exit.failCause(cause as Cause.Cause<never>))

@@ -9,9 +9,6 @@
  *
  * @since 0.1.0
  */
-import * as Cause from "effect/Cause"
-import * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -19,17 +16,17 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
-import * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import * as Activities from "./Activities.ts"
 import { Awaiting } from "./Awaiting.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import { AwaitInTransaction, ClientOnly, RepeatedName, StoreError, WorkflowBlocked } from "./RomancyError.ts"
-import { type Ended, type Run, stepKey } from "./Run.ts"
+import { AwaitInTransaction, ClientOnly, StoreError, WorkflowBlocked } from "./RomancyError.ts"
+import type { Ended, Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
-import { Transactional } from "./Transactional.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import * as Store from "./WorkflowStore.ts"
@@ -45,10 +42,9 @@ const make = (options: { readonly client: boolean }) =>
     const config = yield* RomancyConfig
     const self = yield* WorkerId
     const fork = Effect.runForkWith(yield* Effect.context<never>())
-    const warned = new Set<string>()
+    const names = new Names(config)
+    const activityExecute = yield* Activities.make(names)
 
-    const name = (text: string, what: string) =>
-      Effect.orDie(WorkflowCodec.within(text, what, "maxNameBytes", config.maxNameBytes))
     const payload = (text: string, what: string) =>
       WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes)
 
@@ -56,21 +52,6 @@ const make = (options: { readonly client: boolean }) =>
     const runOf = (instance: WorkflowEngine.WorkflowInstance["Service"]): Effect.Effect<Run> => {
       const run = runs.get(instance.executionId)
       return run === undefined || run.abandoned ? Effect.never : Effect.succeed(run)
-    }
-
-    /** The same name again in one replay is the same step or timer, which is rarely meant. */
-    const used = (run: Run, kind: "step" | "timer", of: string, strict: boolean, attempt = 0) => {
-      const key = `${kind}/${stepKey(of, attempt)}`
-      if (!run.used.has(key)) {
-        run.used.add(key)
-        return Effect.void
-      }
-      const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, repeated: of })
-      if (strict) return Effect.die(repeated)
-      const once = `${run.workflow._tag}/${kind}/${of}`
-      if (warned.has(once)) return Effect.void
-      warned.add(once)
-      return Effect.logWarning(`${repeated.message}: the second got the result of the first`)
     }
 
     // Executions.
@@ -120,8 +101,8 @@ const make = (options: { readonly client: boolean }) =>
 
     const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(function*(workflow, options) {
       const { discard, executionId } = options
-      yield* name(workflow._tag, "The name of the workflow")
-      yield* name(executionId, `The execution id of ${workflow._tag}`)
+      yield* names.check(workflow._tag, "The name of the workflow")
+      yield* names.check(executionId, `The execution id of ${workflow._tag}`)
       const inTransaction = yield* store.inTransaction
       if (inTransaction && !discard) {
         return yield* Effect.die(new AwaitInTransaction({ workflowName: workflow._tag, executionId }))
@@ -205,116 +186,6 @@ const make = (options: { readonly client: boolean }) =>
     const wake = (workflow: Workflow.Any, executionId: string, woken: Effect.Effect<Store.Woken, StoreError>) =>
       Effect.map(Effect.orDie(woken), (woken) => runs.woken(executionId, workflow._tag, woken))
 
-    // Activities.
-
-    const activityExecute: WorkflowEngine.Encoded["activityExecute"] = Effect.fnUntraced(
-      function*(activity, attempt) {
-        const instance = yield* WorkflowEngine.WorkflowInstance
-        const run = yield* runOf(instance)
-        yield* name(activity.name, `The name of a step of ${run.workflow._tag}`)
-        const key = stepKey(activity.name, attempt)
-        yield* used(run, "step", activity.name, config.repeatedStep === "error", attempt)
-        const recorded = run.steps.get(key)
-        if (recorded !== undefined) return new Workflow.Complete({ exit: recorded })
-        // A pending interruption replays only to rebuild compensations: nothing new begins.
-        if (run.interrupt !== "None" && !instance.interrupted) return new Workflow.Suspended({})
-        if (run.stopping && !instance.interrupted) return yield* Effect.never
-        const flying = run.flying.get(key)
-        if (flying !== undefined) return yield* Deferred.await(flying)
-        const deferred = Deferred.makeUnsafe<Result>()
-        run.flying.set(key, deferred)
-        return yield* run.flight(perform(run, instance, activity, attempt)).pipe(
-          Effect.onExit((exit) => {
-            run.flying.delete(key)
-            Deferred.doneUnsafe(deferred, exit)
-            return Effect.void
-          })
-        )
-      }
-    )
-
-    const perform = Effect.fnUntraced(function*(
-      run: Run,
-      instance: WorkflowEngine.WorkflowInstance["Service"],
-      activity: Activity.Any,
-      attempt: number
-    ): Effect.fn.Return<Result> {
-      const own = WorkflowEngine.WorkflowInstance.initial(instance.workflow, instance.executionId, {
-        awaitedDeferreds: run.activityAwaits
-      })
-      own.interrupted = instance.interrupted
-      const body = activity.executeEncoded.pipe(
-        Workflow.intoResult,
-        Effect.provideService(WorkflowEngine.WorkflowInstance, own)
-      ) as Effect.Effect<Result>
-      const result = Context.get(activity.annotations, Transactional)
-        ? yield* performInTransaction(run, activity, attempt, body)
-        : yield* body
-      if (result._tag === "Suspended" || run.steps.has(stepKey(activity.name, attempt))) return result
-      // Once it is written this process has to know it, whatever becomes of the fiber.
-      return yield* Effect.uninterruptible(record(run, activity, attempt, result.exit))
-    })
-
-    const record = Effect.fnUntraced(function*(
-      run: Run,
-      activity: Activity.Any,
-      attempt: number,
-      exit: Exit.Exit<unknown, unknown>
-    ): Effect.fn.Return<Result> {
-      const what = `The result of step ${activity.name} of ${run.workflow._tag}`
-      const { encoded, recorded } = yield* WorkflowCodec.stepExit.encode(exit).pipe(
-        Effect.flatMap((encoded) => payload(encoded, what)),
-        Effect.map((encoded) => ({ encoded, recorded: exit })),
-        Effect.catch((error) => {
-          const recorded = Exit.die(error)
-          return Effect.map(WorkflowCodec.stepExit.encode(recorded), (encoded) => ({ encoded, recorded }))
-        })
-      )
-      const verdict = yield* Effect.orDie(
-        store.recordStep(run.lease, { name: activity.name, attempt, exit: encoded })
-      )
-      if (verdict === "Fenced" || verdict === "Taken") return yield* runs.fenced(run)
-      run.steps.set(stepKey(activity.name, attempt), recorded)
-      return new Workflow.Complete({ exit: recorded })
-    })
-
-    /** The body and its record in one transaction; only a success is committed there. */
-    const performInTransaction = Effect.fnUntraced(function*(
-      run: Run,
-      activity: Activity.Any,
-      attempt: number,
-      body: Effect.Effect<Result>
-    ): Effect.fn.Return<Result> {
-      const what = `The result of step ${activity.name} of ${run.workflow._tag}`
-      let suspended: Workflow.Suspended | undefined
-      const step = yield* Effect.orDie(store.transactionalStep(
-        run.lease,
-        { name: activity.name, attempt },
-        Effect.flatMap(body, (result) => {
-          if (result._tag === "Complete") return result.exit
-          suspended = result
-          return Effect.fail(result)
-        }).pipe(
-          Effect.tap((value) => Effect.orDie(payload(JSON.stringify(value ?? null), what)))
-        ),
-        (value) => JSON.stringify({ _tag: "Success", value: value ?? null })
-      )).pipe(
-        // Whether it was committed is not known: the record says so, to the next replay.
-        Effect.catchDefect((defect) =>
-          defect instanceof StoreError
-            ? Effect.andThen(Effect.logWarning(defect.message), runs.fenced(run))
-            : Effect.die(defect)
-        )
-      )
-      if (suspended !== undefined) return suspended
-      if (step.verdict !== "Written") return yield* runs.fenced(run)
-      if (Exit.isFailure(step.exit) && Cause.hasInterruptsOnly(step.exit.cause)) {
-        return yield* Effect.failCause(step.exit.cause as Cause.Cause<never>)
-      }
-      if (Exit.isSuccess(step.exit)) run.steps.set(stepKey(activity.name, attempt), step.exit)
-      return new Workflow.Complete({ exit: step.exit })
-    })
-
     // Deferreds and clocks.
 
     const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(function*(deferred) {
@@ -329,9 +200,9 @@ const make = (options: { readonly client: boolean }) =>
     })
 
     const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(function*(options) {
-      yield* name(options.deferredName, "The name of a deferred")
-      yield* name(options.workflowName, "The name of the workflow")
-      yield* name(options.executionId, "An execution id")
+      yield* names.check(options.deferredName, "The name of a deferred")
+      yield* names.check(options.workflowName, "The name of the workflow")
+      yield* names.check(options.executionId, "An execution id")
       const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
         Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
         Effect.orDie
@@ -374,8 +245,8 @@ const make = (options: { readonly client: boolean }) =>
       function*(_workflow, { clock, executionId }) {
         const run = runs.get(executionId)
         if (run === undefined || run.abandoned) return yield* Effect.never
-        yield* name(clock.name, `The name of a timer of ${run.workflow._tag}`)
-        if (isTimer(clock)) yield* used(run, "timer", clock.name, true)
+        yield* names.check(clock.name, `The name of a timer of ${run.workflow._tag}`)
+        if (isTimer(clock)) yield* names.use(run, "timer", clock.name)
         run.timed.add(clock.deferred.name)
         if (run.deferreds.has(clock.deferred.name) || run.timers.has(clock.name)) return
         const at = dueAt(clock)
@@ -397,7 +268,7 @@ const make = (options: { readonly client: boolean }) =>
         if (options.client) {
           return yield* Effect.die(new ClientOnly({ workflowName: workflow._tag }))
         }
-        yield* name(workflow._tag, "The name of the workflow")
+        yield* names.check(workflow._tag, "The name of the workflow")
         yield* runs.register({
           workflow,
           execute: (payload, executionId) =>

@@ -390,13 +390,23 @@ from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly or
 
 /**
  * Sets an instance aside whose record cannot be read, with the reason. Served by the primary key.
+ * Notifies whoever waits for it to complete: it will not, for now.
  *
  * @since 0.1.0
  * @category statements
  */
 export const block = (context: StatementContext, lease: Lease, reason: string) =>
   context.sql`
-update ${table(context, "instances")} i set status = 'Blocked', owner = null, result = ${reason}::json
-where i.execution_id = ${lease.executionId} and i.status = 'Running' and i.token = ${lease.token}
-  and i.owner = ${context.self}
-returning i.execution_id` as unknown as Rows<{ readonly execution_id: string }>
+with done as (
+  update ${table(context, "instances")} i set status = 'Blocked', owner = null, result = ${reason}::json
+  where i.execution_id = ${lease.executionId} and i.status = 'Running' and i.token = ${lease.token}
+    and i.owner = ${context.self}
+  returning i.execution_id, i.awaited
+), announced as materialized (
+  select ${hint(context, context.channels.completed)} from (
+    select json_build_object('instance_ids', json_build_array(execution_id))::text as payload
+    from done where awaited) h
+  where ${context.hints}::boolean
+)
+select execution_id, (select count(*)::int4 from announced) as hinted
+from done` as unknown as Rows<{ readonly execution_id: string }>

@@ -23,7 +23,10 @@ const table = ({ sql, tables }: StatementContext, name: "instances" | "workers")
  * @since 0.1.0
  * @category statements
  */
-export const condemn = (context: StatementContext, which: { readonly workerId: string; readonly expired: boolean }) =>
+export const condemn = (
+  context: StatementContext,
+  which: { readonly workerId: string; readonly expired: boolean }
+) =>
   context.sql`
 with condemned as (
   select w.worker_id from ${table(context, "workers")} w
@@ -77,8 +80,8 @@ with dead as materialized (
 )
 select (select count(*)::int4 from woken) as instances,
   (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{
-      readonly instances: number
-    }>
+    readonly instances: number
+  }>
 }
 
 /**
@@ -104,7 +107,9 @@ with written as (
   select pg_notify(${context.channels.worker}, '{}') from written where ${context.hints}::boolean
 )
 select exists (select from written) as registered,
-  (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{ readonly registered: boolean }>
+  (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{
+    readonly registered: boolean
+  }>
 
 /** The session locks that are granted in this database: their keys, and who holds them. */
 const sessionLocks = ({ sql }: StatementContext) => sql`(

@@ -90,7 +90,10 @@ export class Run {
   readonly activityAwaits = new Map<string, number>()
   readonly parked = new Set<Parked>()
   /** Steps that are being run in this replay, and what was used in it by name. */
-  readonly flying = new Map<string, Deferred.Deferred<Workflow.Result<unknown, unknown>>>()
+  readonly flying = new Map<
+    string,
+    { done: Deferred.Deferred<Workflow.Result<unknown, unknown>> | undefined }
+  >()
   readonly used = new Set<string>()
   /** Steps and own completions that have not been recorded yet. */
   inFlight = 0
@@ -179,17 +182,20 @@ export class Run {
     return this.instance?.awaitedDeferreds.has(name) === true || this.activityAwaits.has(name)
   }
 
-  /** Counts an effect among what has to be recorded before the run may suspend or stop. */
+  /** Counts what has to be recorded before the run may suspend or stop, until it has `land`ed. */
+  takeOff(): void {
+    this.inFlight++
+    this.idle.closeUnsafe()
+  }
+
+  land(): void {
+    if (--this.inFlight === 0) this.idle.openUnsafe()
+  }
+
   readonly flight = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.suspend(() => {
-      this.inFlight++
-      this.idle.closeUnsafe()
-      return Effect.ensuring(
-        effect,
-        Effect.sync(() => {
-          if (--this.inFlight === 0) this.idle.openUnsafe()
-        })
-      )
+      this.takeOff()
+      return Effect.ensuring(effect, Effect.sync(() => this.land()))
     })
 
   /** Starts a new replay: what the last one used and waited for is forgotten. */

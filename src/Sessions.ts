@@ -85,7 +85,11 @@ const make = Effect.gen(function*() {
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
     lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,
-    idle_in_transaction_session_timeout: "30s"
+    idle_in_transaction_session_timeout: "30s",
+    // The statements are few and always meant for their index: planning each call anew costs more
+    // than running it, and a plan made while a table was empty must not be kept.
+    plan_cache_mode: "force_generic_plan",
+    enable_seqscan: "off"
   }
   const open = Effect.fnUntraced(
     function*(slot: Slot): Effect.fn.Return<void, SqlError> {

@@ -58,7 +58,7 @@ const settling = (config: RomancyConfig["Service"]) =>
 const secondKey = (key: string) => String(BigInt(key) + 1n)
 
 /** Runs the statements of this module on a session, each within a deadline. */
-const makeRunner = Effect.gen(function*() {
+const makeRunner = Effect.gen(function* () {
   const context = yield* makeContext
   const sql = yield* Sessions
   return <A extends object>(
@@ -96,29 +96,29 @@ export const layerHeartbeat: Layer.Layer<
   RomancyConfig | WorkerId | Sessions | Worker
 > = Layer.effect(
   Heartbeat,
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const config = yield* RomancyConfig
     const worker = yield* Worker
     const run = yield* makeRunner
     const settled = settling(config)
     const burial = yield* FiberHandle.make()
     let since = 0
-    const beat = Effect.fnUntraced(function*(session: Session.Session) {
-      const { suspects } = yield* worker.beat(Effect.map(
-        run(session, (context) => PgWorkerStatements.heartbeat(context, worker)),
-        toHeartbeat
-      ))
+    const beat = Effect.fnUntraced(function* (session: Session.Session) {
+      const { suspects } = yield* worker.beat(
+        Effect.map(
+          run(session, (context) => PgWorkerStatements.heartbeat(context, worker)),
+          toHeartbeat
+        )
+      )
       const now = yield* Session.liveClock.currentTimeMillis
       if (now - since <= settled || suspects.length === 0) return
       // Apart from the heartbeat, which has little time.
-      yield* FiberHandle.run(
-        burial,
-        Effect.forEach(suspects, worker.bury, { discard: true }),
-        { onlyIfMissing: true }
-      )
+      yield* FiberHandle.run(burial, Effect.forEach(suspects, worker.bury, { discard: true }), {
+        onlyIfMissing: true
+      })
     })
     return {
-      connected: Effect.fnUntraced(function*(session) {
+      connected: Effect.fnUntraced(function* (session) {
         yield* run(session, PgWorkerStatements.keepAlive)
         yield* takeLock(run, session, worker.lockKey).pipe(
           Effect.provideService(Clock.Clock, Session.liveClock)
@@ -142,7 +142,7 @@ export const layer: Layer.Layer<
   never,
   RomancyConfig | WorkerId | Sessions | Worker | Listener | PgClient.PgClient
 > = Layer.effectDiscard(
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const config = yield* RomancyConfig
     if (config.listenNotify === false) return
     const client = yield* PgClient.PgClient
@@ -177,7 +177,7 @@ export const layer: Layer.Layer<
       }
     })
     const outage = new Reconnect.Outage(config)
-    const watch = Effect.gen(function*() {
+    const watch = Effect.gen(function* () {
       yield* isListening
       yield* worker.registered
       const own = yield* session
@@ -214,13 +214,16 @@ interface Watching {
 }
 
 /** One neighbour, until it dies, the ring changes, or the wait has lasted long enough. */
-const watchNext = Effect.fnUntraced(function*(watching: Watching) {
+const watchNext = Effect.fnUntraced(function* (watching: Watching) {
   const { changed, run, session, worker } = watching
   changed.closeUnsafe()
   // Each time, since a worker that lost its lease enters the registry anew.
   yield* run(session, (context) => PgWorkerStatements.guard(context, worker.workerId))
-  const [next] = yield* run(session, (context) => PgWorkerStatements.neighbour(context, worker.workerId))
-  if (next === undefined) return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
+  const [next] = yield* run(session, (context) =>
+    PgWorkerStatements.neighbour(context, worker.workerId)
+  )
+  if (next === undefined)
+    return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
   const key = next.lock_key
   const [before] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
   if (before?.first === true) {
@@ -248,7 +251,7 @@ const awaitFirst = ({ run, session }: Watching, key: string) =>
   )
 
 /** Whether both locks are free, or become so in the moment that a death takes. */
-const isDead = Effect.fnUntraced(function*({ run, session }: Watching, key: string) {
+const isDead = Effect.fnUntraced(function* ({ run, session }: Watching, key: string) {
   for (let look = 0; look < deathRattles; look++) {
     const [locks] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
     if (locks?.first !== false) return false

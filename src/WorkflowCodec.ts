@@ -107,7 +107,22 @@ export const within = (
   option: "maxPayloadBytes" | "maxNameBytes",
   limit: number
 ): Effect.Effect<string, TooLarge> =>
+  Effect.suspend(() => {
+    const bytes = bytesOver(text, limit)
+    return bytes === undefined
+      ? Effect.succeed(text)
+      : Effect.fail(new TooLarge({ what, option, limit, bytes }))
+  })
+
+/**
+ * How many bytes a text has, if that is more than a limit.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const bytesOver = (text: string, limit: number): number | undefined => {
   // A character is at most three bytes of UTF-8, so most texts need not be measured.
-  text.length * 3 <= limit || Buffer.byteLength(text) <= limit
-    ? Effect.succeed(text)
-    : Effect.fail(new TooLarge({ what, option, limit, bytes: Buffer.byteLength(text) }))
+  if (text.length * 3 <= limit) return undefined
+  const bytes = Buffer.byteLength(text)
+  return bytes > limit ? bytes : undefined
+}

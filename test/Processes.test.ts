@@ -46,10 +46,7 @@ layer(Team.layer, { excludeTestServices: true, timeout: "30 seconds" })("several
       yield* d.order({ order: "start", flow: "Waiter", id: "suspended" })
       yield* fleet.state("suspended", "Suspended")
       yield* a.order({ order: "complete", id: "suspended", value: "hello" })
-      assert.strictEqual(
-        yield* fleet.asClient(Waiter.execute({ id: "suspended" })),
-        "hello"
-      )
+      assert.strictEqual(yield* fleet.asClient(Waiter.execute({ id: "suspended" })), "hello")
       yield* b.order({ order: "start", flow: "Waiter", id: "parked" })
       yield* b.at("parked", "before the wait")
       yield* a.order({ order: "complete", id: "parked", value: "hello" })
@@ -124,7 +121,9 @@ layer(Team.layer, { excludeTestServices: true, timeout: "30 seconds" })("several
       const hour = { id: "sleeps", millis: 3_600_000 }
       yield* b.order({ order: "sleep", ...hour })
       yield* fleet.state("sleeps", "Suspended")
-      yield* fleet.asClient(Effect.flatMap(Sleeper.executionId(hour), (id) => Sleeper.interrupt(id)))
+      yield* fleet.asClient(
+        Effect.flatMap(Sleeper.executionId(hour), (id) => Sleeper.interrupt(id))
+      )
       yield* interrupted("sleeps", fleet.asClient(Sleeper.execute(hour)), [
         "lie down",
         "undo lie down"
@@ -149,7 +148,10 @@ layer(Team.layer, { excludeTestServices: true, timeout: "30 seconds" })("several
       }
       // One that is over is not changed.
       yield* interrupt("parked")
-      assert.strictEqual((yield* fleet.state("parked", "Completed", "Interrupted")).status, "Completed")
+      assert.strictEqual(
+        (yield* fleet.state("parked", "Completed", "Interrupted")).status,
+        "Completed"
+      )
     })
   )
 

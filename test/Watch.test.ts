@@ -56,11 +56,7 @@ describe("a worker that is killed", () => {
       yield* Effect.forEach(others, (other) => other.kill, { concurrency: "unbounded" })
       for (const { name } of others) {
         yield* survivor.did(name, "after")
-        assert.deepStrictEqual(yield* fleet.linesOf(name), [
-          `slow ${name}`,
-          "slow A",
-          "after A"
-        ])
+        assert.deepStrictEqual(yield* fleet.linesOf(name), [`slow ${name}`, "slow A", "after A"])
       }
       const rows = yield* fleet.until("one worker", fleet.registry, (rows) => rows.length === 1)
       assert.strictEqual(rows[0]?.worker_id, survivor.workerId)

@@ -45,7 +45,11 @@ const stepsOf = (fleet: Fleet.Fleet, id: string) => fleet.sql<{ name: string; to
 /** What the one who lost its lease leaves behind, and what it does afterwards. */
 const worksOn = Effect.fnUntraced(function* (
   fleet: Fleet.Fleet,
-  { loser, taker, since }: {
+  {
+    loser,
+    taker,
+    since
+  }: {
     readonly loser: Fleet.Member
     readonly taker: Fleet.Member
     readonly since: Date
@@ -106,6 +110,28 @@ describe("a worker whose lease ends", () => {
       yield* proxy.resume
       yield* worksOn(fleet, { loser, taker, since })
       assert.deepStrictEqual(yield* fleet.linesOf("t"), ["one A", "two A", "refuse A", "three B"])
+    })
+  )
+})
+
+describe("a worker that was struck off though it lives", () => {
+  it.live("enters the registry anew with its next heartbeat, and is watched again", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({
+        ...Fleet.patient,
+        heartbeatInterval: "1 second"
+      })
+      const a = yield* fleet.recruit({ hold: ["slow"] })
+      const b = yield* fleet.recruit()
+      const since = yield* databaseNow(fleet)
+      const watch = yield* fleet.sessionOf(a.workerId, 1)
+      yield* fleet.sql`delete from romancy_workers where worker_id = ${a.workerId}`
+      yield* entersAnew(fleet, a, since)
+      assert.strictEqual(yield* fleet.sessionOf(a.workerId, 1), watch)
+      yield* a.order({ order: "start", flow: "Slow", id: "s" })
+      yield* a.at("s", "slow")
+      yield* fleet.kill(a)
+      yield* b.did("s", "after")
     })
   )
 })

@@ -190,8 +190,7 @@ export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options =
       order: (order) => child.send(order),
       did: (id, entry) =>
         heard(`${entry} of ${id}`, (message) => message.did === entry && message.id === id),
-      at: (id, point) =>
-        heard(`the point ${point} of ${id}`, (m) => m.at === point && m.id === id)
+      at: (id, point) => heard(`the point ${point} of ${id}`, (m) => m.at === point && m.id === id)
     }
   })
   const registryOr = (rows: Effect.Success<typeof registry>) =>

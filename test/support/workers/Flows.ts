@@ -117,7 +117,10 @@ const waiter = Waiter.toLayer(
 
 /** Says the signal to a `Waiter`. */
 export const answer = Effect.fnUntraced(function* (id: string, value: string) {
-  const token = yield* DurableDeferred.tokenFromPayload(signal, { workflow: Waiter, payload: { id } })
+  const token = yield* DurableDeferred.tokenFromPayload(signal, {
+    workflow: Waiter,
+    payload: { id }
+  })
   yield* DurableDeferred.succeed(signal, { token, value })
 })
 

@@ -1,0 +1,60 @@
+/**
+ * The names that programs give: how long they may be, and what is said of one used twice.
+ *
+ * Reads: `RomancyConfig`.
+ * Feeds: `Engine`, `Activities`.
+ * Guarantees: a name that is too long is refused before anything is written under it; a step or
+ * timer that silently got the result of another is reported, once for each.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import type { RomancyConfig } from "./RomancyConfig.ts"
+import { RepeatedName, TooLarge } from "./RomancyError.ts"
+import { type Run, stepKey } from "./Run.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+
+/** How many repeated names are remembered as reported; more than that are reported again. */
+const maxReported = 1000
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export class Names {
+  private readonly limit: number
+  private readonly repeatedStep: "warn" | "error"
+  private readonly reported = new Set<string>()
+
+  constructor(config: Pick<RomancyConfig.Values, "maxNameBytes" | "repeatedStep">) {
+    this.limit = config.maxNameBytes
+    this.repeatedStep = config.repeatedStep
+  }
+
+  /** Dies with `TooLarge` if a name is longer than `maxNameBytes`. */
+  check(name: string, what: string): Effect.Effect<void> {
+    const bytes = WorkflowCodec.bytesOver(name, this.limit)
+    return bytes === undefined
+      ? Effect.void
+      : Effect.die(new TooLarge({ what, option: "maxNameBytes", limit: this.limit, bytes }))
+  }
+
+  /**
+   * Marks a name as used in the present replay of a run. If it was used before, a timer dies with
+   * `RepeatedName`, and a step does or is reported, as `repeatedStep` says.
+   */
+  use(run: Run, kind: "step" | "timer", name: string, attempt = 0): Effect.Effect<void> {
+    const key = `${kind}/${stepKey(name, attempt)}`
+    if (!run.used.has(key)) {
+      run.used.add(key)
+      return Effect.void
+    }
+    const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, repeated: name })
+    if (kind === "timer" || this.repeatedStep === "error") return Effect.die(repeated)
+    const once = `${run.workflow._tag}/${kind}/${name}`
+    if (this.reported.has(once)) return Effect.void
+    if (this.reported.size >= maxReported) this.reported.clear()
+    this.reported.add(once)
+    return Effect.logWarning(`${repeated.message}: the second got the result of the first`)
+  }
+}

@@ -1,0 +1,180 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./contract/Harness.ts"
+import * as Statuses from "./support/Statuses.ts"
+import {
+  define,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  makeLog,
+  type Runtime,
+  start,
+  suspended,
+  within
+} from "./support/Runtimes.ts"
+
+const go = DurableDeferred.make("go")
+
+const world = Effect.fnUntraced(function* (
+  config: RomancyConfig.Options = {},
+  provide: Layer.Layer<never> = Layer.empty
+) {
+  const database = yield* makeDatabase
+  const worker = yield* start(database.url, {
+    config: { ...hourly, parkDuration: 0, ...config },
+    provide
+  })
+  const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+  yield* Effect.all([worker.until("Listening"), client.until("Listening")])
+  return { ...database, client, worker }
+})
+
+describe("a step", () => {
+  const steps = (runtime: Runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            const exit = yield* Effect.exit(
+              Activity.make({
+                name: "charge",
+                error: Refused,
+                success: Schema.String,
+                execute: Effect.andThen(
+                  log.add("charge"),
+                  Effect.fail(new Refused({ code: 402, since: new Date(86_400_000) }))
+                )
+              })
+            )
+            yield* log.add("caught")
+            yield* DurableDeferred.await(go)
+            const error = assertFailure(exit)
+            assert.instanceOf(error, Refused)
+            return `${error.code} ${error.since.toISOString()}`
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(succeed(Flow, id, go, undefined))
+      assertSuccess(yield* finished(runtime, Flow, id), "402 1970-01-02T00:00:00.000Z")
+      assert.strictEqual(log.count("charge"), 1)
+      assert.strictEqual(log.count("caught"), 2)
+    })
+
+  it.live("that failed and was caught fails in the same way in a replay, without running", () =>
+    Effect.gen(function* () {
+      yield* steps((yield* world()).worker)
+      yield* steps(yield* fromLayer(Romancy.layerMemory({ parkDuration: 0 })))
+    })
+  )
+
+  const twice = (log: ReturnType<typeof makeLog>) =>
+    define("Twice", { success: Schema.Array(Schema.String) }).toLayer(() =>
+      Effect.gen(function* () {
+        const pay = (what: string) =>
+          Activity.make({
+            name: "pay",
+            success: Schema.String,
+            execute: Effect.as(log.add(what), what)
+          })
+        return [yield* pay("first"), yield* pay("second")]
+      })
+    )
+  const Twice = define("Twice", { success: Schema.Array(Schema.String) })
+
+  it.live("whose name was used before gives the first result, and one warning says so", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { client, worker } = yield* world({}, layer)
+      const log = makeLog()
+      yield* worker.register(twice(log))
+      for (const id of ["1", "2", "3"]) {
+        assert.deepStrictEqual(yield* client.on(Twice.execute({ id })), ["first", "first"])
+      }
+      assert.deepStrictEqual(log.events, ["first", "first", "first"])
+      const warnings = lines.filter((line) => line.startsWith("WARN"))
+      assert.lengthOf(warnings, 1)
+      assert.include(warnings[0], `Twice used the step name "pay" twice in one run`)
+    })
+  )
+
+  it.live("whose name was used before is an error where the option says so", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world({ repeatedStep: "error" })
+      const log = makeLog()
+      yield* worker.register(twice(log))
+      const exit = yield* client.on(Effect.exit(Twice.execute({ id: "1" })))
+      assertDefect(exit, `Twice used the step name "pay" twice in one run`)
+      assert.deepStrictEqual(log.events, ["first"])
+    })
+  )
+
+  it.live("of each attempt has a name of its own, and may be tried again", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { client, worker } = yield* world({ repeatedStep: "error" }, layer)
+      let attempts = 0
+      const Flow = define("Flow", { success: Schema.Int, error: Refused })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "try",
+            success: Schema.Int,
+            error: Refused,
+            execute: Effect.suspend(() =>
+              ++attempts < 3
+                ? Effect.fail(new Refused({ code: attempts, since: new Date(0) }))
+                : Effect.succeed(attempts)
+            )
+          }).pipe(Activity.retry({ times: 5 }))
+        )
+      )
+      assert.strictEqual(yield* client.on(Flow.execute({ id: "1" })), 3)
+      assert.deepStrictEqual(lines, [])
+    })
+  )
+
+  it.live("that the database refuses fails its own workflow, and no other of the batch", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* world({ writeSessions: 1 })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(({ id }) =>
+          Activity.make({
+            // No text of PostgreSQL's holds a zero byte.
+            name: id === "bad" ? "zero \u0000 byte" : "step",
+            success: Schema.String,
+            execute: Effect.as(Effect.andThen(log.add("step"), Deferred.await(gate)), id)
+          })
+        )
+      )
+      const ids = ["1", "2", "bad", "3", "4"]
+      const fibers = yield* Effect.forEach(ids, (id) =>
+        Effect.forkScoped(client.on(Effect.exit(Flow.execute({ id }))))
+      )
+      yield* log.seen("step", ids.length)
+      // All five are recorded at once, in one batch.
+      yield* Deferred.succeed(gate, undefined)
+      const exits = yield* within("the results")(Effect.forEach(fibers, Fiber.join))
+      for (const [index, exit] of exits.entries()) {
+        if (ids[index] === "bad") assertDefect(exit, "failed to record a step")
+        else assertSuccess(exit, ids[index])
+      }
+    })
+  )
+})
