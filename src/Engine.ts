@@ -141,8 +141,11 @@ const make = (options: { readonly client: boolean }) =>
       executionId: string,
       { isChild, isNew }: { readonly isChild: boolean; readonly isNew: boolean }
     ): Effect.fn.Return<Result> {
-      // One that has just been created is neither final nor suspended.
-      const outcome = isNew ? Option.none() : yield* Effect.orDie(store.outcome(executionId))
+      // One that has just been created is neither final nor suspended, and one query answers all the
+      // callers of another.
+      const outcome = isNew || (!isChild && awaiting.isAwaited(executionId))
+        ? Option.none()
+        : yield* Effect.orDie(store.outcome(executionId))
       if (Option.isSome(outcome)) {
         const { status } = outcome.value
         if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {

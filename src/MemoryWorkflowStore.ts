@@ -178,13 +178,14 @@ const make = Effect.gen(function* () {
       .sort((a, b) => a.dueAt - b.dueAt)
 
   const fireTimers = (
-    options: { readonly workflowNames: ReadonlyArray<string>; readonly limit: number },
+    options: Parameters<Store.WorkflowStore["Service"]["fireTimers"]>[0],
     now: number
   ): Store.Fired => {
     const due = timersOf(options.workflowNames)
       .filter((timer) => timer.dueAt <= now)
       .slice(0, options.limit)
     const here = new Set<string>()
+    const claimed: Array<Store.Claimed> = []
     for (const { deferredName, dueAt, instance, name } of due) {
       instance.timers.delete(name)
       if (instance.deferreds.has(deferredName)) continue
@@ -192,11 +193,15 @@ const make = Effect.gen(function* () {
       const told = wakeAutomatically(instance, now)
       if (told !== "Nothing") instance.readyAt = dueAt
       if (told === "Here") here.add(instance.executionId)
+      if (told === "Runnable" && claimed.length < options.slots && take(instance, self)) {
+        claimed.push(toClaimed(instance, now, false))
+      }
     }
     const next = timersOf(options.workflowNames).find((timer) => timer.dueAt > now)
     return {
       count: due.length,
       here: Array.from(here),
+      claimed,
       nextMillis: next === undefined ? undefined : next.dueAt - now
     }
   }

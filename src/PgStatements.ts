@@ -370,17 +370,25 @@ living as materialized (
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
     i.interrupt, (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
 )
-select * from taken order by waited desc` as unknown as Rows<{
-    readonly execution_id: string
-    readonly workflow_name: string
-    readonly token: number
-    readonly payload: unknown
-    readonly parent_id: string | null
-    readonly wakes: number
-    readonly resumes: number
-    readonly interrupt: Interrupt
-    readonly waited: number
-  }>
+select * from taken order by waited desc` as unknown as Rows<ClaimedRow>
+
+/**
+ * An instance that a statement has taken for its worker.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ClaimedRow {
+  readonly execution_id: string
+  readonly workflow_name: string
+  readonly token: number
+  readonly payload: unknown
+  readonly parent_id: string | null
+  readonly wakes: number
+  readonly resumes: number
+  readonly interrupt: Interrupt
+  readonly waited: number
+}
 
 /**
  * The record of instances with their counters, in one snapshot. Always a statement of its own,
@@ -418,50 +426,69 @@ from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::t
  * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
  * and says when the next is due. Instances that somebody else holds are passed over, not waited
  * for, and `passed` says so. Whoever touches timers holds their instance first, so nobody waits for
- * a timer. Served by `timers_due (workflow_name, due_at)`. Notifies what became runnable and the
- * owners of what runs.
+ * a timer. Up to `slots` of the instances it wakes this worker takes at once, and nobody need hear
+ * of those. The commit does not wait for the disk: a crash of the server that undoes it leaves the
+ * timer to fire again. Served by `timers_due (workflow_name, due_at)`. Notifies what became runnable
+ * for others, and the owners of what runs.
  *
  * @since 0.1.0
  * @category statements
  */
 export const fireTimers = (
   context: StatementContext,
-  options: { readonly workflowNames: ReadonlyArray<string>; readonly limit: number }
+  options: {
+    readonly workflowNames: ReadonlyArray<string>
+    readonly limit: number
+    readonly slots: number
+  }
 ) =>
   context.sql`
 with moment as materialized (select ${context.now} as now),
+living as materialized (
+  select w.worker_id from ${table(context, "workers")} w
+  where w.worker_id = ${context.self} and not w.dead for key share
+), relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
 names as (select * from unnest(${options.workflowNames}::text[]) as n (workflow_name)),
 due as materialized (
-  select p.* from names cross join lateral (
-    select t.execution_id, t.name, t.deferred_name, t.due_at from ${table(context, "timers")} t
-    join ${table(context, "instances")} i using (execution_id)
+  select p.* from names cross join relaxed cross join lateral (
+    select t.execution_id, t.name, t.deferred_name, t.due_at,
+      (i.status = 'Suspended' and not i.failed) as dormant
+    from ${table(context, "timers")} t join ${table(context, "instances")} i using (execution_id)
     where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
     order by t.due_at limit ${options.limit}::int4 for no key update of i skip locked
   ) p order by p.due_at limit ${options.limit}::int4
 ), removed as (
   delete from ${table(context, "timers")} t using due
   where t.execution_id = due.execution_id and t.name = due.name
-  returning t.execution_id, t.name, t.deferred_name, t.due_at
+  returning t.execution_id, t.deferred_name, t.name, t.due_at, due.dormant
 ), written as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
   select distinct on (execution_id, deferred_name) execution_id, deferred_name, '{"_tag":"Success","value":null}'::json, now
   from removed, moment order by execution_id, deferred_name
   on conflict do nothing
-  returning execution_id
+  returning execution_id, name as deferred_name
 ), completions as (
-  select execution_id, count(*)::int4 as times,
-    (select min(r.due_at) from removed r where r.execution_id = w.execution_id) as due_at
-  from written w group by execution_id
+  select w.execution_id, count(*)::int4 as times, min(r.due_at) as due_at,
+    (bool_and(r.dormant) and row_number() over (order by min(r.due_at)) <= ${options.slots}::int4
+      and exists (select from living)) as taken
+  from written w join removed r using (execution_id, deferred_name) group by w.execution_id
 ), woken as (
   update ${table(context, "instances")} i set wakes = i.wakes + times,
-    status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
+    status = case when c.taken then 'Running'
+      when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
+    owner = case when c.taken then ${context.self} else i.owner end,
+    token = i.token + case when c.taken then 1 else 0 end,
     ready_at = case when i.status in ('Suspended', 'Running') then c.due_at else i.ready_at end
-  from completions c where i.execution_id = c.execution_id
+  from completions c, moment where i.execution_id = c.execution_id
     and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
-  returning i.execution_id, i.workflow_name, i.status, i.owner
+  returning i.execution_id, i.workflow_name, i.status, i.owner, c.taken, i.token, i.payload,
+    i.parent_id, i.wakes, i.resumes, i.interrupt,
+    (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
 ), hinted as materialized (${hints(context)})
 select (select count(*)::int4 from removed) as fired,
-  (select array_agg(execution_id) from woken where status = 'Running' and owner = ${context.self}) as own,
+  (select array_agg(execution_id) from woken
+    where status = 'Running' and owner = ${context.self} and not taken) as own,
+  (select json_agg(woken) from woken where taken) as claimed,
   (select count(*)::int4 from hinted) as hinted,
   case when (select count(*) from removed) < ${options.limit}::int4 then exists (
     select from names join ${table(context, "timers")} t using (workflow_name)
@@ -475,6 +502,7 @@ select (select count(*)::int4 from removed) as fired,
       order by t.due_at limit 1) u) as next` as unknown as Rows<{
     readonly fired: number
     readonly own: ReadonlyArray<string> | null
+    readonly claimed: ReadonlyArray<ClaimedRow> | null
     readonly passed: boolean
     readonly next: number | null
   }>

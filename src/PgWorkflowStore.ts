@@ -132,6 +132,17 @@ const make = Effect.gen(function*() {
       Effect.catch(fail(operation))
     )
 
+  /** A claim is not repeated when its answer is lost: another does not see what the first took. */
+  const once = <A>(
+    operation: string,
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, StoreError> =>
+    run(statement).pipe(
+      Effect.retry({ while: PgFailure.isLockTimeout, schedule: GroupCommit.patience }),
+      Effect.provideService(Clock.Clock, liveClock),
+      Effect.catch(fail(operation))
+    )
+
   const batched = <Row, Answer>(
     operation: string,
     statement: (
@@ -300,12 +311,9 @@ const make = Effect.gen(function*() {
       ).pipe(Effect.catchCause(undone)) as never,
 
     claim: (options) =>
-      // Not repeated when its answer is lost: a second one does not see what the first has taken.
-      run((context) => PgStatements.claim(context, options)).pipe(
-        Effect.retry({ while: PgFailure.isLockTimeout, schedule: GroupCommit.patience }),
-        Effect.provideService(Clock.Clock, liveClock),
-        Effect.map((rows) => rows.map(toClaimed)),
-        Effect.catch(fail("claim workflows"))
+      Effect.map(
+        once("claim workflows", (context) => PgStatements.claim(context, options)),
+        (rows) => rows.map(toClaimed)
       ),
     load: (executionIds) =>
       Effect.map(
@@ -314,10 +322,11 @@ const make = Effect.gen(function*() {
       ),
     fireTimers: (options) =>
       Effect.map(
-        direct("fire timers", (context) => PgStatements.fireTimers(context, options)),
+        once("fire timers", (context) => PgStatements.fireTimers(context, options)),
         ([row]) => ({
           count: row!.fired,
           here: row!.own ?? [],
+          claimed: (row!.claimed ?? []).map(toClaimed),
           nextMillis: row!.passed
             ? Math.min(row!.next ?? patienceMillis, patienceMillis)
             : (row!.next ?? undefined)
@@ -445,7 +454,7 @@ const undone = (
 
 type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any> ? A : never
 
-const toClaimed = (row: RowOf<typeof PgStatements.claim>): Store.Claimed => ({
+const toClaimed = (row: PgStatements.ClaimedRow): Store.Claimed => ({
   executionId: row.execution_id,
   workflowName: row.workflow_name,
   token: row.token,

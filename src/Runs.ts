@@ -17,6 +17,7 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
@@ -59,8 +60,16 @@ export class Runs extends Context.Service<
     readonly names: () => ReadonlyArray<string>
     readonly knows: (workflowName: string) => boolean
     readonly get: (executionId: string) => Run | undefined
-    /** How many more instances may be claimed. With none left, parked ones begin to make room. */
-    readonly free: () => number
+    /**
+     * Claims and begins what was claimed. One claim at a time in the whole process, so that it gets
+     * the number of slots that are free, and nothing that was claimed a moment ago is taken for lost.
+     */
+    readonly admit: <A extends { readonly claimed: ReadonlyArray<Store.Claimed> }>(
+      sources: ReadonlySet<WakeSource>,
+      claim: (slots: number) => Effect.Effect<A, StoreError>
+    ) => Effect.Effect<A, StoreError>
+    /** Has the parked make room for what is runnable, and looks again once there is some. */
+    readonly makeRoom: () => void
     /** Keeps a slot for a start at home, if there is one; give it back with the function. */
     readonly reserve: (executionId: string) => Option.Option<() => void>
     /** Begins to run a claimed instance with its record. */
@@ -86,8 +95,6 @@ export class Runs extends Context.Service<
     readonly fenced: (run: Run) => Effect.Effect<never>
     /** The lease of this worker is gone: everything stops, nothing is committed. */
     readonly abandonAll: Effect.Effect<void>
-    /** Gives back what this worker owns and does not run: claims whose answer was lost. */
-    readonly reconcile: Effect.Effect<void, StoreError>
   }
 >()("romancy/Runs") {
   /**
@@ -221,6 +228,39 @@ const make = Effect.gen(function*() {
     return run
   })
 
+  /** Gives back what this worker owns and does not run: claims whose answer was lost. */
+  const reconcile = Effect.flatMap(store.owned(self), (leases) =>
+      store.release(leases.filter((lease) =>
+        runs.get(lease.executionId)?.lease.token !== lease.token && !starting.has(lease.executionId)
+      )))
+
+  const claiming = Semaphore.makeUnsafe(1)
+  // An answer that was lost may have been a claim. It may also commit only after a first look for
+  // what was lost, and is found by a second one at the next poll.
+  let doubtful = false
+  let lookAgain = false
+  const admit: Runs["Service"]["admit"] = (sources, claim) =>
+    claiming.withPermit(Effect.gen(function*() {
+      if (doubtful || (lookAgain && sources.has("poll"))) {
+        yield* reconcile
+        lookAgain = doubtful
+      }
+      doubtful = true
+      const slots = Math.max(0, config.maxConcurrentWorkflows - runs.size - starting.size)
+      const answer = yield* claim(slots)
+      const { claimed } = answer
+      if (claimed.length > 0) {
+        const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
+        const records = new Map(loaded.map((record) => [record.executionId, record]))
+        yield* Effect.forEach(claimed, (one) =>
+          launch(one, { record: records.get(one.executionId), sources: Array.from(sources) }), {
+          discard: true
+        })
+      }
+      doubtful = false
+      return answer
+    }))
+
   const prepare = Effect.fnUntraced(function*(
     claimed: Store.Claimed,
     registration: Registration,
@@ -346,13 +386,11 @@ const make = Effect.gen(function*() {
     names: () => Array.from(registrations.keys()),
     knows: (workflowName) => registrations.has(workflowName),
     get: (executionId) => runs.get(executionId),
-    free: () => {
-      const free = config.maxConcurrentWorkflows - runs.size - starting.size
-      if (free > 0) return free
+    admit,
+    makeRoom: () => {
       starved = true
-      // The longest parked make room: they suspend, and come back when they are woken.
+      // The longest parked go first: they suspend, and come back when they are woken.
       parking.evict(config.maxWorkflowsPerBatch)
-      return 0
     },
     reserve: (executionId) => {
       if (runs.size + starting.size >= config.maxConcurrentWorkflows || starting.has(executionId)) {
@@ -376,11 +414,7 @@ const make = Effect.gen(function*() {
     },
     abandonAll: Effect.suspend(() =>
       Effect.forEach(Array.from(runs.values()), abandon, { concurrency: "unbounded", discard: true })
-    ),
-    reconcile: Effect.flatMap(store.owned(self), (leases) =>
-      store.release(leases.filter((lease) =>
-        runs.get(lease.executionId)?.lease.token !== lease.token && !starting.has(lease.executionId)
-      )))
+    )
   })
 })
 

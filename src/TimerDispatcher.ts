@@ -56,13 +56,15 @@ export const layer: Layer.Layer<
       })
     ).pipe(Effect.forkScoped)
 
-    const drain = Effect.fnUntraced(function*() {
+    const drain = Effect.fnUntraced(function*(sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
-      const fired = yield* store.fireTimers({ workflowNames, limit })
+      const fired = yield* runs.admit(sources, (slots) =>
+        store.fireTimers({ workflowNames, limit, slots }))
       runs.signal(fired.here, "alarm")
-      if (fired.count > 0) doorbell.workflows("alarm")
+      // Those for which there was no slot here.
+      if (fired.count > fired.claimed.length + fired.here.length) doorbell.workflows("alarm")
       if (fired.nextMillis !== undefined) yield* wake.alarm.set(fired.nextMillis)
       return { full: fired.count === limit }
     })

@@ -45,29 +45,18 @@ export const layer: Layer.Layer<
     })
     yield* doorbell.answer({ workflows: wake.ring })
 
-    // An answer that was lost may have been a claim: what is owned and not run is given back. One
-    // that commits only after that is found by the next poll.
-    let doubtful = false
     const drain = Effect.fnUntraced(function*(sources: ReadonlySet<Wake.WakeSource>) {
-      if (doubtful || sources.has("poll") || sources.has("sweep")) yield* runs.reconcile
-      doubtful = false
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
-      const limit = Math.min(runs.free(), config.maxWorkflowsPerBatch)
-      if (limit <= 0) return { full: false }
-      doubtful = true
-      const claims = yield* store.claim({ workerId, workflowNames, limit })
-      if (claims.length > 0) {
-        const loaded = yield* store.load(claims.map(({ executionId }) => executionId))
-        const records = new Map(loaded.map((record) => [record.executionId, record]))
-        yield* Effect.forEach(claims, (claimed) =>
-          runs.launch(claimed, {
-            record: records.get(claimed.executionId),
-            sources: Array.from(sources)
-          }), { discard: true })
-      }
-      doubtful = false
-      return { full: claims.length === limit }
+      const { claimed, limit } = yield* runs.admit(sources, (slots) => {
+        const limit = Math.min(slots, config.maxWorkflowsPerBatch)
+        if (limit > 0) {
+          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claimed) => ({ claimed, limit }))
+        }
+        runs.makeRoom()
+        return Effect.succeed({ claimed: [], limit })
+      })
+      return { full: limit > 0 && claimed.length === limit }
     })
     yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
   })

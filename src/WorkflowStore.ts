@@ -229,8 +229,8 @@ export interface TimerRequest {
 }
 
 /**
- * What a look at the due timers did: how many fired, which of their instances run in this
- * process, and the time to the next deadline, if there is one.
+ * What a look at the due timers did: how many fired, which of their instances run in this process
+ * and which it has taken to run, and the time to the next deadline, if there is one.
  *
  * @since 0.1.0
  * @category models
@@ -238,6 +238,7 @@ export interface TimerRequest {
 export interface Fired {
   readonly count: number
   readonly here: ReadonlyArray<string>
+  readonly claimed: ReadonlyArray<Claimed>
   readonly nextMillis: number | undefined
 }
 
@@ -344,6 +345,8 @@ export class WorkflowStore extends Context.Service<
     readonly fireTimers: (options: {
       readonly workflowNames: ReadonlyArray<string>
       readonly limit: number
+      /** How many of the instances that it wakes this process may take at once. */
+      readonly slots: number
     }) => Effect.Effect<Fired, StoreError>
     /** Gives instances back, runnable for others. */
     readonly release: (leases: ReadonlyArray<Lease>) => Effect.Effect<void, StoreError>

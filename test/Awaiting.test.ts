@@ -75,16 +75,24 @@ describe("callers who await what runs elsewhere", () => {
 
   it.live("share one wait where they await the same, and learn of it by a notification", () =>
     Effect.gen(function* () {
-      const { awaited, client, open, worker } = yield* world(hourly)
+      const { client, looks, open, worker } = yield* world(hourly)
       yield* Effect.all([client.until("Listening"), worker.until("Listening")])
-      const fibers = yield* callers(
+      yield* client.on(Slow.execute({ id: "same" }, { discard: true }))
+      const first = yield* callers(client, ["same"])
+      // He asks for his own part, and then as one of all who wait; it is running, and stays so.
+      yield* eventually("two looks", looks, (n) => n >= 2)
+      const others = yield* callers(
         client,
-        Array.from({ length: 100 }, () => "same")
+        Array.from({ length: 99 }, () => "same")
       )
-      yield* eventually("one that is awaited", awaited, (n) => n === 1)
+      const other = yield* Effect.forkScoped(client.on(Slow.execute({ id: "other" })))
+      yield* eventually("a look behind them", looks, (n) => n >= 3)
+      assert.isAtMost(yield* looks, 10)
+      const fibers = [...first, ...others]
       yield* open
       const results = yield* within("the results")(Effect.forEach(fibers, Fiber.join))
       assert.deepStrictEqual(Array.from(new Set(results)), ["slow same"])
+      assert.strictEqual(yield* within("the other")(Fiber.join(other)), "slow other")
     })
   )
 

@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import * as Timer from "../src/Timer.ts"
@@ -273,12 +274,16 @@ describe("hostile names", () => {
         layer: Romancy.layerClient
       })
       const foreign = yield* eavesdrop()
-      // Each of these is six bytes in JSON.
-      const name = "\u0001".repeat(1000)
-      const Long = define(name, { success: Schema.String })
-      yield* worker.register(Long.toLayer(({ id }) => Timer.sleep(name, 1).pipe(Effect.as(id))))
-      const id = yield* client.on(Long.execute({ id: "1" }, { discard: true }))
-      assertSuccess(yield* finished(client, Long, id), "1")
+      // Each of these is six bytes in JSON, and the id is as long as the name.
+      const long = "\u0001".repeat(1000)
+      const Long = define(long, { success: Schema.String })
+      yield* worker.register(Long.toLayer(({ id }) => Timer.sleep(long, 1).pipe(Effect.as(id))))
+      yield* client.on(
+        Effect.flatMap(WorkflowEngine, (engine) =>
+          engine.execute(Long, { executionId: long, payload: { id: "1" }, discard: true })
+        )
+      )
+      assertSuccess(yield* finished(client, Long, long), "1")
       for (const payload of yield* foreign.said()) assert.isBelow(Buffer.byteLength(payload), 8000)
       const [row] = yield* sql`select count(*)::int4 as n from romancy_deferreds`
       assert.strictEqual(row!.n, 1)

@@ -11,7 +11,11 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Fleet from "./support/Fleet.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
+import * as Database from "./support/TestDatabase.ts"
 import { answer, Parent, Slow, Sleeper, Three, Waiter } from "./support/workers/Flows.ts"
+
+/** Longer than a test holds what the workers wait for. */
+const lockTimeout = "1 minute"
 
 /** Workers of which none knows everything. What waits is parked for ever by `b`, suspended by `d`. */
 class Team extends Context.Service<
@@ -24,10 +28,14 @@ class Team extends Context.Service<
       const fleet = yield* Fleet.make({ ...Fleet.patient, parkDuration: "1 hour" })
       return {
         fleet,
-        a: yield* fleet.recruit({ flows: ["Slow", "Three", "Parent"] }),
-        b: yield* fleet.recruit({ flows: ["Slow", "Three", "Waiter", "Child", "Sleeper"] }),
+        a: yield* fleet.recruit({ lockTimeout, flows: ["Slow", "Three", "Parent"] }),
+        b: yield* fleet.recruit({
+          lockTimeout,
+          flows: ["Slow", "Three", "Waiter", "Child", "Sleeper"]
+        }),
         d: yield* fleet.recruit({
           name: "D",
+          lockTimeout,
           flows: ["Three", "Waiter", "Sleeper"],
           options: { parkDuration: "300 millis" }
         })
@@ -60,7 +68,17 @@ layer(Team.layer, { excludeTestServices: true, timeout: "30 seconds" })("several
     Effect.gen(function* () {
       const { fleet } = yield* Team
       const ids = Array.from({ length: 20 }, (_, n) => `once ${n}`)
-      for (const id of ids) yield* fleet.asClient(Three.execute({ id }, { discard: true }))
+      // What all claims have to wait for, so that they go on at the same moment.
+      const user = yield* Database.connect(fleet.url)
+      const claims = fleet.sql`select from pg_stat_activity
+        where application_name = 'romancy-writer' and wait_event_type = 'Lock'`
+      yield* user.withTransaction(
+        Effect.gen(function* () {
+          yield* user`select from romancy_workers for update`
+          for (const id of ids) yield* fleet.asClient(Three.execute({ id }, { discard: true }))
+          yield* fleet.until("three claims", claims, (rows) => rows.length === 3)
+        })
+      )
       for (const id of ids) {
         const { token } = yield* fleet.state(id, "Completed")
         assert.strictEqual(token, 1)
@@ -221,6 +239,25 @@ describe("a completion while nobody runs the workflow", () => {
       yield* c.did("y", "answer")
       assert.deepStrictEqual(yield* fleet.linesOf("y"), ["knock B", "answer C"])
     })
+  )
+
+  it.live(
+    "or just before the suspension, is seen by the one who suspends, though he hears nothing",
+    () =>
+      Effect.gen(function* () {
+        const fleet = yield* Fleet.make({ ...Fleet.patient, parkDuration: 0 })
+        const a = yield* fleet.recruit({
+          hold: ["cleanup"],
+          options: { listenNotify: false },
+          unwatched: true
+        })
+        yield* a.order({ order: "start", flow: "Waiter", id: "x" })
+        yield* a.at("x", "cleanup")
+        yield* fleet.asClient(answer("x", "in time"))
+        yield* a.order({ order: "release", point: "cleanup" })
+        yield* a.did("x", "answer")
+        assert.strictEqual((yield* fleet.state("x", "Completed")).token, 1)
+      })
   )
 
   it.live("and while its listener is away, is found by the sweep that follows", () =>

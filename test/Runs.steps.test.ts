@@ -163,12 +163,12 @@ describe("a step", () => {
           })
         )
       )
-      const ids = ["1", "2", "bad", "3", "4"]
+      const ids = Array.from({ length: 40 }, (_, n) => (n === 20 ? "bad" : `${n}`))
       const fibers = yield* Effect.forEach(ids, (id) =>
         Effect.forkScoped(client.on(Effect.exit(Flow.execute({ id }))))
       )
       yield* log.seen("step", ids.length)
-      // All five are recorded at once, in one batch.
+      // All are recorded at once, in one batch or two.
       yield* Deferred.succeed(gate, undefined)
       const exits = yield* within("the results")(Effect.forEach(fibers, Fiber.join))
       for (const [index, exit] of exits.entries()) {

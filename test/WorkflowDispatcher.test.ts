@@ -93,14 +93,17 @@ describe("a workflow that several workers hear of", () => {
       yield* a.register(CountedLive)
       yield* b.register(CountedLive)
       const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
-      yield* Effect.forEach(
-        Array.from({ length: 60 }),
-        (_, n) => client.on(Counted.execute({ id: `${n}` })),
-        { concurrency: "unbounded" }
+      const rounds = Array.from({ length: 25 }, (_, round) =>
+        Array.from({ length: 12 }, (_, n) => `${round}/${n}`)
       )
-      for (let n = 0; n < 60; n++) {
-        assert.strictEqual(log.count(`body ${n}`), 1)
-        assert.strictEqual(log.count(`step ${n}`), 1)
+      for (const ids of rounds) {
+        yield* Effect.forEach(ids, (id) => client.on(Counted.execute({ id })), {
+          concurrency: "unbounded"
+        })
+      }
+      for (const id of rounds.flat()) {
+        assert.strictEqual(log.count(`body ${id}`), 1)
+        assert.strictEqual(log.count(`step ${id}`), 1)
       }
       // Nobody claimed one twice, not even its owner.
       const tokens = yield* sql`select distinct token from romancy_instances`

@@ -143,8 +143,17 @@ export const timer = (name: string, millis: number): Store.TimerRequest => ({
 /** Looks after due timers. */
 export const fire = (
   store: Store.WorkflowStore["Service"],
-  options: { readonly names?: ReadonlyArray<string>; readonly limit?: number } = {}
-) => store.fireTimers({ workflowNames: options.names ?? ["Order"], limit: options.limit ?? 100 })
+  options: {
+    readonly names?: ReadonlyArray<string>
+    readonly limit?: number
+    readonly slots?: number
+  } = {}
+) =>
+  store.fireTimers({
+    workflowNames: options.names ?? ["Order"],
+    limit: options.limit ?? 100,
+    slots: options.slots ?? 0
+  })
 
 /** The status that the outside sees. */
 export const status = (store: Store.WorkflowStore["Service"], executionId: string) =>

@@ -17,6 +17,32 @@ import {
 } from "./Harness.ts"
 
 export const timers = (it: Case): void => {
+  it("whoever fires timers may take what they wake, as far as there are slots", (store) =>
+    Effect.gen(function* () {
+      for (const id of ["a", "b"]) {
+        const lease = yield* running(store, id)
+        yield* store.registerTimer(lease, timer("t", 5))
+        yield* store.suspend(lease, suspension())
+      }
+      const failed = yield* running(store, "f")
+      yield* store.registerTimer(failed, timer("t", 5))
+      yield* store.suspend(failed, suspension({ failed: true }))
+      yield* TestClock.adjust("7 millis")
+      const fired = yield* fire(store, { slots: 1 })
+      assert.strictEqual(fired.count, 3)
+      assert.strictEqual(fired.claimed.length, 1)
+      const [taken] = fired.claimed
+      assert.include(taken, { wakes: 1, token: 2, waitedMillis: 2, fresh: false })
+      const others = ["a", "b"].filter((id) => id !== taken?.executionId)
+      assert.strictEqual(yield* status(store, taken!.executionId), "Running")
+      // The other is for whoever claims it, and a failed one waits for a resume.
+      assert.deepStrictEqual(
+        (yield* claim(store)).map(({ executionId }) => executionId),
+        others
+      )
+      assert.strictEqual(yield* status(store, "f"), "Suspended")
+    }))
+
   it("a timer fires at its millisecond and not before", (store) =>
     Effect.gen(function* () {
       const lease = yield* running(store, "a")
@@ -27,10 +53,10 @@ export const timers = (it: Case): void => {
       yield* store.suspend(lease, suspension())
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["t"])
       yield* TestClock.adjust("1499 millis")
-      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], nextMillis: 1 })
+      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], claimed: [], nextMillis: 1 })
       assert.strictEqual(yield* status(store, "a"), "Suspended")
       yield* TestClock.adjust("1 millis")
-      assert.deepStrictEqual(yield* fire(store), { count: 1, here: [], nextMillis: undefined })
+      assert.deepStrictEqual(yield* fire(store), { count: 1, here: [], claimed: [], nextMillis: undefined })
       assert.deepInclude((yield* claim(store))[0], { executionId: "a", wakes: 1 })
       const record = yield* load(store, "a")
       assert.deepStrictEqual(record.timers, [])
@@ -68,7 +94,7 @@ export const timers = (it: Case): void => {
         })
       assert.strictEqual((yield* at("later", beginning + 1234)).remainingMillis, 1234)
       assert.strictEqual((yield* at("past", beginning - 5000)).remainingMillis, -5000)
-      assert.deepStrictEqual(yield* fire(store), { count: 1, here: ["a"], nextMillis: 1234 })
+      assert.deepStrictEqual(yield* fire(store), { count: 1, here: ["a"], claimed: [], nextMillis: 1234 })
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["later"])
     }))
 
@@ -129,12 +155,14 @@ export const timers = (it: Case): void => {
       assert.deepStrictEqual(yield* fire(store, { limit: 10 }), {
         count: 1,
         here: ["k"],
+        claimed: [],
         nextMillis: undefined
       })
       assert.strictEqual((yield* load(store, "u")).timers.length, 1000)
       assert.deepStrictEqual(yield* fire(store, { names: [] }), {
         count: 0,
         here: [],
+        claimed: [],
         nextMillis: undefined
       })
     }))
