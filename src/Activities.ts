@@ -36,7 +36,7 @@ type Instance = WorkflowEngine.WorkflowInstance["Service"]
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function*(names: Names) {
+export const make = Effect.fnUntraced(function* (names: Names) {
   const store = yield* WorkflowStore
   const runs = yield* Runs
   const { maxPayloadBytes } = yield* RomancyConfig
@@ -49,16 +49,18 @@ export const make = Effect.fnUntraced(function*(names: Names) {
       if (run === undefined || run.abandoned) return Effect.never
       const key = stepKey(activity.name, attempt)
       const recorded = run.steps.get(key)
-      const named = recorded !== undefined
-        ? names.use(run, "step", activity.name, attempt)
-        : Effect.andThen(
-          names.check(activity.name, `The name of a step of ${run.workflow._tag}`),
-          names.use(run, "step", activity.name, attempt)
-        )
+      const named =
+        recorded !== undefined
+          ? names.use(run, "step", activity.name, attempt)
+          : Effect.andThen(
+              names.check(activity.name, `The name of a step of ${run.workflow._tag}`),
+              names.use(run, "step", activity.name, attempt)
+            )
       return Effect.flatMap(named, () =>
         recorded !== undefined
           ? Effect.succeed(new Workflow.Complete({ exit: recorded }))
-          : begin(run, instance, activity, attempt, key))
+          : begin(run, instance, activity, attempt, key)
+      )
     })
 
   const begin = (
@@ -104,9 +106,11 @@ export const make = Effect.fnUntraced(function*(names: Names) {
       Context.get(activity.annotations, Transactional)
         ? performInTransaction(run, activity, attempt, restore(body))
         : Effect.flatMap(restore(body), (result) =>
-          result._tag === "Suspended"
-            ? Effect.succeed(result)
-            : record(run, activity, attempt, result.exit)))
+            result._tag === "Suspended"
+              ? Effect.succeed(result)
+              : record(run, activity, attempt, result.exit)
+          )
+    )
   }
 
   const record = (
@@ -123,7 +127,8 @@ export const make = Effect.fnUntraced(function*(names: Names) {
           run.steps.set(stepKey(activity.name, attempt), recorded)
           return Effect.succeed(new Workflow.Complete({ exit: recorded }))
         }
-      ))
+      )
+    )
 
   /** What is recorded of an exit: itself, or that it was too large to be. */
   const encode = (run: Run, activity: Activity.Any, exit: Exit.Exit<unknown, unknown>) =>
@@ -142,7 +147,7 @@ export const make = Effect.fnUntraced(function*(names: Names) {
   }
 
   /** The body and its record in one transaction; only a success is committed there. */
-  const performInTransaction = Effect.fnUntraced(function*(
+  const performInTransaction = Effect.fnUntraced(function* (
     run: Run,
     activity: Activity.Any,
     attempt: number,
@@ -159,15 +164,14 @@ export const make = Effect.fnUntraced(function*(names: Names) {
         : undefined
       return large === undefined ? result.exit : Effect.die(large)
     })
-    const step = yield* store.transactionalStep(
-      run.lease,
-      { name: activity.name, attempt },
-      settled,
-      (value) => JSON.stringify({ _tag: "Success", value: value ?? null })
-    ).pipe(
-      // Whether it was committed is not known: the record says so, to the next replay.
-      Effect.catch((error) => Effect.andThen(Effect.logWarning(error.message), runs.fenced(run)))
-    )
+    const step = yield* store
+      .transactionalStep(run.lease, { name: activity.name, attempt }, settled, (value) =>
+        JSON.stringify({ _tag: "Success", value: value ?? null })
+      )
+      .pipe(
+        // Whether it was committed is not known: the record says so, to the next replay.
+        Effect.catch((error) => Effect.andThen(Effect.logWarning(error.message), runs.fenced(run)))
+      )
     if (suspended !== undefined) return suspended
     if (step.verdict !== "Written") return yield* runs.fenced(run)
     if (Exit.isFailure(step.exit)) {

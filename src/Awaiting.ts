@@ -59,7 +59,7 @@ export class Awaiting extends Context.Service<
 /** More ids than this go into another query. */
 const maxIdsPerQuery = 1000
 
-const make = Effect.gen(function*() {
+const make = Effect.gen(function* () {
   const store = yield* WorkflowStore
   const waits = new Map<string, Wait>()
   const due = new Set<string>()
@@ -72,7 +72,8 @@ const make = Effect.gen(function*() {
     Deferred.doneUnsafe(wait.done, Effect.succeed(outcome))
   }
   const look = (executionIds?: Iterable<string>) => {
-    for (const executionId of executionIds ?? current()) if (waits.has(executionId)) due.add(executionId)
+    for (const executionId of executionIds ?? current())
+      if (waits.has(executionId)) due.add(executionId)
     if (due.size > 0) asked.openUnsafe()
   }
   /** All waits, without those that nobody has had for a whole interval. */
@@ -85,7 +86,7 @@ const make = Effect.gen(function*() {
     return waits.keys()
   }
 
-  yield* Effect.gen(function*() {
+  yield* Effect.gen(function* () {
     while (true) {
       yield* asked.await
       // Callers that are ready in this same turn share the query.
@@ -93,9 +94,13 @@ const make = Effect.gen(function*() {
       const ids = Array.from(due).slice(0, maxIdsPerQuery)
       for (const id of ids) due.delete(id)
       if (due.size === 0) asked.closeUnsafe()
-      const outcomes = yield* store.awaitOutcomes(ids).pipe(
-        Effect.catch((error) => Effect.as(Effect.logWarning("cannot look after awaited workflows", error), []))
-      )
+      const outcomes = yield* store
+        .awaitOutcomes(ids)
+        .pipe(
+          Effect.catch((error) =>
+            Effect.as(Effect.logWarning("cannot look after awaited workflows", error), [])
+          )
+        )
       for (const outcome of outcomes) {
         const wait = waits.get(outcome.executionId)
         if (wait !== undefined) wait.status = outcome.status
@@ -121,7 +126,10 @@ const make = Effect.gen(function*() {
         const mine = wait
         mine.callers++
         mine.stale = false
-        return Effect.ensuring(Deferred.await(done), Effect.sync(() => void mine.callers--))
+        return Effect.ensuring(
+          Deferred.await(done),
+          Effect.sync(() => void mine.callers--)
+        )
       })
   })
 })

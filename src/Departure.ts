@@ -29,7 +29,7 @@ import * as Store from "./WorkflowStore.ts"
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function*(here: {
+export const make = Effect.fnUntraced(function* (here: {
   readonly runs: ReadonlyMap<string, Run>
   readonly leave: (run: Run, ended: Ended) => void
   readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
@@ -40,7 +40,7 @@ export const make = Effect.fnUntraced(function*(here: {
   const awaiting = yield* Awaiting
   const doorbell = yield* Doorbell
 
-  const complete = Effect.fnUntraced(function*(
+  const complete = Effect.fnUntraced(function* (
     run: Run,
     registration: Registration,
     complete: Workflow.Complete<unknown, unknown>
@@ -49,10 +49,15 @@ export const make = Effect.fnUntraced(function*(here: {
     const status = Exit.isSuccess(result.exit)
       ? "Completed"
       : Cause.hasInterruptsOnly(result.exit.cause)
-      ? "Interrupted"
-      : "Failed"
+        ? "Interrupted"
+        : "Failed"
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
-    const { others, parent: parentWoken, parentWakes, verdict } = yield* store.complete(run.lease, {
+    const {
+      others,
+      parent: parentWoken,
+      parentWakes,
+      verdict
+    } = yield* store.complete(run.lease, {
       status,
       result: text,
       parentId: run.parentId
@@ -70,7 +75,8 @@ export const make = Effect.fnUntraced(function*(here: {
     signal(others, "home")
     if (run.parentId === undefined || parentWoken === "Nothing") return
     // A parent that waits for this very run has its result by now, and has so seen this one wake.
-    if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes) parent.wakes = parentWakes
+    if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes)
+      parent.wakes = parentWakes
     else if (parentWoken === "Here") signal([run.parentId], "home")
     else if (parentWoken === "Runnable") doorbell.workflows("home")
   })
@@ -79,34 +85,45 @@ export const make = Effect.fnUntraced(function*(here: {
     run: Run,
     registration: Registration,
     result: Workflow.Complete<unknown, unknown>
-  ): Effect.Effect<{ readonly result: Workflow.Complete<unknown, unknown>; readonly text: string }> => {
+  ): Effect.Effect<{
+    readonly result: Workflow.Complete<unknown, unknown>
+    readonly text: string
+  }> => {
     const codec = WorkflowCodec.of(run.workflow)
     return codec.encodeResult(result).pipe(
       Effect.provideContext(registration.context),
       Effect.flatMap((text) =>
-        WorkflowCodec.within(text, `The result of ${run.workflow._tag}`, "maxPayloadBytes", config.maxPayloadBytes)
+        WorkflowCodec.within(
+          text,
+          `The result of ${run.workflow._tag}`,
+          "maxPayloadBytes",
+          config.maxPayloadBytes
+        )
       ),
       Effect.map((text) => ({ result, text })),
       // A result that cannot be stored is a defect of the workflow, and that can be stored.
       Effect.catch((error) => {
         const defect = new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
-        return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({ result: defect, text }))
+        return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({
+          result: defect,
+          text
+        }))
       })
     )
   }
 
-  const suspend = Effect.fnUntraced(function*(
+  const suspend = Effect.fnUntraced(function* (
     run: Run,
     registration: Registration,
     result: Workflow.Suspended,
     seen: { readonly wakes: number; readonly resumes: number }
   ) {
-    const cause = result.cause === undefined && result.failed !== true
-      ? undefined
-      : yield* WorkflowCodec.of(run.workflow).encodeResult(result).pipe(
-        Effect.provideContext(registration.context),
-        Effect.orDie
-      )
+    const cause =
+      result.cause === undefined && result.failed !== true
+        ? undefined
+        : yield* WorkflowCodec.of(run.workflow)
+            .encodeResult(result)
+            .pipe(Effect.provideContext(registration.context), Effect.orDie)
     const suspended = yield* store.suspend(run.lease, {
       ...seen,
       failed: result.failed === true,
@@ -117,22 +134,22 @@ export const make = Effect.fnUntraced(function*(here: {
     return suspended
   })
 
-  const giveBack = Effect.fnUntraced(function*(run: Run) {
+  const giveBack = Effect.fnUntraced(function* (run: Run) {
     yield* closeReplay(run)
     leave(run, Exit.succeed(new Workflow.Suspended({})))
-    yield* store.release([run.lease]).pipe(
-      Effect.catch((error) => Effect.logWarning("could not give a workflow back", error))
-    )
+    yield* store
+      .release([run.lease])
+      .pipe(Effect.catch((error) => Effect.logWarning("could not give a workflow back", error)))
   })
 
-  const block = Effect.fnUntraced(function*(
+  const block = Effect.fnUntraced(function* (
     lease: Store.Lease,
     workflowName: string,
     cause: Cause.Cause<unknown>
   ) {
-    yield* Effect.logError("workflow blocked: what is stored of it cannot be run by this version").pipe(
-      Effect.annotateLogs({ executionId: lease.executionId, workflowName })
-    )
+    yield* Effect.logError(
+      "workflow blocked: what is stored of it cannot be run by this version"
+    ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
     yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
     awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)

@@ -11,7 +11,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -23,7 +23,7 @@ import { Awaiting } from "./Awaiting.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import { AwaitInTransaction, ClientOnly, StoreError, WorkflowBlocked } from "./RomancyError.ts"
+import { AwaitInTransaction, ClientOnly, type StoreError, WorkflowBlocked } from "./RomancyError.ts"
 import type { Ended, Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
@@ -34,7 +34,7 @@ import * as Store from "./WorkflowStore.ts"
 type Result = Workflow.Result<unknown, unknown>
 
 const make = (options: { readonly client: boolean }) =>
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const store = yield* Store.WorkflowStore
     const runs = yield* Runs
     const awaiting = yield* Awaiting
@@ -56,21 +56,27 @@ const make = (options: { readonly client: boolean }) =>
 
     // Executions.
 
-    const start = Effect.fnUntraced(function*(workflow: Workflow.Any, options: {
-      readonly executionId: string
-      readonly payload: object
-      readonly parentId: string | undefined
-      readonly awaited: boolean
-      readonly inTransaction: boolean
-    }) {
+    const start = Effect.fnUntraced(function* (
+      workflow: Workflow.Any,
+      options: {
+        readonly executionId: string
+        readonly payload: object
+        readonly parentId: string | undefined
+        readonly awaited: boolean
+        readonly inTransaction: boolean
+      }
+    ) {
       const { executionId } = options
-      const text = yield* WorkflowCodec.of(workflow).encodePayload(options.payload).pipe(
-        Effect.flatMap((text) => payload(text, `The payload of ${workflow._tag}`)),
-        Effect.orDie
-      )
-      const slot = !options.inTransaction && runs.knows(workflow._tag)
-        ? runs.reserve(executionId)
-        : Option.none()
+      const text = yield* WorkflowCodec.of(workflow)
+        .encodePayload(options.payload)
+        .pipe(
+          Effect.flatMap((text) => payload(text, `The payload of ${workflow._tag}`)),
+          Effect.orDie
+        )
+      const slot =
+        !options.inTransaction && runs.knows(workflow._tag)
+          ? runs.reserve(executionId)
+          : Option.none()
       const request: Store.Start = {
         executionId,
         workflowName: workflow._tag,
@@ -94,39 +100,47 @@ const make = (options: { readonly client: boolean }) =>
       return yield* Fiber.join(fork(claiming))
     })
 
-    const launchHere = Effect.fnUntraced(function*(claimed: Store.Claimed, payload: object) {
+    const launchHere = Effect.fnUntraced(function* (claimed: Store.Claimed, payload: object) {
       const record = claimed.fresh ? undefined : (yield* store.load([claimed.executionId]))[0]
       yield* runs.launch(claimed, { record, payload, sources: ["home"] })
     })
 
-    const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(function*(workflow, options) {
-      const { discard, executionId } = options
-      yield* names.check(workflow._tag, "The name of the workflow")
-      yield* names.check(executionId, `The execution id of ${workflow._tag}`)
-      const inTransaction = yield* store.inTransaction
-      if (inTransaction && !discard) {
-        return yield* Effect.die(new AwaitInTransaction({ workflowName: workflow._tag, executionId }))
-      }
-      const parent = options.parent === undefined ? undefined : runs.get(options.parent.executionId)
-      const here = runs.get(executionId)
-      if (here !== undefined) return discard ? undefined : yield* outcomeHere(here, parent)
-      if (!discard && awaiting.isSuspended(executionId)) return new Workflow.Suspended({})
-      const parentId = options.detached === true ? undefined : options.parent?.executionId
-      const started = yield* Effect.orDie(start(workflow, {
-        executionId,
-        payload: options.payload,
-        parentId,
-        awaited: !discard && parent === undefined,
-        inTransaction
-      }))
-      if (discard) return undefined
-      const launched = runs.get(executionId)
-      if (launched !== undefined) return yield* outcomeHere(launched, parent)
-      return yield* outcomeElsewhere(workflow, executionId, {
-        isChild: options.parent !== undefined,
-        isNew: started._tag === "Created"
-      })
-    }, (effect) => effect as Effect.Effect<any>)
+    const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(
+      function* (workflow, options) {
+        const { discard, executionId } = options
+        yield* names.check(workflow._tag, "The name of the workflow")
+        yield* names.check(executionId, `The execution id of ${workflow._tag}`)
+        const inTransaction = yield* store.inTransaction
+        if (inTransaction && !discard) {
+          return yield* Effect.die(
+            new AwaitInTransaction({ workflowName: workflow._tag, executionId })
+          )
+        }
+        const parent =
+          options.parent === undefined ? undefined : runs.get(options.parent.executionId)
+        const here = runs.get(executionId)
+        if (here !== undefined) return discard ? undefined : yield* outcomeHere(here, parent)
+        if (!discard && awaiting.isSuspended(executionId)) return new Workflow.Suspended({})
+        const parentId = options.detached === true ? undefined : options.parent?.executionId
+        const started = yield* Effect.orDie(
+          start(workflow, {
+            executionId,
+            payload: options.payload,
+            parentId,
+            awaited: !discard && parent === undefined,
+            inTransaction
+          })
+        )
+        if (discard) return undefined
+        const launched = runs.get(executionId)
+        if (launched !== undefined) return yield* outcomeHere(launched, parent)
+        return yield* outcomeElsewhere(workflow, executionId, {
+          isChild: options.parent !== undefined,
+          isNew: started._tag === "Created"
+        })
+      },
+      (effect) => effect as Effect.Effect<any>
+    )
 
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
       Effect.callback((resume) => {
@@ -136,16 +150,17 @@ const make = (options: { readonly client: boolean }) =>
       })
 
     /** A parent does not wait for what runs elsewhere: it suspends, and the completion wakes it. */
-    const outcomeElsewhere = Effect.fnUntraced(function*(
+    const outcomeElsewhere = Effect.fnUntraced(function* (
       workflow: Workflow.Any,
       executionId: string,
       { isChild, isNew }: { readonly isChild: boolean; readonly isNew: boolean }
     ): Effect.fn.Return<Result> {
       // One that has just been created is neither final nor suspended, and one query answers all the
       // callers of another.
-      const outcome = isNew || (!isChild && awaiting.isAwaited(executionId))
-        ? Option.none()
-        : yield* Effect.orDie(store.outcome(executionId))
+      const outcome =
+        isNew || (!isChild && awaiting.isAwaited(executionId))
+          ? Option.none()
+          : yield* Effect.orDie(store.outcome(executionId))
       if (Option.isSome(outcome)) {
         const { status } = outcome.value
         if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {
@@ -158,11 +173,15 @@ const make = (options: { readonly client: boolean }) =>
 
     const decode = (workflow: Workflow.Any, outcome: Store.Outcome): Effect.Effect<Result> => {
       if (outcome.status === "Blocked") {
-        return Effect.die(new WorkflowBlocked({
-          executionId: outcome.executionId,
-          workflowName: outcome.workflowName,
-          reason: Predicate.hasProperty(outcome.result, "reason") ? String(outcome.result.reason) : ""
-        }))
+        return Effect.die(
+          new WorkflowBlocked({
+            executionId: outcome.executionId,
+            workflowName: outcome.workflowName,
+            reason: Predicate.hasProperty(outcome.result, "reason")
+              ? String(outcome.result.reason)
+              : ""
+          })
+        )
       }
       // A run of this process hands its result over as it is.
       if (Workflow.isResult(outcome.result)) return Effect.succeed(outcome.result)
@@ -171,63 +190,74 @@ const make = (options: { readonly client: boolean }) =>
         : Effect.orDie(WorkflowCodec.of(workflow).decodeResult(outcome.result))
     }
 
-    const poll: WorkflowEngine.Encoded["poll"] = Effect.fnUntraced(function*(workflow, executionId) {
-      const run = runs.get(executionId)
-      if (run !== undefined) {
-        return run.parked.size > 0 && run.inFlight === 0
-          ? Option.some(new Workflow.Suspended({}))
-          : Option.none()
+    const poll: WorkflowEngine.Encoded["poll"] = Effect.fnUntraced(
+      function* (workflow, executionId) {
+        const run = runs.get(executionId)
+        if (run !== undefined) {
+          return run.parked.size > 0 && run.inFlight === 0
+            ? Option.some(new Workflow.Suspended({}))
+            : Option.none()
+        }
+        const outcome = yield* Effect.orDie(store.outcome(executionId))
+        if (Option.isNone(outcome)) return Option.none()
+        const { status } = outcome.value
+        return status === "Running" || status === "Runnable"
+          ? Option.none()
+          : Option.some(yield* decode(workflow, outcome.value))
       }
-      const outcome = yield* Effect.orDie(store.outcome(executionId))
-      if (Option.isNone(outcome)) return Option.none()
-      const { status } = outcome.value
-      return status === "Running" || status === "Runnable"
-        ? Option.none()
-        : Option.some(yield* decode(workflow, outcome.value))
-    })
+    )
 
-    const wake = (workflow: Workflow.Any, executionId: string, woken: Effect.Effect<Store.Woken, StoreError>) =>
-      Effect.map(Effect.orDie(woken), (woken) => runs.woken(executionId, workflow._tag, woken))
+    const wake = (
+      workflow: Workflow.Any,
+      executionId: string,
+      woken: Effect.Effect<Store.Woken, StoreError>
+    ) => Effect.map(Effect.orDie(woken), (woken) => runs.woken(executionId, workflow._tag, woken))
 
     // Deferreds and clocks.
 
-    const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(function*(deferred) {
-      const instance = yield* WorkflowEngine.WorkflowInstance
-      const run = yield* runOf(instance)
-      const exit = run.deferreds.get(deferred.name)
-      if (exit !== undefined) return Option.some(exit)
-      if (!instance.awaitedDeferreds.has(deferred.name)) return Option.none()
-      const parked = yield* runs.park(run, deferred.name)
-      // A completion that met the end of the parking is in the record, and nobody will say it again.
-      return Option.orElse(parked, () => Option.fromUndefinedOr(run.deferreds.get(deferred.name)))
-    })
-
-    const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(function*(options) {
-      yield* names.check(options.deferredName, "The name of a deferred")
-      yield* names.check(options.workflowName, "The name of the workflow")
-      yield* names.check(options.executionId, "An execution id")
-      const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
-        Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
-        Effect.orDie
-      )
-      const instance = yield* Effect.serviceOption(WorkflowEngine.WorkflowInstance)
-      const run = runs.get(options.executionId)
-      const own = Option.isSome(instance) && instance.value.executionId === options.executionId
-      if (own && run !== undefined && run.live && !(yield* store.inTransaction)) {
-        return yield* Effect.uninterruptible(
-          run.flight(completeOwn(run, options.deferredName, options.exit, exit))
-        )
+    const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(
+      function* (deferred) {
+        const instance = yield* WorkflowEngine.WorkflowInstance
+        const run = yield* runOf(instance)
+        const exit = run.deferreds.get(deferred.name)
+        if (exit !== undefined) return Option.some(exit)
+        if (!instance.awaitedDeferreds.has(deferred.name)) return Option.none()
+        const parked = yield* runs.park(run, deferred.name)
+        // A completion that met the end of the parking is in the record, and nobody will say it again.
+        return Option.orElse(parked, () => Option.fromUndefinedOr(run.deferreds.get(deferred.name)))
       }
-      const woken = yield* Effect.orDie(store.completeDeferred({
-        executionId: options.executionId,
-        workflowName: options.workflowName,
-        name: options.deferredName,
-        exit
-      }))
-      runs.woken(options.executionId, options.workflowName, woken)
-    })
+    )
 
-    const completeOwn = Effect.fnUntraced(function*(
+    const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(
+      function* (options) {
+        yield* names.check(options.deferredName, "The name of a deferred")
+        yield* names.check(options.workflowName, "The name of the workflow")
+        yield* names.check(options.executionId, "An execution id")
+        const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
+          Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
+          Effect.orDie
+        )
+        const instance = yield* Effect.serviceOption(WorkflowEngine.WorkflowInstance)
+        const run = runs.get(options.executionId)
+        const own = Option.isSome(instance) && instance.value.executionId === options.executionId
+        if (own && run !== undefined && run.live && !(yield* store.inTransaction)) {
+          return yield* Effect.uninterruptible(
+            run.flight(completeOwn(run, options.deferredName, options.exit, exit))
+          )
+        }
+        const woken = yield* Effect.orDie(
+          store.completeDeferred({
+            executionId: options.executionId,
+            workflowName: options.workflowName,
+            name: options.deferredName,
+            exit
+          })
+        )
+        runs.woken(options.executionId, options.workflowName, woken)
+      }
+    )
+
+    const completeOwn = Effect.fnUntraced(function* (
       run: Run,
       deferredName: string,
       exit: Exit.Exit<unknown, unknown>,
@@ -244,30 +274,34 @@ const make = (options: { readonly client: boolean }) =>
       runs.completedHere(run, deferredName)
     })
 
-    const scheduleClock: WorkflowEngine.Encoded["scheduleClock"] = Effect.fnUntraced(
-      function*(_workflow, { clock, executionId }) {
-        const run = runs.get(executionId)
-        if (run === undefined || run.abandoned) return yield* Effect.never
-        yield* names.check(clock.name, `The name of a timer of ${run.workflow._tag}`)
-        if (isTimer(clock)) yield* names.use(run, "timer", clock.name)
-        run.timed.add(clock.deferred.name)
-        if (run.deferreds.has(clock.deferred.name) || run.timers.has(clock.name)) return
-        const at = dueAt(clock)
-        const { remainingMillis, verdict } = yield* Effect.orDie(store.registerTimer(run.lease, {
+    const scheduleClock: WorkflowEngine.Encoded["scheduleClock"] = Effect.fnUntraced(function* (
+      _workflow,
+      { clock, executionId }
+    ) {
+      const run = runs.get(executionId)
+      if (run === undefined || run.abandoned) return yield* Effect.never
+      yield* names.check(clock.name, `The name of a timer of ${run.workflow._tag}`)
+      if (isTimer(clock)) yield* names.use(run, "timer", clock.name)
+      run.timed.add(clock.deferred.name)
+      if (run.deferreds.has(clock.deferred.name) || run.timers.has(clock.name)) return
+      const at = dueAt(clock)
+      const { remainingMillis, verdict } = yield* Effect.orDie(
+        store.registerTimer(run.lease, {
           name: clock.name,
           deferredName: clock.deferred.name,
-          due: at === undefined
-            ? { _tag: "After", millis: Math.ceil(Duration.toMillis(clock.duration)) }
-            : { _tag: "At", epochMillis: at }
-        }))
-        if (verdict === "Fenced" || verdict === "Taken") return yield* runs.fenced(run)
-        run.timers.add(clock.name)
-        doorbell.timer(remainingMillis)
-      }
-    )
+          due:
+            at === undefined
+              ? { _tag: "After", millis: Math.ceil(Duration.toMillis(clock.duration)) }
+              : { _tag: "At", epochMillis: at }
+        })
+      )
+      if (verdict === "Fenced" || verdict === "Taken") return yield* runs.fenced(run)
+      run.timers.add(clock.name)
+      doorbell.timer(remainingMillis)
+    })
 
     const engine: WorkflowEngine.WorkflowEngine["Service"] = WorkflowEngine.makeUnsafe({
-      register: Effect.fnUntraced(function*(workflow, execute) {
+      register: Effect.fnUntraced(function* (workflow, execute) {
         if (options.client) {
           return yield* Effect.die(new ClientOnly({ workflowName: workflow._tag }))
         }

@@ -16,7 +16,6 @@ import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
@@ -42,7 +41,7 @@ const heldInterval = "50 millis"
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
+export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   readonly operation: string
   readonly flush: (
     rows: ReadonlyArray<Row>,
@@ -73,7 +72,7 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
         wait
       )
     ).pipe(
-      Effect.retry({ while: PgFailure.isTransient, schedule: patience }),
+      Effect.retry({ while: PgFailure.isTransient, schedule: PgFailure.patience }),
       Effect.exit,
       Effect.flatMap((exit) =>
         Exit.isSuccess(exit)
@@ -125,7 +124,7 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
       for (const entry of entries) entry.resume(Effect.interrupt)
     })
 
-  yield* Effect.gen(function*() {
+  yield* Effect.gen(function* () {
     while (true) {
       yield* filled.await
       // Fibers that are ready in this same turn get their rows into the batch.
@@ -151,10 +150,14 @@ export const make = Effect.fnUntraced(function*<Row, Answer>(options: {
     Effect.callback<Answer, StoreError>((resume) => {
       if (closed) return resume(Effect.interrupt)
       if (bounded && queue.length >= maxQueued) {
-        return resume(Effect.fail(new StoreError({
-          operation,
-          reason: new Error(`more than maxQueuedWrites (${maxQueued}) writes are waiting`)
-        })))
+        return resume(
+          Effect.fail(
+            new StoreError({
+              operation,
+              reason: new Error(`more than maxQueuedWrites (${maxQueued}) writes are waiting`)
+            })
+          )
+        )
       }
       queue.push({ row, resume })
       filled.openUnsafe()
@@ -178,13 +181,3 @@ const batchLength = (
   }
   return length
 }
-
-/**
- * A database that is away is asked again quickly at first, then every second, for ever.
- *
- * @since 0.1.0
- * @category schedules
- */
-export const patience = Schedule.min([Schedule.exponential("10 millis", 2), Schedule.spaced("1 second")]).pipe(
-  Schedule.jittered
-)

@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import * as Predicate from "effect/Predicate"
+import * as Schedule from "effect/Schedule"
 import { SqlError } from "effect/sql/SqlError"
 
 /**
@@ -19,7 +20,10 @@ import { SqlError } from "effect/sql/SqlError"
 export const code = (error: unknown): string | undefined => field(error, "code")
 
 /** A field of the server's error message. */
-const field = (error: unknown, name: "code" | "file" | "severityUnlocalized"): string | undefined => {
+const field = (
+  error: unknown,
+  name: "code" | "file" | "severityUnlocalized"
+): string | undefined => {
   if (!(error instanceof SqlError)) return undefined
   const cause = error.reason.cause
   const value = Predicate.hasProperty(cause, name) ? cause[name] : undefined
@@ -38,7 +42,11 @@ const classOf = (error: unknown): string => code(error)?.slice(0, 2) ?? ""
 export const isTransient = (error: unknown): boolean => {
   if (!(error instanceof SqlError)) return false
   const tag = error.reason._tag
-  if (tag === "ConnectionError" || tag === "AuthenticationError" || tag === "StatementTimeoutError") {
+  if (
+    tag === "ConnectionError" ||
+    tag === "AuthenticationError" ||
+    tag === "StatementTimeoutError"
+  ) {
     return true
   }
   const state = code(error)
@@ -80,6 +88,18 @@ export const isQueueFull = (error: unknown): boolean =>
  * @category refinements
  */
 export const blamesRow = (error: unknown): boolean =>
-  isLockTimeout(error) || ["22", "23", "54", "P0"].includes(classOf(error)) ||
+  isLockTimeout(error) ||
+  ["22", "23", "54", "P0"].includes(classOf(error)) ||
   // A value that the driver cannot encode never reached the server.
   (error instanceof SqlError && error.reason._tag === "UnknownError" && code(error) === undefined)
+
+/**
+ * A database that is away is asked again quickly at first, then every second, for ever.
+ *
+ * @since 0.1.0
+ * @category schedules
+ */
+export const patience = Schedule.min([
+  Schedule.exponential("10 millis", 2),
+  Schedule.spaced("1 second")
+]).pipe(Schedule.jittered)

@@ -93,7 +93,7 @@ const firstOfKey = <Row extends { readonly exit: string }>(
     }
     return answer.verdict !== "Written"
       ? answer
-      : { ...answer, verdict: before === row.exit ? "Repeated" as const : "Taken" as const }
+      : { ...answer, verdict: before === row.exit ? ("Repeated" as const) : ("Taken" as const) }
   })
 }
 
@@ -133,7 +133,8 @@ from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
     Held & { readonly ord: number; readonly verdict: Verdict }
   >
   return Effect.map(byOrd(rows, answers, fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers))
+    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers)
+  )
 }
 
 /**
@@ -165,7 +166,8 @@ from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
     Held & { readonly ord: number; readonly verdict: Verdict }
   >
   return Effect.map(byOrd(rows, answers, fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.name}`, answers))
+    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.name}`, answers)
+  )
 }
 
 /**
@@ -179,7 +181,7 @@ export const registerTimers = (
   context: StatementContext,
   rows: ReadonlyArray<{ readonly lease: Lease; readonly timer: TimerRequest }>
 ) => {
-  const millis = ({ due }: TimerRequest) => due._tag === "After" ? due.millis : due.epochMillis
+  const millis = ({ due }: TimerRequest) => (due._tag === "After" ? due.millis : due.epochMillis)
   const answers = context.sql`
 with input as (
   select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
@@ -258,8 +260,12 @@ target as (
   order by execution_id, ord for no key update of i ${skipLocked(context)}
 ), held as materialized (
   select t.execution_id from target t ${sql.literal(context.wait ? "where false" : "")}
-  ${context.wait ? sql.literal("") : sql`join ${table(context, "instances")} i using (execution_id)
-  where t.execution_id not in (select execution_id from locked)`}
+  ${
+    context.wait
+      ? sql.literal("")
+      : sql`join ${table(context, "instances")} i using (execution_id)
+  where t.execution_id not in (select execution_id from locked)`
+  }
 ), done as (
   update ${table(context, "instances")} i set status = l.outcome, result = l.result::json,
     owner = null, completed_at = now

@@ -8,11 +8,17 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
-import type { SqlError } from "effect/sql/SqlError"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
+import * as PgFailure from "./PgFailure.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
-import { MigrationError } from "./RomancyError.ts"
+import { MigrationError, StoreError } from "./RomancyError.ts"
+import { liveClock } from "./Session.ts"
 import { tableNames } from "./PgTables.ts"
 
 /**
@@ -146,7 +152,9 @@ export const print = (config: Pick<RomancyConfig["Service"], "schema" | "prefix"
     `create schema if not exists "${config.schema}"`,
     createHistory(table.migrations),
     ...migrations(config).flatMap((migration) => [...migration.statements, record(migration)])
-  ].map((statement) => `${statement};\n`).join("\n")
+  ]
+    .map((statement) => `${statement};\n`)
+    .join("\n")
 }
 
 const createHistory = (name: string) =>
@@ -166,13 +174,13 @@ const createHistory = (name: string) =>
  * @since 0.1.0
  * @category running
  */
-export const run = Effect.fnUntraced(function*(
+export const run = Effect.fnUntraced(function* (
   config: Pick<RomancyConfig["Service"], "schema" | "prefix" | "migrations">
 ): Effect.fn.Return<void, SqlError | MigrationError, SqlClient.SqlClient> {
   const sql = yield* SqlClient.SqlClient
   const table = tableNames(config)
   const all = migrations(config)
-  const applied = Effect.gen(function*() {
+  const applied = Effect.gen(function* () {
     const [found] = yield* sql<{ found: boolean }>`
       select to_regclass(${table.migrations}) is not null as found`
     if (found?.found !== true) return 0
@@ -190,19 +198,65 @@ export const run = Effect.fnUntraced(function*(
   if (config.migrations === "verify") {
     return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
   }
-  yield* sql.withTransaction(Effect.gen(function*() {
-    // Whoever comes second waits for the first, however long that takes.
-    yield* sql`set local lock_timeout = 0`
-    yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
-    const [schema] = yield* sql<{ found: boolean }>`
+  yield* sql.withTransaction(
+    Effect.gen(function* () {
+      // Whoever comes second waits for the first, however long that takes.
+      yield* sql`set local lock_timeout = 0`
+      yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
+      const [schema] = yield* sql<{ found: boolean }>`
       select to_regnamespace(${`"${config.schema}"`}) is not null as found`
-    if (schema?.found !== true) yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
-    yield* sql.unsafe(createHistory(table.migrations))
-    const done = yield* applied
-    for (const migration of all.filter(({ id }) => id > done)) {
-      for (const statement of migration.statements) yield* sql.unsafe(statement)
-      yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
+      if (schema?.found !== true)
+        yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
+      yield* sql.unsafe(createHistory(table.migrations))
+      const done = yield* applied
+      for (const migration of all.filter(({ id }) => id > done)) {
+        for (const statement of migration.statements) yield* sql.unsafe(statement)
+        yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
         values (${migration.id}, ${migration.name})`
-    }
-  }))
+      }
+    })
+  )
 })
+
+/**
+ * Brings the tables up to date. A database that is down at start is waited for in the background:
+ * what is returned then waits with it, and every statement waits for that.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const runInTime = Effect.fnUntraced(function* (
+  config: RomancyConfig["Service"],
+  own: SqlClient.SqlClient
+): Effect.fn.Return<Effect.Effect<void, SqlError>, MigrationError | StoreError, Scope.Scope> {
+  const migrating = run(config).pipe(
+    Effect.provideService(SqlClient.SqlClient, own),
+    Effect.provideService(Clock.Clock, liveClock)
+  )
+  const first = yield* Effect.result(migrating)
+  if (Result.isSuccess(first)) return Effect.void
+  const error = first.failure
+  if (error._tag === "MigrationError") return yield* error
+  if (!PgFailure.isTransient(error)) {
+    return yield* new StoreError({ operation: "apply the migrations", reason: error })
+  }
+  yield* Effect.logWarning("the database cannot be reached; workflows start once it can").pipe(
+    Effect.annotateLogs({ error: error.message })
+  )
+  const done = yield* Deferred.make<void, SqlError>()
+  yield* migrating.pipe(
+    Effect.retry({
+      while: (error) => error._tag === "SqlError" && PgFailure.isTransient(error),
+      schedule: PgFailure.patience
+    }),
+    Effect.mapError((error) => (error._tag === "SqlError" ? error : unfit(error))),
+    Effect.provideService(Clock.Clock, liveClock),
+    Effect.tapError((error) => Effect.logError("the tables cannot be used", error)),
+    Effect.onExit((exit) => Deferred.done(done, exit)),
+    Effect.forkScoped
+  )
+  return Deferred.await(done)
+})
+
+const unfit = (cause: MigrationError): SqlError =>
+  new SqlError({ reason: new UnknownError({ cause, message: cause.message }) })

@@ -155,34 +155,32 @@ from moment` as unknown as Statement.Statement<{
   }>
 
 /**
- * Whom a worker watches: the next one in the registry's order, in a ring. Only workers that hold
- * both their locks are watched.
+ * A worker's place in the ring: says that it holds both its locks, so that from now on a free pair
+ * means that it is dead, and whom it is to watch: the next of those who do, in the registry's order,
+ * and which of its locks are held.
  *
  * @since 0.1.0
  * @category statements
  */
-export const neighbour = (context: StatementContext, workerId: string) =>
-  context.sql`
-select w.worker_id, w.lock_key::text as lock_key from ${table(context, "workers")} w
-where w.guarded and not w.dead and w.worker_id <> ${workerId}
-order by w.worker_id <= ${workerId}, w.worker_id limit 1` as unknown as Statement.Statement<{
-    readonly worker_id: string
-    readonly lock_key: string
-  }>
-
-/**
- * Says that a worker holds both its locks, so that from now on a free pair means that it is dead.
- *
- * @since 0.1.0
- * @category statements
- */
-export const guard = (context: StatementContext, workerId: string) =>
+export const ring = (context: StatementContext, workerId: string) =>
   context.sql`
 with written as (
   update ${table(context, "workers")} w set guarded = true
   where w.worker_id = ${workerId} and not w.guarded returning w.worker_id
-)
-select pg_notify(${context.channels.worker}, '{}') from written where ${context.hints}::boolean` as unknown as Statement.Statement<object>
+), told as materialized (
+  select pg_notify(${context.channels.worker}, '{}') from written where ${context.hints}::boolean
+), held as materialized (select key from ${sessionLocks(context)} l)
+select w.worker_id, w.lock_key::text as lock_key,
+  exists (select from held where key = w.lock_key) as first, (select count(*)::int4 from told) as told
+from (select 1) one left join lateral (
+  select n.worker_id, n.lock_key from ${table(context, "workers")} n
+  where n.guarded and not n.dead and n.worker_id <> ${workerId}
+  order by n.worker_id <= ${workerId}, n.worker_id limit 1
+) w on true` as unknown as Statement.Statement<{
+    readonly worker_id: string | null
+    readonly lock_key: string
+    readonly first: boolean
+  }>
 
 /**
  * Takes a session lock if it is free.

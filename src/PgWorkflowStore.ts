@@ -13,28 +13,26 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
-import * as Result from "effect/Result"
-import type * as Scope from "effect/Scope"
-import { SqlClient as SqlClientTag } from "effect/sql/SqlClient"
 import type { SqlClient } from "effect/sql/SqlClient"
-import { SqlError, UnknownError } from "effect/sql/SqlError"
+import type { SqlError } from "effect/sql/SqlError"
 import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { DbClock } from "./DbClock.ts"
 import * as GroupCommit from "./GroupCommit.ts"
+import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import * as PgMigrations from "./PgMigrations.ts"
+import { type RowOf, toClaimed, toHeartbeat, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import { tableNames } from "./PgTables.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import { channel, RomancyConfig } from "./RomancyConfig.ts"
-import { MigrationError, StoreError } from "./RomancyError.ts"
+import { type MigrationError, StoreError } from "./RomancyError.ts"
 import { liveClock } from "./Session.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
@@ -57,7 +55,7 @@ export const notifySkipped = Metric.counter("romancy_notify_skipped_total", {
  * @since 0.1.0
  * @category constructors
  */
-export const makeContext = Effect.gen(function*() {
+export const makeContext = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const clock = yield* DbClock
   const self = yield* WorkerId
@@ -71,17 +69,29 @@ export const makeContext = Effect.gen(function*() {
   }
   return (
     sql: SqlClient,
-    { hints = config.listenNotify !== false, wait = true }: {
+    {
+      hints = config.listenNotify !== false,
+      wait = true
+    }: {
       readonly hints?: boolean
       readonly wait?: boolean
     } = {}
   ) =>
-    Effect.map(clock.now, (now): PgStatements.StatementContext => ({
-      sql, tables, channels, now, hints, self, wait
-    }))
+    Effect.map(
+      clock.now,
+      (now): PgStatements.StatementContext => ({
+        sql,
+        tables,
+        channels,
+        now,
+        hints,
+        self,
+        wait
+      })
+    )
 })
 
-const make = Effect.gen(function*() {
+const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const own = yield* Sessions
@@ -90,7 +100,7 @@ const make = Effect.gen(function*() {
   // The application may rename columns in its own results; ours are read as they are.
   const theirs = client.withoutTransforms() as SqlClient
 
-  const migrated = yield* migrate(config, own)
+  const migrated = yield* PgMigrations.runInTime(config, own)
 
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
@@ -125,7 +135,7 @@ const make = Effect.gen(function*() {
     run(statement, wait).pipe(
       Effect.retry({
         while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
-        schedule: GroupCommit.patience
+        schedule: PgFailure.patience
       }),
       // It waits for a wire, which knows no other clock. The database's *now* is not affected.
       Effect.provideService(Clock.Clock, liveClock),
@@ -138,7 +148,7 @@ const make = Effect.gen(function*() {
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, StoreError> =>
     run(statement).pipe(
-      Effect.retry({ while: PgFailure.isLockTimeout, schedule: GroupCommit.patience }),
+      Effect.retry({ while: PgFailure.isLockTimeout, schedule: PgFailure.patience }),
       Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
     )
@@ -161,7 +171,7 @@ const make = Effect.gen(function*() {
     })
 
   /** Batched, or straight into the caller's transaction if there is one. */
-  const anywhere = Effect.fnUntraced(function*<Row, Answer>(
+  const anywhere = Effect.fnUntraced(function* <Row, Answer>(
     operation: string,
     statement: (
       context: PgStatements.StatementContext,
@@ -171,21 +181,26 @@ const make = Effect.gen(function*() {
     const batch = yield* batched(operation, statement, config.maxQueuedWrites)
     return (
       row: Row,
-      { bounded = true, inside = (row) => row }: {
+      {
+        bounded = true,
+        inside = (row) => row
+      }: {
         readonly bounded?: boolean
         readonly inside?: (row: Row) => Row
       } = {}
     ): Effect.Effect<Answer, StoreError> =>
       Effect.flatMap(transaction, (ambient) =>
         Option.isNone(ambient)
-          // The load that others make must fail no run.
-          ? Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
-          // Nobody here may act on it before the commit, so the notification goes to this process too.
-          : Effect.flatMap(context(theirs), (context) =>
-            statement({ ...context, self: "" }, [inside(row)])).pipe(
-            Effect.map((answers) => answers[0]!),
-            Effect.catch(fail(operation))
-          ))
+          ? // The load that others make must fail no run.
+            Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
+          : // Nobody here may act on it before the commit, so the notification goes to this process too.
+            Effect.flatMap(context(theirs), (context) =>
+              statement({ ...context, self: "" }, [inside(row)])
+            ).pipe(
+              Effect.map((answers) => answers[0]!),
+              Effect.catch(fail(operation))
+            )
+      )
   })
 
   const woken = (row: {
@@ -195,8 +210,10 @@ const make = Effect.gen(function*() {
     row.status === "Runnable"
       ? "Runnable"
       : row.status === "Running"
-      ? row.owner === self ? "Here" : "Elsewhere"
-      : "Nothing"
+        ? row.owner === self
+          ? "Here"
+          : "Elsewhere"
+        : "Nothing"
 
   const start = yield* anywhere("start a workflow", PgStatements.start)
   const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
@@ -210,15 +227,24 @@ const make = Effect.gen(function*() {
 
   /** Those that somebody else holds are waited for once; a poll finds them in the end. */
   const markAwaited = (executionIds: ReadonlyArray<string>) =>
-    direct("await workflows", (context) => PgStatements.markAwaited(context, executionIds), false).pipe(
+    direct(
+      "await workflows",
+      (context) => PgDispatchStatements.markAwaited(context, executionIds),
+      false
+    ).pipe(
       Effect.flatMap((held) =>
         held.length === 0
           ? Effect.void
           : Effect.catchIf(
-            run((context) => PgStatements.markAwaited(context, held.map((row) => row.execution_id))),
-            (error) => PgFailure.isLockTimeout(error) || PgFailure.isTransient(error),
-            () => Effect.void
-          )
+              run((context) =>
+                PgDispatchStatements.markAwaited(
+                  context,
+                  held.map((row) => row.execution_id)
+                )
+              ),
+              (error) => PgFailure.isLockTimeout(error) || PgFailure.isTransient(error),
+              () => Effect.void
+            )
       ),
       Effect.catchTag("SqlError", fail("await workflows"))
     )
@@ -245,10 +271,11 @@ const make = Effect.gen(function*() {
     workerIds.length === 0
       ? Effect.succeed(0)
       : Effect.map(
-        direct("free what a dead worker owned", (context) =>
-          PgWorkerStatements.bury(context, workerIds)),
-        ([row]) => row!.instances
-      )
+          direct("free what a dead worker owned", (context) =>
+            PgWorkerStatements.bury(context, workerIds)
+          ),
+          ([row]) => row!.instances
+        )
 
   const remove = (which: { readonly workerId: string; readonly expired: boolean }) =>
     direct("remove a worker", (context) => PgWorkerStatements.condemn(context, which)).pipe(
@@ -288,41 +315,46 @@ const make = Effect.gen(function*() {
           verdict,
           parent: parent === undefined ? "Nothing" : woken(parent),
           parentWakes: parent?.wakes,
-          others: others.filter((other) => woken(other) === "Here").map((other) => other.execution_id)
+          others: others
+            .filter((other) => woken(other) === "Here")
+            .map((other) => other.execution_id)
         }
       }),
     suspend: (lease, suspension) =>
       Effect.map(suspend({ lease, suspension }), (row) => row.suspended),
     block: (lease, reason) =>
       direct("block a workflow", (context) => PgLeaseStatements.block(context, lease, reason)).pipe(
-        Effect.map((rows) => rows.length > 0 ? "Written" : "Fenced")
+        Effect.map((rows) => (rows.length > 0 ? "Written" : "Fenced"))
       ),
     transactionalStep: (lease, step, body, encode) =>
-      theirs.withTransaction(
-        Effect.gen(function*() {
-          const exit = yield* Effect.exit(body)
-          if (Exit.isFailure(exit)) return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
-          const [row] = yield* PgLeaseStatements.recordSteps(yield* context(theirs), [
-            { lease, ...step, exit: encode(exit.value) }
-          ])
-          const done = { verdict: row!.verdict, exit }
-          return row!.verdict === "Written" ? done : yield* Effect.fail(new Undo(done))
-        })
-      ).pipe(Effect.catchCause(undone)) as never,
+      theirs
+        .withTransaction(
+          Effect.gen(function* () {
+            const exit = yield* Effect.exit(body)
+            if (Exit.isFailure(exit))
+              return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
+            const [row] = yield* PgLeaseStatements.recordSteps(yield* context(theirs), [
+              { lease, ...step, exit: encode(exit.value) }
+            ])
+            const done = { verdict: row!.verdict, exit }
+            return row!.verdict === "Written" ? done : yield* Effect.fail(new Undo(done))
+          })
+        )
+        .pipe(Effect.catchCause(undone)) as never,
 
     claim: (options) =>
       Effect.map(
-        once("claim workflows", (context) => PgStatements.claim(context, options)),
+        once("claim workflows", (context) => PgDispatchStatements.claim(context, options)),
         (rows) => rows.map(toClaimed)
       ),
     load: (executionIds) =>
       Effect.map(
-        direct("load workflows", (context) => PgStatements.load(context, executionIds)),
+        direct("load workflows", (context) => PgDispatchStatements.load(context, executionIds)),
         toRecords
       ),
     fireTimers: (options) =>
       Effect.map(
-        once("fire timers", (context) => PgStatements.fireTimers(context, options)),
+        once("fire timers", (context) => PgDispatchStatements.fireTimers(context, options)),
         ([row]) => ({
           count: row!.fired,
           here: row!.own ?? [],
@@ -333,35 +365,42 @@ const make = Effect.gen(function*() {
         })
       ),
     release: (leases) =>
-      Effect.forEach(leases, (lease) => release(lease), { concurrency: "unbounded", discard: true }),
+      Effect.forEach(leases, (lease) => release(lease), {
+        concurrency: "unbounded",
+        discard: true
+      }),
 
     owned: (workerId) =>
-      direct("read what a worker owns", (context) => PgStatements.owned(context, workerId)),
+      direct("read what a worker owns", (context) => PgDispatchStatements.owned(context, workerId)),
 
     outcome: (executionId) =>
       Effect.flatMap(transaction, (ambient) =>
         Option.isNone(ambient)
-          ? direct("read a workflow", (context) => PgStatements.outcomes(context, [executionId]))
+          ? direct("read a workflow", (context) =>
+              PgDispatchStatements.outcomes(context, [executionId])
+            )
           : Effect.flatMap(context(theirs), (context) =>
-            PgStatements.outcomes(context, [executionId])).pipe(
-              Effect.catch(fail("read a workflow"))
-            )).pipe(
-          Effect.map(([row]) => row === undefined ? Option.none() : Option.some(toOutcome(row)))
-        ),
+              PgDispatchStatements.outcomes(context, [executionId])
+            ).pipe(Effect.catch(fail("read a workflow")))
+      ).pipe(
+        Effect.map(([row]) => (row === undefined ? Option.none() : Option.some(toOutcome(row))))
+      ),
     awaitOutcomes: (executionIds) =>
       executionIds.length === 0
         ? Effect.succeed([])
         : Effect.andThen(
-          markAwaited(executionIds),
-          direct("await workflows", (context) => PgStatements.outcomes(context, executionIds))
-        ).pipe(Effect.map((rows) => rows.map(toOutcome))),
+            markAwaited(executionIds),
+            direct("await workflows", (context) =>
+              PgDispatchStatements.outcomes(context, executionIds)
+            )
+          ).pipe(Effect.map((rows) => rows.map(toOutcome))),
 
     registerWorker: (worker) =>
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(
         Effect.map(([row]) => row!.registered),
         // Declared dead, and not free of what it owned: first that has to go to others.
-        Effect.tap((registered) => registered ? Effect.void : bury([worker.workerId])),
-        Effect.repeat({ until: (registered) => registered, schedule: GroupCommit.patience }),
+        Effect.tap((registered) => (registered ? Effect.void : bury([worker.workerId]))),
+        Effect.repeat({ until: (registered) => registered, schedule: PgFailure.patience }),
         Effect.asVoid
       ),
     heartbeat: (worker) =>
@@ -376,50 +415,6 @@ const make = Effect.gen(function*() {
 
 /** When to look again for due timers whose instance was locked by somebody else. */
 const patienceMillis = 50
-
-/**
- * Brings the tables up to date. A database that is down at start is waited for in the background:
- * what is returned then waits with it, and every statement waits for that.
- */
-const migrate = Effect.fnUntraced(function*(
-  config: RomancyConfig["Service"],
-  own: SqlClient
-): Effect.fn.Return<
-  Effect.Effect<void, SqlError>,
-  MigrationError | StoreError,
-  Scope.Scope
-> {
-  const run = PgMigrations.run(config).pipe(
-    Effect.provideService(SqlClientTag, own),
-    Effect.provideService(Clock.Clock, liveClock)
-  )
-  const first = yield* Effect.result(run)
-  if (Result.isSuccess(first)) return Effect.void
-  const error = first.failure
-  if (error._tag === "MigrationError") return yield* error
-  if (!PgFailure.isTransient(error)) {
-    return yield* new StoreError({ operation: "apply the migrations", reason: error })
-  }
-  yield* Effect.logWarning("the database cannot be reached; workflows start once it can").pipe(
-    Effect.annotateLogs({ error: error.message })
-  )
-  const done = yield* Deferred.make<void, SqlError>()
-  yield* run.pipe(
-    Effect.retry({
-      while: (error) => error._tag === "SqlError" && PgFailure.isTransient(error),
-      schedule: GroupCommit.patience
-    }),
-    Effect.mapError((error) => error._tag === "SqlError" ? error : unfit(error)),
-    Effect.provideService(Clock.Clock, liveClock),
-    Effect.tapError((error) => Effect.logError("the tables cannot be used", error)),
-    Effect.onExit((exit) => Deferred.done(done, exit)),
-    Effect.forkScoped
-  )
-  return Deferred.await(done)
-})
-
-const unfit = (cause: MigrationError): SqlError =>
-  new SqlError({ reason: new UnknownError({ cause, message: cause.message }) })
 
 /** Carries the outcome of a transactional step out of the transaction that it rolls back. */
 class Undo {
@@ -437,8 +432,9 @@ class Undo {
 const undone = (
   cause: Cause.Cause<SqlError | Undo>
 ): Effect.Effect<Undo["outcome"], StoreError> => {
-  const errors = cause.reasons.flatMap((reason): ReadonlyArray<unknown> =>
-    reason._tag === "Fail" ? [reason.error] : reason._tag === "Die" ? [reason.defect] : []
+  const errors = cause.reasons.flatMap(
+    (reason): ReadonlyArray<unknown> =>
+      reason._tag === "Fail" ? [reason.error] : reason._tag === "Die" ? [reason.defect] : []
   )
   const undo = errors.find((error) => error instanceof Undo)
   const trouble = errors.find((error) => !(error instanceof Undo))
@@ -451,78 +447,6 @@ const undone = (
     ? Effect.fail(new StoreError({ operation: "commit a transactional step", reason: trouble }))
     : Effect.succeed({ verdict: "Written", exit: Exit.die(trouble) })
 }
-
-type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any> ? A : never
-
-const toClaimed = (row: PgStatements.ClaimedRow): Store.Claimed => ({
-  executionId: row.execution_id,
-  workflowName: row.workflow_name,
-  token: row.token,
-  payload: row.payload,
-  parentId: row.parent_id ?? undefined,
-  wakes: row.wakes,
-  resumes: row.resumes,
-  interrupt: row.interrupt,
-  waitedMillis: row.waited,
-  fresh: false
-})
-
-const toRecords = (
-  rows: ReadonlyArray<RowOf<typeof PgStatements.load>>
-): ReadonlyArray<Store.Record> => {
-  const records = new Map<string, {
-    -readonly [K in keyof Store.Record]: Store.Record[K] extends ReadonlyArray<infer A> ? Array<A>
-      : Store.Record[K]
-  }>()
-  for (const row of rows) {
-    if (row.kind !== "i") continue
-    records.set(row.execution_id, {
-      executionId: row.execution_id,
-      token: row.token,
-      wakes: row.wakes,
-      resumes: row.resumes,
-      interrupt: row.name as Store.Interrupt,
-      wokenMillisAgo: row.woken,
-      steps: [],
-      deferreds: [],
-      timers: []
-    })
-  }
-  for (const row of rows) {
-    const record = records.get(row.execution_id)
-    if (record === undefined) continue
-    if (row.kind === "s") record.steps.push({ name: row.name, attempt: row.attempt, exit: row.exit })
-    if (row.kind === "d") {
-      record.deferreds.push({ name: row.name, exit: row.exit, own: row.attempt > 0 })
-    }
-    if (row.kind === "t") record.timers.push(row.name)
-  }
-  return Array.from(records.values())
-}
-
-const toOutcome = (row: RowOf<typeof PgStatements.outcomes>): Store.Outcome => ({
-  executionId: row.execution_id,
-  workflowName: row.workflow_name,
-  status: row.status,
-  owner: row.owner ?? undefined,
-  result: row.result
-})
-
-/**
- * Reads the answer of the heartbeat statement, which the worker also sends on its listening
- * session.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const toHeartbeat = (
-  rows: ReadonlyArray<RowOf<typeof PgWorkerStatements.heartbeat>>
-): Store.Heartbeat => ({
-  alive: rows[0]!.alive,
-  nextExpiryMillis: rows[0]!.expiry ?? undefined,
-  suspects: rows[0]!.suspects ?? [],
-  nowEpochMillis: rows[0]!.now
-})
 
 /**
  * The store over the application's `PgClient`; migrates or verifies the tables first.

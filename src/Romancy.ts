@@ -35,7 +35,12 @@ import { Listener } from "./Listener.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
 import { RomancyConfig, variable } from "./RomancyConfig.ts"
-import { type ListenError, type MigrationError, RomancyConfigError, type StoreError } from "./RomancyError.ts"
+import {
+  type ListenError,
+  type MigrationError,
+  RomancyConfigError,
+  type StoreError
+} from "./RomancyError.ts"
 import { Runs } from "./Runs.ts"
 import { Sessions } from "./Sessions.ts"
 import * as SignalDispatcher from "./SignalDispatcher.ts"
@@ -175,7 +180,7 @@ export const layerMemory = (
   compose(memory, Layer.effect(RomancyConfig, inMemory(options)))
 
 /** Where nobody can listen, notifications cannot be required. */
-const inMemory = Effect.fnUntraced(function*(options?: RomancyConfig.Options) {
+const inMemory = Effect.fnUntraced(function* (options?: RomancyConfig.Options) {
   const values = yield* RomancyConfig.make(options)
   if (values.listenNotify !== true) return values
   return yield* new RomancyConfigError({

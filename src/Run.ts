@@ -132,13 +132,14 @@ export class Run {
   /** Takes over a newer snapshot of the record. Fails if something in it cannot be decoded. */
   readonly apply = Effect.fnUntraced(
     { self: this },
-    function*(this: Run, record: Store.Record): Effect.fn.Return<Changes, Schema.SchemaError> {
+    function* (this: Run, record: Store.Record): Effect.fn.Return<Changes, Schema.SchemaError> {
       if (record.token !== this.lease.token) {
         return { fenced: true, completed: [], interrupted: false }
       }
       for (const step of record.steps) {
         const key = stepKey(step.name, step.attempt)
-        if (!this.steps.has(key)) this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
+        if (!this.steps.has(key))
+          this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
       }
       const completed: Array<string> = []
       let foreign = 0
@@ -195,7 +196,10 @@ export class Run {
   readonly flight = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.suspend(() => {
       this.takeOff()
-      return Effect.ensuring(effect, Effect.sync(() => this.land()))
+      return Effect.ensuring(
+        effect,
+        Effect.sync(() => this.land())
+      )
     })
 
   /** Starts a new replay: what the last one used and waited for is forgotten. */

@@ -26,7 +26,7 @@ import { closeReplay, make as makeDeparture } from "./Departure.ts"
 import { Parking } from "./Parking.ts"
 import { OnResumption, type Resumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import { StoreError } from "./RomancyError.ts"
+import type { StoreError } from "./RomancyError.ts"
 import { type Ended, Run } from "./Run.ts"
 import type { WakeSource } from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
@@ -88,7 +88,10 @@ export class Runs extends Context.Service<
     /** Acts on the answer of a wake. */
     readonly woken: (executionId: string, workflowName: string, woken: Store.Woken) => void
     /** Keeps a wait of a run in memory for a moment, if there is room. */
-    readonly park: (run: Run, name: string) => Effect.Effect<Option.Option<Exit.Exit<unknown, unknown>>>
+    readonly park: (
+      run: Run,
+      name: string
+    ) => Effect.Effect<Option.Option<Exit.Exit<unknown, unknown>>>
     /** A run completed one of its own deferreds. */
     readonly completedHere: (run: Run, name: string) => void
     /** A write of a run was refused: another worker owns its instance. */
@@ -105,10 +108,13 @@ export class Runs extends Context.Service<
     Runs,
     never,
     Store.WorkflowStore | Awaiting | Doorbell | RomancyConfig | WorkerId
-  > = Layer.effect(this, Effect.suspend(() => make))
+  > = Layer.effect(
+    this,
+    Effect.suspend(() => make)
+  )
 }
 
-const make = Effect.gen(function*() {
+const make = Effect.gen(function* () {
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
@@ -132,7 +138,11 @@ const make = Effect.gen(function*() {
       doorbell.workflows("home")
     }
   }
-  const { block, complete, giveBack, suspend } = yield* makeDeparture({ runs, leave, signal: (...of) => signal(...of) })
+  const { block, complete, giveBack, suspend } = yield* makeDeparture({
+    runs,
+    leave,
+    signal: (...of) => signal(...of)
+  })
 
   /** A hook of the user's is not waited for, and what it dies of harms nobody. */
   const resumed = (resumption: Resumption) =>
@@ -160,7 +170,7 @@ const make = Effect.gen(function*() {
     return Fiber.await(fiber)
   }
 
-  const drive = Effect.fnUntraced(function*(run: Run, registration: Registration) {
+  const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
     while (true) {
       const exit = yield* replay(run, registration)
       yield* run.idle.await
@@ -168,9 +178,14 @@ const make = Effect.gen(function*() {
       const result = resultOf(run, exit)
       if (result === undefined) {
         const cause = (exit as Exit.Failure<never, never>).cause
-        if (!Cause.hasInterruptsOnly(cause)) return yield* block(run.lease, run.workflow._tag, cause)
+        if (!Cause.hasInterruptsOnly(cause))
+          return yield* block(run.lease, run.workflow._tag, cause)
         // The body interrupted itself, or let the interruption of a child through: that is its end.
-        return yield* complete(run, registration, new Workflow.Complete({ exit: Exit.failCause(cause) }))
+        return yield* complete(
+          run,
+          registration,
+          new Workflow.Complete({ exit: Exit.failCause(cause) })
+        )
       }
       if (result._tag === "Complete") return yield* complete(run, registration, result)
       yield* closeReplay(run)
@@ -187,7 +202,7 @@ const make = Effect.gen(function*() {
     }
   })
 
-  const launch = Effect.fnUntraced(function*(
+  const launch = Effect.fnUntraced(function* (
     claimed: Store.Claimed,
     options: Parameters<Runs["Service"]["launch"]>[1]
   ) {
@@ -220,8 +235,8 @@ const make = Effect.gen(function*() {
         Effect.catchCause((cause) =>
           Cause.hasInterruptsOnly(cause)
             ? Effect.void
-            // Trying again would not help, so it is not given back to be tried for ever.
-            : block(run.lease, run.workflow._tag, cause)
+            : // Trying again would not help, so it is not given back to be tried for ever.
+              block(run.lease, run.workflow._tag, cause)
         )
       )
     )
@@ -230,9 +245,14 @@ const make = Effect.gen(function*() {
 
   /** Gives back what this worker owns and does not run: claims whose answer was lost. */
   const reconcile = Effect.flatMap(store.owned(self), (leases) =>
-      store.release(leases.filter((lease) =>
-        runs.get(lease.executionId)?.lease.token !== lease.token && !starting.has(lease.executionId)
-      )))
+    store.release(
+      leases.filter(
+        (lease) =>
+          runs.get(lease.executionId)?.lease.token !== lease.token &&
+          !starting.has(lease.executionId)
+      )
+    )
+  )
 
   const claiming = Semaphore.makeUnsafe(1)
   // An answer that was lost may have been a claim. It may also commit only after a first look for
@@ -240,36 +260,44 @@ const make = Effect.gen(function*() {
   let doubtful = false
   let lookAgain = false
   const admit: Runs["Service"]["admit"] = (sources, claim) =>
-    claiming.withPermit(Effect.gen(function*() {
-      if (doubtful || (lookAgain && sources.has("poll"))) {
-        yield* reconcile
-        lookAgain = doubtful
-      }
-      doubtful = true
-      const slots = Math.max(0, config.maxConcurrentWorkflows - runs.size - starting.size)
-      const answer = yield* claim(slots)
-      const { claimed } = answer
-      if (claimed.length > 0) {
-        const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
-        const records = new Map(loaded.map((record) => [record.executionId, record]))
-        yield* Effect.forEach(claimed, (one) =>
-          launch(one, { record: records.get(one.executionId), sources: Array.from(sources) }), {
-          discard: true
-        })
-      }
-      doubtful = false
-      return answer
-    }))
+    claiming.withPermit(
+      Effect.gen(function* () {
+        if (doubtful || (lookAgain && sources.has("poll"))) {
+          yield* reconcile
+          lookAgain = doubtful
+        }
+        doubtful = true
+        const slots = Math.max(0, config.maxConcurrentWorkflows - runs.size - starting.size)
+        const answer = yield* claim(slots)
+        const { claimed } = answer
+        if (claimed.length > 0) {
+          const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
+          const records = new Map(loaded.map((record) => [record.executionId, record]))
+          yield* Effect.forEach(
+            claimed,
+            (one) =>
+              launch(one, { record: records.get(one.executionId), sources: Array.from(sources) }),
+            {
+              discard: true
+            }
+          )
+        }
+        doubtful = false
+        return answer
+      })
+    )
 
-  const prepare = Effect.fnUntraced(function*(
+  const prepare = Effect.fnUntraced(function* (
     claimed: Store.Claimed,
     registration: Registration,
     options: Parameters<Runs["Service"]["launch"]>[1]
   ) {
     const { workflow } = registration
-    const payload = options.payload ?? (yield* WorkflowCodec.of(workflow).decodePayload(claimed.payload).pipe(
-      Effect.provideContext(registration.context)
-    ))
+    const payload =
+      options.payload ??
+      (yield* WorkflowCodec.of(workflow)
+        .decodePayload(claimed.payload)
+        .pipe(Effect.provideContext(registration.context)))
     const run = new Run({ claimed, workflow, payload })
     if (options.record !== undefined) yield* run.apply(options.record)
     run.again = undefined
@@ -278,7 +306,7 @@ const make = Effect.gen(function*() {
 
   // What happens to a run while it is here.
 
-  const told = Effect.fnUntraced(function*(run: Run, record: Store.Record, source: WakeSource) {
+  const told = Effect.fnUntraced(function* (run: Run, record: Store.Record, source: WakeSource) {
     const changes = yield* run.apply(record)
     if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
     for (const name of changes.completed) {
@@ -317,7 +345,7 @@ const make = Effect.gen(function*() {
     }
     if (signalled.size > 0) rung.openUnsafe()
   }
-  yield* Effect.gen(function*() {
+  yield* Effect.gen(function* () {
     while (true) {
       yield* rung.await
       const present = signalled
@@ -352,7 +380,7 @@ const make = Effect.gen(function*() {
       )
     })
 
-  const stop = Effect.fnUntraced(function*(registration: Registration) {
+  const stop = Effect.fnUntraced(function* (registration: Registration) {
     const name = registration.workflow._tag
     if (registrations.get(name) === registration) registrations.delete(name)
     const mine = Array.from(runs.values()).filter((run) => run.workflow._tag === name)
@@ -361,16 +389,20 @@ const make = Effect.gen(function*() {
       run.unpark()
     }
     // Steps that have begun may finish and be recorded, within the bound.
-    yield* Effect.forEach(mine, (run) => run.idle.await, { concurrency: "unbounded", discard: true }).pipe(
-      Effect.timeoutOption(config.shutdownTimeout)
-    )
+    yield* Effect.forEach(mine, (run) => run.idle.await, {
+      concurrency: "unbounded",
+      discard: true
+    }).pipe(Effect.timeoutOption(config.shutdownTimeout))
     yield* Effect.forEach(mine, abandon, { concurrency: "unbounded", discard: true }).pipe(
       Effect.timeoutOption(config.shutdownTimeout)
     )
   })
 
   yield* Effect.addFinalizer(() =>
-    Effect.forEach(Array.from(registrations.values()), stop, { concurrency: "unbounded", discard: true })
+    Effect.forEach(Array.from(registrations.values()), stop, {
+      concurrency: "unbounded",
+      discard: true
+    })
   )
 
   return Runs.of({
@@ -413,7 +445,10 @@ const make = Effect.gen(function*() {
       return Effect.interruptible(Effect.never)
     },
     abandonAll: Effect.suspend(() =>
-      Effect.forEach(Array.from(runs.values()), abandon, { concurrency: "unbounded", discard: true })
+      Effect.forEach(Array.from(runs.values()), abandon, {
+        concurrency: "unbounded",
+        discard: true
+      })
     )
   })
 })
@@ -439,7 +474,8 @@ const interruptIfAsked = (
   instance: WorkflowEngine.WorkflowInstance["Service"],
   exit: Exit.Exit<unknown, unknown>
 ): Effect.Effect<void> => {
-  const suspends = instance.suspended ||
+  const suspends =
+    instance.suspended ||
     (Exit.isFailure(exit) && Context.get(run.workflow.annotations, Workflow.SuspendOnFailure))
   if (run.interrupt === "None" || instance.abandoned || (run.interrupt === "Safe" && !suspends)) {
     return Effect.void

@@ -46,7 +46,10 @@ export class Sessions extends Context.Service<
    * @category layers
    */
   static readonly layer: Layer.Layer<Sessions, never, PgClient.PgClient | RomancyConfig> =
-    Layer.effect(this, Effect.suspend(() => make)).pipe(Layer.provide(Reactivity.layer))
+    Layer.effect(
+      this,
+      Effect.suspend(() => make)
+    ).pipe(Layer.provide(Reactivity.layer))
 }
 
 /**
@@ -67,7 +70,7 @@ interface Slot {
   scope: Scope.Closeable | undefined
 }
 
-const make = Effect.gen(function*() {
+const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const slots: Array<Slot> = Array.from({ length: config.writeSessions }, () => ({
@@ -92,7 +95,7 @@ const make = Effect.gen(function*() {
     enable_seqscan: "off"
   }
   const open = Effect.fnUntraced(
-    function*(slot: Slot): Effect.fn.Return<void, SqlError> {
+    function* (slot: Slot): Effect.fn.Return<void, SqlError> {
       const scope = yield* Scope.make()
       slot.scope = scope
       slot.session = yield* Session.make({
@@ -101,7 +104,10 @@ const make = Effect.gen(function*() {
         connectTimeout: config.connectTimeout,
         statementTimeout: config.statementTimeout,
         startupParameters
-      }).pipe(Scope.provide(scope), Effect.onError(() => close(slot)))
+      }).pipe(
+        Scope.provide(scope),
+        Effect.onError(() => close(slot))
+      )
     },
     Effect.tapError((error) =>
       Effect.sync(() => {
@@ -125,7 +131,7 @@ const make = Effect.gen(function*() {
       ),
     { interruptible: true }
   )
-  const acquirer = Effect.gen(function*() {
+  const acquirer = Effect.gen(function* () {
     const slot = yield* acquire
     if (slot.session === undefined) yield* open(slot)
     return connection(slot.session!, () => close(slot))
@@ -143,14 +149,11 @@ const make = Effect.gen(function*() {
 })
 
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */
-const connection = (
-  session: Session.Session,
-  drop: () => Effect.Effect<void>
-): Connection => {
+const connection = (session: Session.Session, drop: () => Effect.Effect<void>): Connection => {
   const execute = (text: string, params: ReadonlyArray<unknown>) =>
-    session.query(text, params).pipe(
-      Effect.tapError((error) => PgFailure.endsSession(error) ? drop() : Effect.void)
-    )
+    session
+      .query(text, params)
+      .pipe(Effect.tapError((error) => (PgFailure.endsSession(error) ? drop() : Effect.void)))
   const values = (text: string, params: ReadonlyArray<unknown>) =>
     Effect.map(execute(text, params), (rows) => rows.map((row) => Object.values(row)))
   return {

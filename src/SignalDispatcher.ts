@@ -23,32 +23,37 @@ import { WorkerId } from "./WorkerId.ts"
  * @since 0.1.0
  * @category layers
  */
-export const layer: Layer.Layer<never, never, Listener | Runs | Awaiting | RomancyConfig | WorkerId> =
-  Layer.effectDiscard(
-    Effect.gen(function*() {
-      const awaiting = yield* Awaiting
-      const config = yield* RomancyConfig
-      const listener = yield* Listener
-      const runs = yield* Runs
-      const workerId = yield* WorkerId
-      yield* Stream.runForEach(listener.notifications, (notification) =>
-        Effect.sync(() => {
-          if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
-          if (notification._tag !== "WorkflowSignal") return
-          if (notification.instanceId === undefined) runs.signalParked("notification")
-          else if (notification.owner === workerId) {
-            runs.signal([notification.instanceId], "notification")
-          }
-        })).pipe(Effect.forkScoped)
-      const polls = Poller.make({
-        status: listener.status,
-        interval: config.workflowResumptionInterval,
-        fallback: config.notifyFallbackInterval
+export const layer: Layer.Layer<
+  never,
+  never,
+  Listener | Runs | Awaiting | RomancyConfig | WorkerId
+> = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const awaiting = yield* Awaiting
+    const config = yield* RomancyConfig
+    const listener = yield* Listener
+    const runs = yield* Runs
+    const workerId = yield* WorkerId
+    yield* Stream.runForEach(listener.notifications, (notification) =>
+      Effect.sync(() => {
+        if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
+        if (notification._tag !== "WorkflowSignal") return
+        if (notification.instanceId === undefined) runs.signalParked("notification")
+        else if (notification.owner === workerId) {
+          runs.signal([notification.instanceId], "notification")
+        }
       })
-      yield* Stream.runForEach(polls, (source) =>
-        Effect.sync(() => {
-          awaiting.look()
-          runs.signalParked(source)
-        })).pipe(Effect.forkScoped)
+    ).pipe(Effect.forkScoped)
+    const polls = Poller.make({
+      status: listener.status,
+      interval: config.workflowResumptionInterval,
+      fallback: config.notifyFallbackInterval
     })
-  )
+    yield* Stream.runForEach(polls, (source) =>
+      Effect.sync(() => {
+        awaiting.look()
+        runs.signalParked(source)
+      })
+    ).pipe(Effect.forkScoped)
+  })
+)

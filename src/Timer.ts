@@ -38,7 +38,7 @@ export const isTimer = (clock: DurableClock.DurableClock): boolean =>
 export const dueAt = (clock: DurableClock.DurableClock): number | undefined =>
   Predicate.hasProperty(clock, DueAt) && typeof clock[DueAt] === "number" ? clock[DueAt] : undefined
 
-const wait = Effect.fnUntraced(function*(
+const wait = Effect.fnUntraced(function* (
   name: string,
   duration: Duration.Duration,
   at: number | undefined
@@ -81,4 +81,5 @@ export const sleepUntil = (
       name,
       Duration.max(DateTime.distance(now, until), Duration.zero),
       DateTime.toEpochMillis(until)
-    ))
+    )
+  )

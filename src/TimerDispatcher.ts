@@ -31,7 +31,7 @@ export const layer: Layer.Layer<
   never,
   Listener | WorkflowStore | Runs | Doorbell | RomancyConfig | Worker
 > = Layer.effectDiscard(
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const config = yield* RomancyConfig
     const doorbell = yield* Doorbell
     const listener = yield* Listener
@@ -49,19 +49,20 @@ export const layer: Layer.Layer<
     yield* doorbell.answer({ timer: wake.alarm.setUnsafe })
     yield* Stream.runForEach(
       listener.notifications,
-      Effect.fnUntraced(function*(notification) {
+      Effect.fnUntraced(function* (notification) {
         if (notification._tag !== "TimerExpired" || notification.expiresAt === undefined) return
         const now = yield* worker.storeMillis
         yield* wake.alarm.set(Math.max(0, DateTime.toEpochMillis(notification.expiresAt) - now))
       })
     ).pipe(Effect.forkScoped)
 
-    const drain = Effect.fnUntraced(function*(sources: ReadonlySet<Wake.WakeSource>) {
+    const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
       const fired = yield* runs.admit(sources, (slots) =>
-        store.fireTimers({ workflowNames, limit, slots }))
+        store.fireTimers({ workflowNames, limit, slots })
+      )
       runs.signal(fired.here, "alarm")
       // Those for which there was no slot here.
       if (fired.count > fired.claimed.length + fired.here.length) doorbell.workflows("alarm")

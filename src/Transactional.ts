@@ -30,7 +30,11 @@ export const Transactional = Context.Reference<boolean>("romancy/Transactional",
  * @since 0.1.0
  * @category combinators
  */
-export const transactional = <Success extends Schema.Constraint, Error extends Schema.Constraint, R>(
+export const transactional = <
+  Success extends Schema.Constraint,
+  Error extends Schema.Constraint,
+  R
+>(
   activity: Activity.Activity<Success, Error, R>
 ): Activity.Activity<Success, Error, R> =>
   activity.annotate(Transactional, true) as Activity.Activity<Success, Error, R>

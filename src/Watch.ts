@@ -31,7 +31,8 @@ import * as SubscriptionRef from "effect/SubscriptionRef"
 import { Heartbeat, Listener } from "./Listener.ts"
 import type { StatementContext } from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
-import { makeContext, toHeartbeat } from "./PgWorkflowStore.ts"
+import { makeContext } from "./PgWorkflowStore.ts"
+import { toHeartbeat } from "./PgRows.ts"
 import * as Reconnect from "./Reconnect.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import * as Session from "./Session.ts"
@@ -44,6 +45,8 @@ const waitLimit = Duration.seconds(15)
 /** How often, and how many times, the second lock of a dead process is seen to outlive the first. */
 const deathRattle = Duration.millis(20)
 const deathRattles = 25
+/** How many such waits there are until the ring is read again, should a change have gone unheard. */
+const waits = 4
 /** How long a neighbour that is reconnecting is left alone. */
 const pause = Duration.seconds(1)
 
@@ -218,20 +221,21 @@ const watchNext = Effect.fnUntraced(function* (watching: Watching) {
   const { changed, run, session, worker } = watching
   changed.closeUnsafe()
   // Each time, since a worker that lost its lease enters the registry anew.
-  yield* run(session, (context) => PgWorkerStatements.guard(context, worker.workerId))
-  const [next] = yield* run(session, (context) =>
-    PgWorkerStatements.neighbour(context, worker.workerId)
-  )
-  if (next === undefined)
+  const [next] = yield* run(session, (context) => PgWorkerStatements.ring(context, worker.workerId))
+  if (next === undefined || next.worker_id === null) {
     return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
+  }
   const key = next.lock_key
-  const [before] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
-  if (before?.first === true) {
+  if (next.first) {
     watching.seen = key
-    const left = yield* Effect.raceFirst(awaitFirst(watching, key), Effect.as(changed.await, false))
+    const end = yield* Effect.raceFirst(
+      awaitFirst(watching, key),
+      Effect.as(changed.await, "changed" as const)
+    )
+    if (end === "held") return
     // At once, for the neighbour may want it again; a wait that was cut off may have got it too.
     yield* run(session, (context) => PgWorkerStatements.unlock(context, key))
-    if (!left) return
+    if (end === "changed") return
   } else if (watching.seen !== key && (yield* Clock.currentTimeMillis) < watching.settledAt) {
     return yield* Effect.sleep(pause)
   }
@@ -239,15 +243,18 @@ const watchNext = Effect.fnUntraced(function* (watching: Watching) {
   else yield* Effect.sleep(pause)
 })
 
-/** Waits for the first lock of the neighbour, and says whether it was got. */
+/** Waits for the first lock of the neighbour, a few times over, and says whether it was got. */
 const awaitFirst = ({ run, session }: Watching, key: string) =>
-  Effect.map(
-    run(
-      session,
-      (context) => PgWorkerStatements.awaitLock(context, key),
-      Duration.times(waitLimit, 2)
+  Effect.repeat(
+    Effect.map(
+      run(
+        session,
+        (context) => PgWorkerStatements.awaitLock(context, key),
+        Duration.times(waitLimit, 2)
+      ),
+      ([row]) => (row?.locked === true ? ("got" as const) : ("held" as const))
     ),
-    ([row]) => row?.locked === true
+    { times: waits - 1, until: (end) => end === "got" }
   )
 
 /** Whether both locks are free, or become so in the moment that a death takes. */

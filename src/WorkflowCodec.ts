@@ -44,9 +44,7 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
   if (known !== undefined) return known
   const { errorSchema, payloadSchema, successSchema } = workflow as Workflow.AnyWithProps
   const payload = Schema.toCodecJson(payloadSchema)
-  const result = Schema.toCodecJson(
-    Workflow.Result({ success: successSchema, error: errorSchema })
-  )
+  const result = Schema.toCodecJson(Workflow.Result({ success: successSchema, error: errorSchema }))
   const codec = {
     encodePayload: stringified(Schema.encodeEffect(payload)),
     decodePayload: Schema.decodeUnknownEffect(payload),
@@ -57,8 +55,10 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
   return codec
 }
 
-const stringified = <A, B, E, R>(encode: (value: A) => Effect.Effect<B, E, R>) => (value: A) =>
-  Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
+const stringified =
+  <A, B, E, R>(encode: (value: A) => Effect.Effect<B, E, R>) =>
+  (value: A) =>
+    Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
 
 /** The coders of an exit whose value and error are encoded already. */
 const exitCoder = (defect: Schema.Codec<unknown, any>) => {
@@ -76,8 +76,11 @@ const exitCoder = (defect: Schema.Codec<unknown, any>) => {
 }
 
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
-  typeof encoded === "object" && encoded !== null && "_tag" in encoded &&
-  encoded._tag === "Success" && "value" in encoded
+  typeof encoded === "object" &&
+  encoded !== null &&
+  "_tag" in encoded &&
+  encoded._tag === "Success" &&
+  "value" in encoded
 
 /**
  * The exit of a step, whose defects are as they were thrown.

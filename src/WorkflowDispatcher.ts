@@ -29,7 +29,7 @@ export const layer: Layer.Layer<
   never,
   Listener | WorkflowStore | Runs | Doorbell | RomancyConfig | WorkerId
 > = Layer.effectDiscard(
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const config = yield* RomancyConfig
     const doorbell = yield* Doorbell
     const runs = yield* Runs
@@ -45,13 +45,16 @@ export const layer: Layer.Layer<
     })
     yield* doorbell.answer({ workflows: wake.ring })
 
-    const drain = Effect.fnUntraced(function*(sources: ReadonlySet<Wake.WakeSource>) {
+    const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const { claimed, limit } = yield* runs.admit(sources, (slots) => {
         const limit = Math.min(slots, config.maxWorkflowsPerBatch)
         if (limit > 0) {
-          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claimed) => ({ claimed, limit }))
+          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claimed) => ({
+            claimed,
+            limit
+          }))
         }
         runs.makeRoom()
         return Effect.succeed({ claimed: [], limit })

@@ -291,10 +291,7 @@ export class WorkflowStore extends Context.Service<
     readonly registerTimer: (
       lease: Lease,
       timer: TimerRequest
-    ) => Effect.Effect<
-      { readonly verdict: Verdict; readonly remainingMillis: number },
-      StoreError
-    >
+    ) => Effect.Effect<{ readonly verdict: Verdict; readonly remainingMillis: number }, StoreError>
     readonly complete: (
       lease: Lease,
       completion: {
@@ -313,10 +310,7 @@ export class WorkflowStore extends Context.Service<
       },
       StoreError
     >
-    readonly suspend: (
-      lease: Lease,
-      suspension: Suspension
-    ) => Effect.Effect<Suspended, StoreError>
+    readonly suspend: (lease: Lease, suspension: Suspension) => Effect.Effect<Suspended, StoreError>
     readonly block: (lease: Lease, reason: string) => Effect.Effect<Verdict, StoreError>
     /**
      * Runs an effect in a transaction of the application's and records its success in the same.
@@ -327,11 +321,7 @@ export class WorkflowStore extends Context.Service<
       step: { readonly name: string; readonly attempt: number },
       body: Effect.Effect<A, E, R>,
       encode: (value: A) => string
-    ) => Effect.Effect<
-      { readonly verdict: Verdict; readonly exit: Exit.Exit<A, E> },
-      StoreError,
-      R
-    >
+    ) => Effect.Effect<{ readonly verdict: Verdict; readonly exit: Exit.Exit<A, E> }, StoreError, R>
 
     // Dispatch.
     readonly claim: (options: {

@@ -335,15 +335,16 @@ describe("maxQueuedWrites", () => {
       const { worker } = yield* world({ maxQueuedWrites: 5, maxRowsPerFlush: 5, writeSessions: 1 })
       const Fan = define("Fan", { success: Schema.Int })
       const numbers = Array.from({ length: 100 }, (_, n) => `${n}`)
-      yield* worker.register(EchoLive)
+      // Nobody can run it here, so that a start takes no slot.
+      const Stranger = define("Stranger")
       yield* worker.register(
         Fan.toLayer(({ id }) =>
           Effect.forEach(
             numbers,
             (n) =>
               Effect.andThen(
-                Echo.execute({ id: `${id}/${n}` }, { discard: true }),
-                succeed(Echo, `${id}/${n}`, DurableDeferred.make("d"), undefined)
+                Stranger.execute({ id: `${id}/${n}` }, { discard: true }),
+                succeed(Stranger, `${id}/${n}`, DurableDeferred.make("d"), undefined)
               ),
             { concurrency: "unbounded" }
           ).pipe(Effect.map((all) => all.length))

@@ -1,0 +1,240 @@
+/**
+ * Every statement by which a worker finds what there is to do, and anybody what became of an
+ * instance.
+ *
+ * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
+ * Feeds: `PgWorkflowStore`.
+ * Guarantees: what nobody here has registered is not read; what somebody else has locked is passed
+ * over. What these commit may be undone by a crash of the server, since it would only be done again.
+ *
+ * @since 0.1.0
+ */
+import { lockTargets, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import type { Interrupt, Lease, Status } from "./WorkflowStore.ts"
+
+/**
+ * Takes what is runnable and known here, longest ready first. Served by
+ * `instances_runnable (workflow_name, ready_at)`: names that nobody registered are not even read.
+ * A worker that was struck off takes nothing; see `start` for the share lock. The commit does not
+ * wait for the disk: a crash of the server may undo a claim, and then the owner that every write
+ * under a lease compares is another's, or nobody's.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const claim = (
+  context: StatementContext,
+  options: {
+    readonly workerId: string
+    readonly workflowNames: ReadonlyArray<string>
+    readonly limit: number
+  }
+) =>
+  context.sql`
+with moment as materialized (select ${context.now} as now),
+relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+living as materialized (
+  select w.worker_id from ${table(context, "workers")} w
+  where w.worker_id = ${options.workerId} and not w.dead for key share
+), picked as materialized (
+  select p.* from unnest(${options.workflowNames}::text[]) as n (workflow_name)
+  cross join relaxed cross join living cross join lateral (
+    select i.execution_id, i.ready_at from ${table(context, "instances")} i
+    where i.status = 'Runnable' and i.workflow_name = n.workflow_name
+    order by i.ready_at limit ${options.limit}::int4 for update skip locked
+  ) p order by p.ready_at limit ${options.limit}::int4
+), taken as (
+  update ${table(context, "instances")} i set status = 'Running', owner = ${options.workerId},
+    token = i.token + 1
+  from picked, moment
+  where i.execution_id = picked.execution_id and i.status = 'Runnable'
+  returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
+    i.interrupt, (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
+)
+select * from taken order by waited desc` as unknown as Rows<ClaimedRow>
+
+/**
+ * An instance that a statement has taken for its worker.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ClaimedRow {
+  readonly execution_id: string
+  readonly workflow_name: string
+  readonly token: number
+  readonly payload: unknown
+  readonly parent_id: string | null
+  readonly wakes: number
+  readonly resumes: number
+  readonly interrupt: Interrupt
+  readonly waited: number
+}
+
+/**
+ * The record of instances with their counters, in one snapshot. Always a statement of its own,
+ * after the claim has committed. Served by the primary keys.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const load = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  context.sql`
+select i.execution_id, 'i' as kind, i.interrupt as name, 0 as attempt, null::json as exit, i.token,
+  i.wakes, i.resumes, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as woken
+from ${table(context, "instances")} i where i.execution_id = any(${executionIds}::text[])
+union all
+select s.execution_id, 's', s.name, s.attempt, s.exit, 0, 0, 0, 0
+from ${table(context, "steps")} s where s.execution_id = any(${executionIds}::text[])
+union all
+select d.execution_id, 'd', d.name, coalesce(d.token, 0), d.exit, 0, 0, 0, 0
+from ${table(context, "deferreds")} d where d.execution_id = any(${executionIds}::text[])
+union all
+select t.execution_id, 't', t.name, 0, null, 0, 0, 0, 0
+from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
+    readonly execution_id: string
+    readonly kind: "i" | "s" | "d" | "t"
+    readonly name: string
+    readonly attempt: number
+    readonly exit: unknown
+    readonly token: number
+    readonly wakes: number
+    readonly resumes: number
+    readonly woken: number
+  }>
+
+/**
+ * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
+ * and says when the next is due. Instances that somebody else holds are passed over, not waited
+ * for, and `passed` says so. Whoever touches timers holds their instance first, so nobody waits for
+ * a timer. Up to `slots` of the instances it wakes this worker takes at once, and nobody need hear
+ * of those. The commit does not wait for the disk: a crash of the server that undoes it leaves the
+ * timer to fire again. Served by `timers_due (workflow_name, due_at)`. Notifies what became runnable
+ * for others, and the owners of what runs.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const fireTimers = (
+  context: StatementContext,
+  options: {
+    readonly workflowNames: ReadonlyArray<string>
+    readonly limit: number
+    readonly slots: number
+  }
+) =>
+  context.sql`
+with moment as materialized (select ${context.now} as now),
+living as materialized (
+  select w.worker_id from ${table(context, "workers")} w
+  where w.worker_id = ${context.self} and not w.dead for key share
+), relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+names as (select * from unnest(${options.workflowNames}::text[]) as n (workflow_name)),
+due as materialized (
+  select p.* from names cross join relaxed cross join lateral (
+    select t.execution_id, t.name, t.deferred_name, t.due_at,
+      (i.status = 'Suspended' and not i.failed) as dormant
+    from ${table(context, "timers")} t join ${table(context, "instances")} i using (execution_id)
+    where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
+    order by t.due_at limit ${options.limit}::int4 for no key update of i skip locked
+  ) p order by p.due_at limit ${options.limit}::int4
+), removed as (
+  delete from ${table(context, "timers")} t using due
+  where t.execution_id = due.execution_id and t.name = due.name
+  returning t.execution_id, t.deferred_name, t.name, t.due_at, due.dormant
+), written as (
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
+  select distinct on (execution_id, deferred_name) execution_id, deferred_name, '{"_tag":"Success","value":null}'::json, now
+  from removed, moment order by execution_id, deferred_name
+  on conflict do nothing
+  returning execution_id, name as deferred_name
+), completions as (
+  select w.execution_id, count(*)::int4 as times, min(r.due_at) as due_at,
+    (bool_and(r.dormant) and row_number() over (order by min(r.due_at)) <= ${options.slots}::int4
+      and exists (select from living)) as taken
+  from written w join removed r using (execution_id, deferred_name) group by w.execution_id
+), woken as (
+  update ${table(context, "instances")} i set wakes = i.wakes + times,
+    status = case when c.taken then 'Running'
+      when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
+    owner = case when c.taken then ${context.self} else i.owner end,
+    token = i.token + case when c.taken then 1 else 0 end,
+    ready_at = case when i.status in ('Suspended', 'Running') then c.due_at else i.ready_at end
+  from completions c, moment where i.execution_id = c.execution_id
+    and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
+  returning i.execution_id, i.workflow_name, i.status, i.owner, c.taken, i.token, i.payload,
+    i.parent_id, i.wakes, i.resumes, i.interrupt,
+    (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
+), hinted as materialized (${hints(context)})
+select (select count(*)::int4 from removed) as fired,
+  (select array_agg(execution_id) from woken
+    where status = 'Running' and owner = ${context.self} and not taken) as own,
+  (select json_agg(woken) from woken where taken) as claimed,
+  (select count(*)::int4 from hinted) as hinted,
+  case when (select count(*) from removed) < ${options.limit}::int4 then exists (
+    select from names join ${table(context, "timers")} t using (workflow_name)
+    where t.due_at <= (select now from moment) and not exists (
+      select from removed r where r.execution_id = t.execution_id and r.name = t.name)
+  ) else false end as passed,
+  (select (extract(epoch from min(u.due_at) - (select now from moment)) * 1000)::float8
+    from names cross join lateral (
+      select t.due_at from ${table(context, "timers")} t
+      where t.workflow_name = names.workflow_name and t.due_at > (select now from moment)
+      order by t.due_at limit 1) u) as next` as unknown as Rows<{
+    readonly fired: number
+    readonly own: ReadonlyArray<string> | null
+    readonly claimed: ReadonlyArray<ClaimedRow> | null
+    readonly passed: boolean
+    readonly next: number | null
+  }>
+
+/**
+ * What a worker owns. Served by `instances_owned (owner)`.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const owned = (context: StatementContext, workerId: string) =>
+  context.sql`
+select i.execution_id as "executionId", i.token from ${table(context, "instances")} i
+where i.status = 'Running' and i.owner = ${workerId}` as unknown as Rows<Lease>
+
+/**
+ * The outside of instances. Served by the primary key.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const outcomes = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  context.sql`
+select i.execution_id, i.workflow_name, i.status, i.owner, i.result
+from ${table(context, "instances")} i
+where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<{
+    readonly execution_id: string
+    readonly workflow_name: string
+    readonly status: Status
+    readonly owner: string | null
+    readonly result: unknown
+  }>
+
+/**
+ * Asks for a notification of the completion of instances, and says which of them are `held` by
+ * somebody else. The outcome is read by a later statement, whose snapshot shows any completion that
+ * this one had to wait for.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const markAwaited = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  context.sql`
+with target as (
+  select i.execution_id from ${table(context, "instances")} i
+  where i.execution_id = any(${executionIds}::text[]) and not i.awaited
+    and i.status not in ('Completed', 'Failed', 'Interrupted')
+), ${lockTargets(context)},
+marked as (
+  update ${table(context, "instances")} i set awaited = true from locked
+  where i.execution_id = locked.execution_id
+    and i.status not in ('Completed', 'Failed', 'Interrupted')
+)
+select execution_id from held` as unknown as Rows<{ readonly execution_id: string }>

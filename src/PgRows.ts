@@ -1,0 +1,112 @@
+/**
+ * What statements answer, in the words of the domain.
+ *
+ * Reads: rows.
+ * Feeds: `PgWorkflowStore`, `Watch`.
+ * Guarantees: nothing but names and nulls change.
+ *
+ * @since 0.1.0
+ */
+import type * as Effect from "effect/Effect"
+import type * as PgDispatchStatements from "./PgDispatchStatements.ts"
+import type * as PgWorkerStatements from "./PgWorkerStatements.ts"
+import type * as Store from "./WorkflowStore.ts"
+
+/**
+ * A row that a statement answers with.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any>
+  ? A
+  : never
+
+/**
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toClaimed = (row: PgDispatchStatements.ClaimedRow): Store.Claimed => ({
+  executionId: row.execution_id,
+  workflowName: row.workflow_name,
+  token: row.token,
+  payload: row.payload,
+  parentId: row.parent_id ?? undefined,
+  wakes: row.wakes,
+  resumes: row.resumes,
+  interrupt: row.interrupt,
+  waitedMillis: row.waited,
+  fresh: false
+})
+
+/**
+ * The records of instances, from the rows of `load`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toRecords = (
+  rows: ReadonlyArray<RowOf<typeof PgDispatchStatements.load>>
+): ReadonlyArray<Store.Record> => {
+  const records = new Map<
+    string,
+    {
+      -readonly [K in keyof Store.Record]: Store.Record[K] extends ReadonlyArray<infer A>
+        ? Array<A>
+        : Store.Record[K]
+    }
+  >()
+  for (const row of rows) {
+    if (row.kind !== "i") continue
+    records.set(row.execution_id, {
+      executionId: row.execution_id,
+      token: row.token,
+      wakes: row.wakes,
+      resumes: row.resumes,
+      interrupt: row.name as Store.Interrupt,
+      wokenMillisAgo: row.woken,
+      steps: [],
+      deferreds: [],
+      timers: []
+    })
+  }
+  for (const row of rows) {
+    const record = records.get(row.execution_id)
+    if (record === undefined) continue
+    if (row.kind === "s")
+      record.steps.push({ name: row.name, attempt: row.attempt, exit: row.exit })
+    if (row.kind === "d") {
+      record.deferreds.push({ name: row.name, exit: row.exit, own: row.attempt > 0 })
+    }
+    if (row.kind === "t") record.timers.push(row.name)
+  }
+  return Array.from(records.values())
+}
+
+/**
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toOutcome = (row: RowOf<typeof PgDispatchStatements.outcomes>): Store.Outcome => ({
+  executionId: row.execution_id,
+  workflowName: row.workflow_name,
+  status: row.status,
+  owner: row.owner ?? undefined,
+  result: row.result
+})
+
+/**
+ * Reads the answer of the heartbeat statement, which the worker also sends on its listening
+ * session.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toHeartbeat = (
+  rows: ReadonlyArray<RowOf<typeof PgWorkerStatements.heartbeat>>
+): Store.Heartbeat => ({
+  alive: rows[0]!.alive,
+  nextExpiryMillis: rows[0]!.expiry ?? undefined,
+  suspects: rows[0]!.suspects ?? [],
+  nowEpochMillis: rows[0]!.now
+})
