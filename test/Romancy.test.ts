@@ -304,7 +304,7 @@ describe("the layer", () => {
       )
       yield* runtime.until("Listening")
       yield* eventually("two listeners", database.listeners, (n) => n === 2)
-      assert.strictEqual(yield* database.rows("workers"), 2)
+      yield* eventually("two workers", database.rows("workers"), (n) => n === 2)
       // The one starts what only the other can run.
       yield* suspended(runtime, Ask, yield* runtime.on(Ask.execute({ id: "1" }, { discard: true })))
     })

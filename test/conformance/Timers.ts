@@ -56,7 +56,12 @@ export const timers = (it: Case): void => {
       assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], claimed: [], nextMillis: 1 })
       assert.strictEqual(yield* status(store, "a"), "Suspended")
       yield* TestClock.adjust("1 millis")
-      assert.deepStrictEqual(yield* fire(store), { count: 1, here: [], claimed: [], nextMillis: undefined })
+      assert.deepStrictEqual(yield* fire(store), {
+        count: 1,
+        here: [],
+        claimed: [],
+        nextMillis: undefined
+      })
       assert.deepInclude((yield* claim(store))[0], { executionId: "a", wakes: 1 })
       const record = yield* load(store, "a")
       assert.deepStrictEqual(record.timers, [])
@@ -94,7 +99,12 @@ export const timers = (it: Case): void => {
         })
       assert.strictEqual((yield* at("later", beginning + 1234)).remainingMillis, 1234)
       assert.strictEqual((yield* at("past", beginning - 5000)).remainingMillis, -5000)
-      assert.deepStrictEqual(yield* fire(store), { count: 1, here: ["a"], claimed: [], nextMillis: 1234 })
+      assert.deepStrictEqual(yield* fire(store), {
+        count: 1,
+        here: ["a"],
+        claimed: [],
+        nextMillis: 1234
+      })
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["later"])
     }))
 
