@@ -10,6 +10,8 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     // Tests that drive time use TestClock; the timers of Node stay real.
-    fakeTimers: { toFake: [] }
+    fakeTimers: { toFake: [] },
+    // What a runtime logs is of interest where a test has failed.
+    silent: "passed-only"
   }
 })

@@ -254,6 +254,11 @@ const make = Effect.gen(function* () {
     )
   )
 
+  // What a claim that is under way may bring is spoken for; starts at home have the rest.
+  let promised = 0
+  const mostPerClaim = Math.max(config.maxWorkflowsPerBatch, config.maxTimersPerBatch)
+  const free = () => config.maxConcurrentWorkflows - runs.size - starting.size - promised
+
   const claiming = Semaphore.makeUnsafe(1)
   // An answer that was lost may have been a claim. It may also commit only after a first look for
   // what was lost, and is found by a second one at the next poll.
@@ -267,8 +272,8 @@ const make = Effect.gen(function* () {
           lookAgain = doubtful
         }
         doubtful = true
-        const slots = Math.max(0, config.maxConcurrentWorkflows - runs.size - starting.size)
-        const answer = yield* claim(slots)
+        promised = Math.max(0, Math.min(free(), mostPerClaim))
+        const answer = yield* claim(promised)
         const { claimed } = answer
         if (claimed.length > 0) {
           const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
@@ -284,7 +289,13 @@ const make = Effect.gen(function* () {
         }
         doubtful = false
         return answer
-      })
+      }).pipe(
+        Effect.ensuring(
+          Effect.sync(() => {
+            promised = 0
+          })
+        )
+      )
     )
 
   const prepare = Effect.fnUntraced(function* (
@@ -425,9 +436,7 @@ const make = Effect.gen(function* () {
       parking.evict(config.maxWorkflowsPerBatch)
     },
     reserve: (executionId) => {
-      if (runs.size + starting.size >= config.maxConcurrentWorkflows || starting.has(executionId)) {
-        return Option.none()
-      }
+      if (free() <= 0 || starting.has(executionId)) return Option.none()
       starting.add(executionId)
       return Option.some(() => void starting.delete(executionId))
     },

@@ -192,7 +192,8 @@ describe("two runtimes", () => {
           )
         })
       )
-      assert.deepStrictEqual(yield* foreign.said(), [])
+      assert.deepStrictEqual(yield* foreign.said("workflow_resumable"), [])
+      assert.deepStrictEqual(yield* foreign.said("workflow_signal"), [])
       assert.include(yield* row(id), { status: "Suspended", wakes: 0 })
       // The deferred is still there to be completed.
       yield* a.on(succeed(Ask, id, answer, "after"))

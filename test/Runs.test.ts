@@ -49,27 +49,28 @@ describe("maxConcurrentWorkflows", () => {
       const { client, worker } = yield* world({ maxConcurrentWorkflows: 3 })
       let present = 0
       let most = 0
-      const full = yield* Deferred.make<void>()
-      const gate = yield* Deferred.make<void>()
       const Busy = define("Busy")
       yield* worker.register(
         Busy.toLayer(() =>
           Effect.gen(function* () {
             most = Math.max(most, ++present)
-            if (present === 3) yield* Deferred.succeed(full, undefined)
-            yield* Deferred.await(gate)
-            for (let n = 0; n < 5; n++) yield* Effect.yieldNow
+            for (const name of ["a", "b", "c"]) {
+              yield* Activity.make({ name, execute: Effect.yieldNow })
+            }
             present--
           })
         )
       )
-      const ids = Array.from({ length: 20 }, (_, n) => `${n}`)
-      const fibers = yield* Effect.forEach(ids, (id) =>
-        Effect.forkScoped((Number(id) % 2 === 0 ? client : worker).on(Busy.execute({ id })))
-      )
-      yield* within("three at once")(Deferred.await(full))
-      yield* Deferred.succeed(gate, undefined)
-      yield* within("all of them")(Effect.forEach(fibers, Fiber.join))
+      // Half of them come from elsewhere, so that a claim is under way when others begin at home.
+      yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, caller) => caller),
+        (caller) =>
+          Effect.forEach(
+            Array.from({ length: 20 }, (_, n) => `${caller}/${n}`),
+            (id) => (caller % 2 === 0 ? client : worker).on(Busy.execute({ id }))
+          ),
+        { concurrency: "unbounded" }
+      ).pipe(within("all of them"))
       assert.strictEqual(most, 3)
       assert.strictEqual(present, 0)
     })
