@@ -92,7 +92,9 @@ const make = Effect.gen(function* () {
     // The statements are few and always meant for their index: planning each call anew costs more
     // than running it, and a plan made while a table was empty must not be kept.
     plan_cache_mode: "force_generic_plan",
-    enable_seqscan: "off"
+    enable_seqscan: "off",
+    // Before PostgreSQL 18, switching a kind of scan off makes plans look dear enough to compile.
+    jit: "off"
   }
   const open = Effect.fnUntraced(
     function* (slot: Slot): Effect.fn.Return<void, SqlError> {
