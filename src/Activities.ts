@@ -81,17 +81,27 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       return Deferred.await(flying.done)
     }
     const flight: { done: Deferred.Deferred<Result> | undefined } = { done: undefined }
-    run.flying.set(key, flight)
-    run.takeOff()
-    return Effect.onExit(perform(run, instance, activity, attempt), (exit) => {
-      run.flying.delete(key)
-      run.land()
-      if (flight.done !== undefined) Deferred.doneUnsafe(flight.done, exit)
-      return Effect.void
+    // Whatever takes off lands: no interruption comes between.
+    return Effect.uninterruptibleMask((restore) => {
+      run.flying.set(key, flight)
+      run.takeOff()
+      return Effect.onExit(perform(run, instance, activity, attempt, restore), (exit) => {
+        run.flying.delete(key)
+        run.land()
+        if (flight.done !== undefined) Deferred.doneUnsafe(flight.done, exit)
+        return Effect.void
+      })
     })
   }
 
-  const perform = (run: Run, instance: Instance, activity: Activity.Any, attempt: number) => {
+  /** Once a result is there it is recorded, and this process knows it, whatever becomes of the fiber. */
+  const perform = (
+    run: Run,
+    instance: Instance,
+    activity: Activity.Any,
+    attempt: number,
+    restore: (body: Effect.Effect<Result>) => Effect.Effect<Result>
+  ): Effect.Effect<Result> => {
     const own = WorkflowEngine.WorkflowInstance.initial(instance.workflow, instance.executionId, {
       awaitedDeferreds: run.activityAwaits
     })
@@ -101,16 +111,13 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       WorkflowEngine.WorkflowInstance,
       own
     ) as Effect.Effect<Result>
-    // Once a result is there it is recorded, and this process knows it, whatever becomes of the fiber.
-    return Effect.uninterruptibleMask((restore) =>
-      Context.get(activity.annotations, Transactional)
-        ? performInTransaction(run, activity, attempt, restore(body))
-        : Effect.flatMap(restore(body), (result) =>
-            result._tag === "Suspended"
-              ? Effect.succeed(result)
-              : record(run, activity, attempt, result.exit)
-          )
-    )
+    return Context.get(activity.annotations, Transactional)
+      ? performInTransaction(run, activity, attempt, restore(body))
+      : Effect.flatMap(restore(body), (result) =>
+          result._tag === "Suspended"
+            ? Effect.succeed(result)
+            : record(run, activity, attempt, result.exit)
+        )
   }
 
   const record = (
