@@ -218,24 +218,71 @@ interface StartRow {
   readonly repeated: boolean
 }
 
+interface Completion {
+  readonly executionId: string
+  readonly workflowName: string
+  readonly name: string
+  readonly exit: string
+}
+
 /**
  * Completes deferreds (the first completion wins) and wakes their instances; of an instance that
- * does not exist yet it leaves an `Awaited` row, on which the start then meets it. Several targets
- * of one instance are folded, since an upsert applies only one. Served by the primary keys.
- * Notifies what became runnable and the owners of what runs.
+ * does not exist yet it leaves an `Awaited` row, on which the start then meets it. Served by the
+ * primary keys. Notifies what became runnable and the owners of what runs.
+ *
+ * Somebody waits for the answer to a lone completion, and most of what a batch costs there is
+ * starting its plan: so a lone one has a statement of its own, a third as long to run.
  *
  * @since 0.1.0
  * @category statements
  */
 export const completeDeferreds = (
   context: StatementContext,
-  rows: ReadonlyArray<{
-    readonly executionId: string
-    readonly workflowName: string
-    readonly name: string
-    readonly exit: string
-  }>
-) => {
+  rows: ReadonlyArray<Completion>
+): Rows<Omit<WokenRow, "execution_id">> => {
+  const [first, ...more] = rows
+  if (first === undefined || more.length > 0 || !context.wait) return completeAny(context, rows)
+  return Effect.flatMap(completeKnown(context, first), (woken) =>
+    // Unknown, ended, or completed before: the other statement says which.
+    woken.length === 0 ? completeAny(context, rows) : Effect.succeed(woken)
+  )
+}
+
+/** Completes a deferred of an instance that exists and has not ended, if it is the first to. */
+const completeKnown = (context: StatementContext, { executionId, exit, name }: Completion) => {
+  const { channels, hints, now, self, sql } = context
+  return sql`
+with locked as materialized (
+  select execution_id from ${table(context, "instances")}
+  where execution_id = ${executionId} and status not in ('Completed', 'Failed', 'Interrupted')
+  for no key update
+), written as (
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
+  select execution_id, ${name}, ${exit}::json, ${now} from locked
+  on conflict do nothing
+  returning execution_id
+), woken as (
+  update ${table(context, "instances")} i set wakes = i.wakes + 1,
+    status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
+    ready_at = case when i.status in ('Suspended', 'Running') then ${now} else i.ready_at end
+  from written where i.execution_id = written.execution_id
+  returning i.execution_id, i.workflow_name, i.status, i.owner
+)
+select h.status, h.owner, false as held, case
+  when not ${hints}::boolean then null
+  when h.status = 'Runnable' then ${hint(context, channels.resumable)}
+  when h.status = 'Running' and h.owner <> ${self} then ${hint(context, channels.signal)}
+  end as hinted
+from (
+  select status, owner, json_build_object('instance_id', execution_id,
+    case when status = 'Running' then 'owner' else 'workflow_name' end,
+    case when status = 'Running' then owner else workflow_name end)::text as payload
+  from woken
+) h` as unknown as Rows<Omit<WokenRow, "execution_id">>
+}
+
+/** Several targets of one instance are folded, since an upsert applies only one. */
+const completeAny = (context: StatementContext, rows: ReadonlyArray<Completion>) => {
   const answers = context.sql`
 with input as (
   select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.workflowName)}::text[],
