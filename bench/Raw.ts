@@ -26,7 +26,24 @@ export const insertAndNotify = (connection: PgConnection.PgConnection, id: strin
     [id, '{"_tag":"Success","value":null}', floorChannel]
   )
 
-export const createFloorTable = "create table bench_floor (id text primary key, body json not null)"
+export const createFloorTable =
+  "create table bench_floor (id text primary key, body json not null, owner text)"
+
+/** What anybody has to do who is told by a hint alone: read what it is about. */
+export const readHinted = (connection: PgConnection.PgConnection, id: string) =>
+  connection.query("select body from bench_floor where id = $1", [id])
+
+/** What a worker has to do to be the only one: take the row, without waiting for the disk. */
+export const claimHinted = (connection: PgConnection.PgConnection, id: string) =>
+  connection.query(
+    `with relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+    picked as materialized (
+      select b.id from relaxed cross join lateral (
+        select id from bench_floor where id = $1 and owner is null for update skip locked) b
+    )
+    update bench_floor b set owner = 'me' from picked where b.id = picked.id returning b.id`,
+    [id]
+  )
 
 type Column = readonly [name: string, type: string]
 

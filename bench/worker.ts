@@ -64,10 +64,18 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
     Engines.worker(place, Waiting.toLayer(goesOn)).pipe(Effect.provide(noted))
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
+  const other = yield* Raw.session(Redacted.make(orders.floor!))
   const arrivals = yield* session.listen(Raw.floorChannel)
-  yield* Effect.forever(
-    Effect.flatMap(Queue.take(arrivals), ({ payload }) => toParent({ ran: payload, at: now() }))
-  ).pipe(Effect.forkScoped)
+  yield* Queue.take(arrivals).pipe(
+    Effect.flatMap(({ payload }) =>
+      (payload.includes("claim") ? Raw.claimHinted(other, payload) : Effect.void).pipe(
+        Effect.andThen(payload.includes("read") ? Raw.readHinted(other, payload) : Effect.void),
+        Effect.andThen(Effect.suspend(() => toParent({ ran: payload, at: now() })))
+      )
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
   return (({ executionId, name, place }) => {
     if (executionId !== undefined) {
       return Effect.sync(() => ({ parked: resumptions.get(executionId) }))

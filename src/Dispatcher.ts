@@ -9,7 +9,7 @@
  * Reads: `Wake`.
  * Feeds: the drain it is given, never two at once.
  * Guarantees: a full batch is followed by the next at once, one that is not full waits for the next
- * wake; a drain that fails or dies is repeated after a delay, for what it was woken by, and what
+ * wake; one that passed over what somebody else has locked is repeated soon; a drain that fails or dies is repeated after a delay, for what it was woken by, and what
  * comes after it is still dispatched.
  *
  * @since 0.1.0
@@ -20,17 +20,33 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
+import { liveClock } from "./Deadlines.ts"
 import type { Wake, WakeSource } from "./Wake.ts"
 
 /**
- * Handles one batch. `full` says that there may be more.
+ * What a drain came to. `full`: there may be more. `passed`: there is more, locked by somebody else.
  *
  * @since 0.1.0
  * @category models
  */
-export type Drain<E, R> = (
-  sources: ReadonlySet<WakeSource>
-) => Effect.Effect<{ readonly full: boolean }, E, R>
+export interface Drained {
+  readonly full: boolean
+  readonly passed?: boolean
+}
+
+/**
+ * Handles one batch.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Drain<E, R> = (sources: ReadonlySet<WakeSource>) => Effect.Effect<Drained, E, R>
+
+/**
+ * After how long a drain that passed over something is repeated: those who lock rows hold them for
+ * less. By the live clock, since that is how long a lock lasts.
+ */
+const passedDelay = Duration.millis(50)
 
 /**
  * The delays after which a drain that failed is repeated: 100 ms, doubled each time, with jitter,
@@ -57,21 +73,37 @@ const batch: ReadonlySet<WakeSource> = new Set(["batch"])
  * @category running
  */
 export const run = <E, R>(
-  wake: Pick<Wake, "looks">,
+  wake: Pick<Wake, "looks" | "ring">,
   drain: Drain<E, R>,
   options: { readonly name: string }
 ): Effect.Effect<void, never, R> =>
-  Stream.runForEach(wake.looks, (sources) => look(drain, sources)).pipe(
-    Effect.annotateLogs({ dispatcher: options.name })
-  )
+  Effect.suspend(() => {
+    let repeating = false
+    const again = liveClock.sleep(passedDelay).pipe(
+      Effect.andThen(
+        Effect.sync(() => {
+          repeating = false
+          wake.ring("alarm")
+        })
+      )
+    )
+    return Stream.runForEach(wake.looks, (sources) =>
+      Effect.flatMap(look(drain, sources), ({ passed }) => {
+        if (passed !== true || repeating) return Effect.void
+        repeating = true
+        return Effect.forkChild(again)
+      })
+    )
+  }).pipe(Effect.annotateLogs({ dispatcher: options.name }))
 
 /** One look: batch after batch until one is not full. */
 const look = Effect.fnUntraced(function* <E, R>(
   drain: Drain<E, R>,
   sources: ReadonlySet<WakeSource>
 ) {
-  let woken = sources
-  while ((yield* persist(drain(woken))).full) woken = batch
+  let drained = yield* persist(drain(sources))
+  while (drained.full) drained = yield* persist(drain(batch))
+  return drained
 })
 
 /** Repeats a drain until it succeeds. */

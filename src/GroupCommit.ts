@@ -20,7 +20,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
 import { StoreError } from "./RomancyError.ts"
-import { liveClock } from "./Session.ts"
+import { liveClock } from "./Deadlines.ts"
 
 interface Entry<Row, Answer> {
   readonly row: Row

@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
+import { liveClock } from "./Deadlines.ts"
 import * as Notification from "./Notification.ts"
 import { channel, channels, type RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError } from "./RomancyError.ts"
@@ -71,11 +72,11 @@ export const hold = Effect.fnUntraced(function* (
       yield* session.query("select 1", [], config.heartbeatTimeout)
       return yield* new ListenError({ reason: "NotDelivered" })
     }
-    yield* Session.within(session, heartbeat.connected(session), config.statementTimeout)
+    yield* session.within(heartbeat.connected(session), config.statementTimeout)
     yield* options.onListening
     while (true) {
-      yield* Session.liveClock.sleep(config.heartbeatInterval)
-      yield* Session.within(session, heartbeat.beat(session), config.heartbeatTimeout)
+      yield* liveClock.sleep(config.heartbeatInterval)
+      yield* session.within(heartbeat.beat(session), config.heartbeatTimeout)
     }
   })
   const drains = queues.map((queue) => drain(queue, receive))

@@ -26,13 +26,11 @@ import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as PubSub from "effect/PubSub"
 import type * as Scope from "effect/Scope"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
-import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
+import * as Bus from "./Bus.ts"
 import * as ListenSession from "./ListenSession.ts"
-import type { Notification } from "./Notification.ts"
 import * as Reconnect from "./Reconnect.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError, listenAdvice } from "./RomancyError.ts"
@@ -84,12 +82,6 @@ export const Heartbeat = Context.Reference<{
 })
 
 /**
- * How many notifications are kept for a subscriber that has not taken them yet. Beyond it the
- * oldest go: the newest is what a conflated wake-up needs, and polls find the rest.
- */
-const backlogMax = 4096
-
-/**
  * The listening session of a runtime.
  *
  * @since 0.1.0
@@ -97,13 +89,9 @@ const backlogMax = 4096
  */
 export class Listener extends Context.Service<
   Listener,
-  {
+  Bus.Hearing & {
     /** The status now, and its changes as a stream (`SubscriptionRef.changes`). */
     readonly status: SubscriptionRef.SubscriptionRef<ListenerStatus>
-    /** What arrives from the moment the stream runs. Each subscriber sees all of it. */
-    readonly notifications: Stream.Stream<Notification>
-    /** Subscribes at once, for consumers that must not miss what arrives before they run. */
-    readonly subscribe: Effect.Effect<PubSub.Subscription<Notification>, never, Scope.Scope>
   }
 >()("romancy/Listener") {
   /**
@@ -132,19 +120,13 @@ export class Listener extends Context.Service<
 }
 
 const makeBus = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) {
-  const bus = yield* PubSub.sliding<Notification>(backlogMax)
-  yield* Effect.addFinalizer(() => PubSub.shutdown(bus))
+  const bus = yield* Bus.make
   const status = yield* SubscriptionRef.make<ListenerStatus>({
     _tag: first,
     since: yield* DateTime.now,
     attempt: 0
   })
-  const listener = Listener.of({
-    status,
-    notifications: Stream.fromPubSub(bus),
-    subscribe: PubSub.subscribe(bus)
-  })
-  return { bus, listener }
+  return { bus, listener: Listener.of({ ...bus, status }) }
 })
 
 const make = Effect.gen(function* () {
@@ -165,8 +147,7 @@ const make = Effect.gen(function* () {
       config,
       client: client.config,
       heartbeat,
-      // Not `publishUnsafe`, which drops the newest when the bus is full.
-      onNotifications: (notifications) => PubSub.publishAll(bus, notifications),
+      onNotifications: bus.publish,
       onListening
     })
   )

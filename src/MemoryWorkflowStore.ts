@@ -202,6 +202,7 @@ const make = Effect.gen(function* () {
       count: due.length,
       here: Array.from(here),
       claimed,
+      passed: false,
       nextMillis: next === undefined ? undefined : next.dueAt - now
     }
   }
@@ -219,22 +220,26 @@ const make = Effect.gen(function* () {
       (instance) => instance.status === "Running" && instance.owner === workerId
     )
 
-  const toRecord = (instance: Instance, now: number): Store.Record => ({
+  const toNews = (instance: Instance, now: number): Store.News => ({
     executionId: instance.executionId,
     token: instance.token,
     wakes: instance.wakes,
     resumes: instance.resumes,
     interrupt: instance.interrupt,
     wokenMillisAgo: now - instance.readyAt,
-    steps: Array.from(instance.steps.values(), ({ attempt, exit, name }) => ({
-      name,
-      attempt,
-      exit: JSON.parse(exit)
-    })),
     deferreds: Array.from(instance.deferreds, ([name, { exit, token }]) => ({
       name,
       exit: JSON.parse(exit),
       own: token !== undefined
+    }))
+  })
+
+  const toRecord = (instance: Instance, now: number): Store.Record => ({
+    ...toNews(instance, now),
+    steps: Array.from(instance.steps.values(), ({ attempt, exit, name }) => ({
+      name,
+      attempt,
+      exit: JSON.parse(exit)
     })),
     timers: Array.from(instance.timers.keys())
   })
@@ -349,8 +354,8 @@ const make = Effect.gen(function* () {
       })),
 
     claim: ({ limit, workerId, workflowNames }) =>
-      at((now) =>
-        Array.from(instances.values())
+      at((now) => ({
+        claimed: Array.from(instances.values())
           .filter(
             (instance) =>
               instance.status === "Runnable" && workflowNames.includes(instance.workflowName)
@@ -358,10 +363,13 @@ const make = Effect.gen(function* () {
           .sort(byReadiness)
           .slice(0, limit)
           .filter((instance) => take(instance, workerId))
-          .map((instance) => toClaimed(instance, now, false))
-      ),
+          .map((instance) => toClaimed(instance, now, false)),
+        passed: false
+      })),
     load: (executionIds) =>
       at((now) => found(executionIds).map((instance) => toRecord(instance, now))),
+    news: (executionIds) =>
+      at((now) => found(executionIds).map((instance) => toNews(instance, now))),
     fireTimers: (options) => at((now) => fireTimers(options, now)),
     release: (leases) =>
       at((now) => {

@@ -17,7 +17,8 @@ import type { Interrupt, Lease, Status } from "./WorkflowStore.ts"
  * `instances_runnable (workflow_name, ready_at)`: names that nobody registered are not even read.
  * A worker that was struck off takes nothing; see `start` for the share lock. The commit does not
  * wait for the disk: a crash of the server may undo a claim, and then the owner that every write
- * under a lease compares is another's, or nobody's.
+ * under a lease compares is another's, or nobody's. `passed` says that something was left because
+ * somebody else has locked it: another claim, or a write that leaves it runnable and tells nobody.
  *
  * @since 0.1.0
  * @category statements
@@ -51,7 +52,15 @@ living as materialized (
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
     i.interrupt, (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
 )
-select * from taken order by waited desc` as unknown as Rows<ClaimedRow>
+select passed, taken.* from (
+  select case when count(*) < ${options.limit}::int4 then exists (
+    select from ${table(context, "instances")} i
+    where i.status = 'Runnable' and i.workflow_name = any(${options.workflowNames}::text[])
+      and i.execution_id not in (select execution_id from picked)
+  ) else false end as passed from picked
+) p left join taken on true order by waited desc` as unknown as Rows<
+    { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
+  >
 
 /**
  * An instance that a statement has taken for its worker.
@@ -100,6 +109,31 @@ from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::t
     readonly token: number
     readonly wakes: number
     readonly resumes: number
+    readonly woken: number
+  }>
+
+/**
+ * The counters of instances that run here and what was completed for them, in one snapshot: what
+ * others may have written. Served by the primary keys.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const news = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  context.sql`
+select i.execution_id, i.token, i.wakes, i.resumes, i.interrupt, d.name, d.exit,
+  d.token is not null as own,
+  (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as woken
+from ${table(context, "instances")} i left join ${table(context, "deferreds")} d using (execution_id)
+where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
+    readonly execution_id: string
+    readonly token: number
+    readonly wakes: number
+    readonly resumes: number
+    readonly interrupt: Interrupt
+    readonly name: string | null
+    readonly exit: unknown
+    readonly own: boolean
     readonly woken: number
   }>
 

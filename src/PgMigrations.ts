@@ -18,7 +18,7 @@ import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { MigrationError, StoreError } from "./RomancyError.ts"
-import { liveClock } from "./Session.ts"
+import { liveClock } from "./Deadlines.ts"
 import { tableNames } from "./PgTables.ts"
 
 /**

@@ -40,6 +40,35 @@ export const toClaimed = (row: PgDispatchStatements.ClaimedRow): Store.Claimed =
 })
 
 /**
+ * The news of instances, from the rows of `news`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toNews = (
+  rows: ReadonlyArray<RowOf<typeof PgDispatchStatements.news>>
+): ReadonlyArray<Store.News> => {
+  const news = new Map<string, Store.News & { readonly deferreds: Array<unknown> }>()
+  for (const row of rows) {
+    const found = news.get(row.execution_id)
+    const deferreds = row.name === null ? [] : [{ name: row.name, exit: row.exit, own: row.own }]
+    if (found !== undefined) found.deferreds.push(...deferreds)
+    else {
+      news.set(row.execution_id, {
+        executionId: row.execution_id,
+        token: row.token,
+        wakes: row.wakes,
+        resumes: row.resumes,
+        interrupt: row.interrupt,
+        wokenMillisAgo: row.woken,
+        deferreds
+      })
+    }
+  }
+  return Array.from(news.values())
+}
+
+/**
  * The records of instances, from the rows of `load`.
  *
  * @since 0.1.0

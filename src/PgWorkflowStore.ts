@@ -27,13 +27,13 @@ import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import * as PgMigrations from "./PgMigrations.ts"
-import { type RowOf, toClaimed, toHeartbeat, toOutcome, toRecords } from "./PgRows.ts"
+import { type RowOf, toClaimed, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import { tableNames } from "./PgTables.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import { channel, RomancyConfig } from "./RomancyConfig.ts"
 import { type MigrationError, StoreError } from "./RomancyError.ts"
-import { liveClock } from "./Session.ts"
+import { liveClock } from "./Deadlines.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as Store from "./WorkflowStore.ts"
@@ -345,12 +345,22 @@ const make = Effect.gen(function* () {
     claim: (options) =>
       Effect.map(
         once("claim workflows", (context) => PgDispatchStatements.claim(context, options)),
-        (rows) => rows.map(toClaimed)
+        (rows) => ({
+          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toClaimed(row))),
+          passed: rows.some((row) => row.passed)
+        })
       ),
     load: (executionIds) =>
       Effect.map(
         direct("load workflows", (context) => PgDispatchStatements.load(context, executionIds)),
         toRecords
+      ),
+    news: (executionIds) =>
+      Effect.map(
+        direct("look after workflows", (context) =>
+          PgDispatchStatements.news(context, executionIds)
+        ),
+        toNews
       ),
     fireTimers: (options) =>
       Effect.map(
@@ -359,9 +369,8 @@ const make = Effect.gen(function* () {
           count: row!.fired,
           here: row!.own ?? [],
           claimed: (row!.claimed ?? []).map(toClaimed),
-          nextMillis: row!.passed
-            ? Math.min(row!.next ?? patienceMillis, patienceMillis)
-            : (row!.next ?? undefined)
+          passed: row!.passed,
+          nextMillis: row!.next ?? undefined
         })
       ),
     release: (leases) =>
@@ -412,9 +421,6 @@ const make = Effect.gen(function* () {
     removeWorker: (workerId) => remove({ workerId, expired: false })
   })
 })
-
-/** When to look again for due timers whose instance was locked by somebody else. */
-const patienceMillis = 50
 
 /** Carries the outcome of a transactional step out of the transaction that it rolls back. */
 class Undo {

@@ -129,14 +129,17 @@ export class Run {
     return this.fiber !== undefined && this.fiber.pollUnsafe() === undefined
   }
 
-  /** Takes over a newer snapshot of the record. Fails if something in it cannot be decoded. */
+  /** Takes over a newer snapshot, of the record or of the news. Fails if it cannot be decoded. */
   readonly apply = Effect.fnUntraced(
     { self: this },
-    function* (this: Run, record: Store.Record): Effect.fn.Return<Changes, Schema.SchemaError> {
+    function* (
+      this: Run,
+      record: Store.News & Partial<Store.Record>
+    ): Effect.fn.Return<Changes, Schema.SchemaError> {
       if (record.token !== this.lease.token) {
         return { fenced: true, completed: [], interrupted: false }
       }
-      for (const step of record.steps) {
+      for (const step of record.steps ?? []) {
         const key = stepKey(step.name, step.attempt)
         if (!this.steps.has(key))
           this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
@@ -149,7 +152,7 @@ export class Run {
         completed.push(deferred.name)
         if (!deferred.own) foreign++
       }
-      this.timers = new Set(record.timers)
+      if (record.timers !== undefined) this.timers = new Set(record.timers)
       // Wakes that no completion explains came from a child or by hand: the body has to look again.
       if (record.resumes > this.resumes) this.again = "explicit"
       else if (record.wakes - this.wakes > foreign) this.again ??= "automatic"

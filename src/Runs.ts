@@ -317,8 +317,8 @@ const make = Effect.gen(function* () {
 
   // What happens to a run while it is here.
 
-  const told = Effect.fnUntraced(function* (run: Run, record: Store.Record, source: WakeSource) {
-    const changes = yield* run.apply(record)
+  const told = Effect.fnUntraced(function* (run: Run, news: Store.News, source: WakeSource) {
+    const changes = yield* run.apply(news)
     if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
     for (const name of changes.completed) {
       if (completedHere(run, name)) {
@@ -326,7 +326,7 @@ const make = Effect.gen(function* () {
           executionId: run.executionId,
           workflowName: run.workflow._tag,
           sources: [source],
-          waitedMillis: record.wokenMillisAgo,
+          waitedMillis: news.wokenMillisAgo,
           parked: true
         })
       }
@@ -362,10 +362,9 @@ const make = Effect.gen(function* () {
       const present = signalled
       signalled = new Map()
       rung.closeUnsafe()
-      const records = yield* store.load(Array.from(present.keys()))
-      for (const record of records) {
-        const run = runs.get(record.executionId)
-        if (run !== undefined) yield* told(run, record, present.get(record.executionId)!)
+      for (const news of yield* store.news(Array.from(present.keys()))) {
+        const run = runs.get(news.executionId)
+        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!)
       }
     }
   }).pipe(

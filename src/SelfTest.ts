@@ -19,6 +19,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlError } from "effect/sql/SqlError"
 import { randomUUID } from "node:crypto"
+import { liveClock } from "./Deadlines.ts"
 import * as Notification from "./Notification.ts"
 import { channel, type RomancyConfig } from "./RomancyConfig.ts"
 import * as Session from "./Session.ts"
@@ -60,7 +61,7 @@ export const make = Effect.fnUntraced(function* (
     yield* session.query("select pg_notify($1, $2)", [channel(config, "self_test"), payload])
     const answer = yield* Deferred.await(arrived).pipe(
       Effect.timeoutOption(config.selfTestTimeout),
-      Effect.provideService(Clock.Clock, Session.liveClock)
+      Effect.provideService(Clock.Clock, liveClock)
     )
     return Option.isSome(answer)
   })

@@ -26,6 +26,7 @@ import * as Scope from "effect/Scope"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
+import { Deadlines, liveClock } from "./Deadlines.ts"
 
 /**
  * A session.
@@ -58,6 +59,11 @@ export interface Session {
   readonly listen: (
     channel: string
   ) => Effect.Effect<Queue.Dequeue<PgConnection.Notification, SqlError>, SqlError, Scope.Scope>
+  /** Runs an effect that uses the session; past the deadline the session is destroyed. */
+  readonly within: <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    deadline: Duration.Input
+  ) => Effect.Effect<A, E, R>
   /** Ends the session now, without a word to the server. */
   readonly destroy: Effect.Effect<void>
 }
@@ -82,22 +88,8 @@ export interface Options {
   readonly statementTimeout: Duration.Input
 }
 
-/**
- * The live clock, whatever clock is installed.
- *
- * @since 0.1.0
- * @category references
- */
-export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
-
 /** How long a farewell (UNLISTEN, Terminate, the answer to a cancel) may take. */
 const farewell = Duration.millis(250)
-
-/**
- * After the event loop was blocked a deadline has passed although the answer came in time and just
- * waits to be read. This much is left for reading it, and for the short statement that may follow.
- */
-const lastLook = Duration.millis(20)
 
 /**
  * Opens a session that lives as long as the scope.
@@ -137,6 +129,7 @@ export const make = Effect.fnUntraced(function* (
       yield* Effect.addFinalizer((exit) => line.within(Scope.close(scope, exit), farewell))
       return yield* line.within(Scope.provide(pinned.listen(channel), scope), statementTimeout)
     }),
+    within: (effect, deadline) => line.within(effect, Duration.fromInputUnsafe(deadline)),
     destroy: Effect.sync(() => line.cut(new Error("The session was destroyed")))
   }
   return session
@@ -145,6 +138,7 @@ export const make = Effect.fnUntraced(function* (
 /** The sockets of one session: its own, and those that carry its cancel requests. */
 class Line {
   readonly sockets = new Set<Duplex>()
+  readonly deadlines = new Deadlines()
   readonly config: PgConnection.Config
   broken: Error | undefined
 
@@ -172,7 +166,7 @@ class Line {
     this.within(
       Effect.forEach(this.sockets, closed, { discard: true, concurrency: "unbounded" }),
       farewell
-    )
+    ).pipe(Effect.ensuring(Effect.sync(() => this.deadlines.clear())))
   )
 
   /** Runs an effect that waits for the wire; past the deadline the sockets are destroyed. */
@@ -187,22 +181,19 @@ class Line {
           Effect.onInterrupt(Fiber.join(fiber), () =>
             Effect.flatMap(
               this.arm(farewell, "No answer to a cancelled statement within"),
-              (late) => Effect.ensuring(Fiber.interrupt(fiber), late)
+              (late) => Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
             )
           )
         ),
         Effect.mapError((error) => this.explain(error)),
-        Effect.ensuring(disarm)
+        Effect.ensuring(Effect.sync(disarm))
       )
     )
 
-  /** Destroys the sockets at the deadline, unless the effect it gives is run before. */
-  private arm(deadline: Duration.Duration, complaint: string): Effect.Effect<Effect.Effect<void>> {
-    if (!Duration.isFinite(deadline)) return Effect.succeed(Effect.void)
-    const reason = () => new Error(`${complaint} ${Duration.format(deadline)}`)
-    return alarm(
-      deadline,
-      Effect.sync(() => this.cut(reason()))
+  /** Destroys the sockets at the deadline, unless the function it gives is called before. */
+  private arm(deadline: Duration.Duration, complaint: string): Effect.Effect<() => void> {
+    return this.deadlines.set(deadline, () =>
+      this.cut(new Error(`${complaint} ${Duration.format(deadline)}`))
     )
   }
 
@@ -217,45 +208,6 @@ const because = <E>(error: E, cause: Error): E => {
   const message = `The session is lost: ${cause.message}`
   return new SqlError({ reason: new ConnectionError({ cause, message, operation: "query" }) }) as E
 }
-
-/** Runs `onDue` at the deadline, by the live clock, unless the effect it gives is run before. */
-const alarm = (
-  deadline: Duration.Duration,
-  onDue: Effect.Effect<void>
-): Effect.Effect<Effect.Effect<void>> =>
-  liveClock.sleep(deadline).pipe(
-    Effect.andThen(liveClock.sleep(lastLook)),
-    Effect.andThen(onDue),
-    Effect.forkDetach({ startImmediately: true }),
-    Effect.map((fiber) => Effect.sync(() => fiber.interruptUnsafe()))
-  )
-
-/**
- * Runs an effect that uses a session; past the deadline the session is destroyed, which fails
- * whatever waits for it.
- *
- * @since 0.1.0
- * @category combinators
- */
-export const within = <A, E, R>(
-  session: Session,
-  effect: Effect.Effect<A, E, R>,
-  deadline: Duration.Input
-): Effect.Effect<A, E, R> =>
-  Effect.suspend(() => {
-    const limit = Duration.fromInputUnsafe(deadline)
-    let late: Error | undefined
-    const onDue = Effect.suspend(() => {
-      late = new Error(`No answer within ${Duration.format(limit)}`)
-      return session.destroy
-    })
-    return Effect.flatMap(alarm(limit, onDue), (disarm) =>
-      effect.pipe(
-        Effect.mapError((error) => (late === undefined ? error : because(error, late))),
-        Effect.ensuring(disarm)
-      )
-    )
-  })
 
 const closed = (socket: Duplex): Effect.Effect<void> =>
   Effect.callback((resume) => {

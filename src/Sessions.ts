@@ -19,7 +19,7 @@ import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as SqlClient from "effect/sql/SqlClient"
-import type { Connection } from "effect/sql/SqlConnection"
+import type { Borrower, Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as PgFailure from "./PgFailure.ts"
@@ -64,9 +64,9 @@ export const LockTimeout = Context.Reference<Duration.Input>("romancy/Sessions/L
   defaultValue: () => "100 millis"
 })
 
-/** A place for one session: empty, or with a session and the scope that ends it. */
+/** A place for one session: empty, or with a connection and the scope that ends it. */
 interface Slot {
-  session: Session.Session | undefined
+  connection: Connection | undefined
   scope: Scope.Closeable | undefined
 }
 
@@ -74,14 +74,14 @@ const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const slots: Array<Slot> = Array.from({ length: config.writeSessions }, () => ({
-    session: undefined,
+    connection: undefined,
     scope: undefined
   }))
   const permits = Semaphore.makeUnsafe(slots.length)
 
   const close = (slot: Slot) => {
     const scope = slot.scope
-    slot.session = undefined
+    slot.connection = undefined
     slot.scope = undefined
     return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
   }
@@ -97,10 +97,10 @@ const make = Effect.gen(function* () {
     jit: "off"
   }
   const open = Effect.fnUntraced(
-    function* (slot: Slot): Effect.fn.Return<void, SqlError> {
+    function* (slot: Slot): Effect.fn.Return<Connection, SqlError> {
       const scope = yield* Scope.make()
       slot.scope = scope
-      slot.session = yield* Session.make({
+      const session = yield* Session.make({
         client: client.config,
         applicationName: `${config.prefix}-writer`,
         connectTimeout: config.connectTimeout,
@@ -110,6 +110,7 @@ const make = Effect.gen(function* () {
         Scope.provide(scope),
         Effect.onError(() => close(slot))
       )
+      return (slot.connection = toConnection(session, () => close(slot)))
     },
     Effect.tapError((error) =>
       Effect.sync(() => {
@@ -119,29 +120,41 @@ const make = Effect.gen(function* () {
     Effect.retry({ times: 1, while: (error) => PgFailure.code(error) === "08P01" })
   )
 
-  const acquire = Effect.acquireRelease(
-    Effect.map(permits.take(1), () => slots.shift()!),
-    (slot, exit) =>
+  // Most recently used first, so that an idle engine keeps one session warm.
+  const giveBack = (slot: Slot, exit: Exit.Exit<unknown, unknown>) =>
+    Effect.andThen(
       // A statement that was cut off leaves its session in a state that nobody wants to wait for.
-      Effect.andThen(
-        Exit.hasInterrupts(exit) ? close(slot) : Effect.void,
-        Effect.suspend(() => {
-          // Most recently used first, so that an idle engine keeps one session warm.
-          slots.unshift(slot)
-          return permits.release(1)
-        })
-      ),
-    { interruptible: true }
+      Exit.hasInterrupts(exit) ? close(slot) : Effect.void,
+      Effect.suspend(() => {
+        slots.unshift(slot)
+        return permits.release(1)
+      })
+    )
+  const connected = (slot: Slot) =>
+    slot.connection === undefined ? open(slot) : Effect.succeed(slot.connection)
+  const acquirer = Effect.flatMap(
+    Effect.acquireRelease(
+      Effect.map(permits.take(1), () => slots.shift()!),
+      giveBack,
+      { interruptible: true }
+    ),
+    connected
   )
-  const acquirer = Effect.gen(function* () {
-    const slot = yield* acquire
-    if (slot.session === undefined) yield* open(slot)
-    return connection(slot.session!, () => close(slot))
-  })
+  /** For one statement, without a scope. */
+  const borrower: Borrower = (use) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(restore(permits.take(1)), () => {
+        const slot = slots.shift()!
+        return Effect.onExit(restore(Effect.flatMap(connected(slot), use)), (exit) =>
+          giveBack(slot, exit)
+        )
+      })
+    )
   yield* Effect.addFinalizer(() => Effect.forEach(slots, close, { discard: true }))
 
   const sql = yield* SqlClient.make({
     acquirer,
+    borrower,
     transactionAcquirer: acquirer,
     compiler: PgClient.makeCompiler(),
     driver: "pg",
@@ -151,7 +164,7 @@ const make = Effect.gen(function* () {
 })
 
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */
-const connection = (session: Session.Session, drop: () => Effect.Effect<void>): Connection => {
+const toConnection = (session: Session.Session, drop: () => Effect.Effect<void>): Connection => {
   const execute = (text: string, params: ReadonlyArray<unknown>) =>
     session
       .query(text, params)

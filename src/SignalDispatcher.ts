@@ -34,16 +34,14 @@ export const layer: Layer.Layer<
     const listener = yield* Listener
     const runs = yield* Runs
     const workerId = yield* WorkerId
-    yield* Stream.runForEach(listener.notifications, (notification) =>
-      Effect.sync(() => {
-        if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
-        if (notification._tag !== "WorkflowSignal") return
-        if (notification.instanceId === undefined) runs.signalParked("notification")
-        else if (notification.owner === workerId) {
-          runs.signal([notification.instanceId], "notification")
-        }
-      })
-    ).pipe(Effect.forkScoped)
+    yield* listener.hear((notification) => {
+      if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
+      if (notification._tag !== "WorkflowSignal") return
+      if (notification.instanceId === undefined) runs.signalParked("notification")
+      else if (notification.owner === workerId) {
+        runs.signal([notification.instanceId], "notification")
+      }
+    })
     const polls = Poller.make({
       status: listener.status,
       interval: config.workflowResumptionInterval,

@@ -9,6 +9,7 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -38,6 +39,7 @@ export const layer: Layer.Layer<
     const runs = yield* Runs
     const store = yield* WorkflowStore
     const worker = yield* Worker
+    const clock = yield* Clock.Clock
     const wake = yield* Wake.make({
       listener,
       // One that says when it is due sets the alarm below; a bare one asks for a look.
@@ -60,14 +62,20 @@ export const layer: Layer.Layer<
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
-      const fired = yield* runs.admit(sources, (slots) =>
-        store.fireTimers({ workflowNames, limit, slots })
-      )
+      let askedNanos = 0n
+      const fired = yield* runs.admit(sources, (slots) => {
+        askedNanos = clock.monotonicTimeNanosUnsafe()
+        return store.fireTimers({ workflowNames, limit, slots })
+      })
       runs.signal(fired.here, "alarm")
       // Those for which there was no slot here.
       if (fired.count > fired.claimed.length + fired.here.length) doorbell.workflows("alarm")
-      if (fired.nextMillis !== undefined) yield* wake.alarm.set(fired.nextMillis)
-      return { full: fired.count === limit }
+      if (fired.nextMillis !== undefined) {
+        // Counted from the question: the way back and what was launched since are part of the wait.
+        const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
+        yield* wake.alarm.set(Math.max(0, fired.nextMillis - sinceMillis))
+      }
+      return { full: fired.count === limit, passed: fired.passed }
     })
     yield* Dispatcher.run(wake, drain, { name: "timers" }).pipe(Effect.forkScoped)
   })

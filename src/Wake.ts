@@ -31,7 +31,7 @@ import * as Poller from "./Poller.ts"
  * - `notification`: a hint from the database
  * - `poll`: a tick of the present regime
  * - `sweep`: the listener has just begun to listen
- * - `alarm`: the next deadline has come
+ * - `alarm`: the next deadline has come, or the moment to look again for what was locked
  * - `home`: this process made the work itself
  * - `batch`: the batch before came back full
  *
@@ -86,16 +86,13 @@ export const make = Effect.fnUntraced(function* (
   options: Options
 ): Effect.fn.Return<Wake, never, Scope.Scope> {
   const alarm = yield* Alarm.make
-  const subscription = yield* options.listener.subscribe
   const box = yield* makeBox
-  const notifications = Stream.filter(Stream.fromSubscription(subscription), options.on).pipe(
-    Stream.map((): WakeSource => "notification")
-  )
-  const polls = Poller.make({ ...options, status: options.listener.status })
-  const merged: Stream.Stream<WakeSource> = Stream.mergeAll([notifications, polls, alarm.due], {
-    concurrency: "unbounded"
+  yield* options.listener.hear((notification) => {
+    if (options.on(notification)) box.add("notification")
   })
-  yield* Stream.runForEach(merged, (source) => Effect.sync(() => box.add(source))).pipe(
+  const polls = Poller.make({ ...options, status: options.listener.status })
+  const scheduled: Stream.Stream<WakeSource> = Stream.merge(polls, alarm.due)
+  yield* Stream.runForEach(scheduled, (source) => Effect.sync(() => box.add(source))).pipe(
     Effect.forkScoped({ startImmediately: true })
   )
   return { looks: box.looks, ring: box.add, alarm }

@@ -28,6 +28,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
+import { liveClock } from "./Deadlines.ts"
 import { Heartbeat, Listener } from "./Listener.ts"
 import type { StatementContext } from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
@@ -113,7 +114,7 @@ export const layerHeartbeat: Layer.Layer<
           toHeartbeat
         )
       )
-      const now = yield* Session.liveClock.currentTimeMillis
+      const now = yield* liveClock.currentTimeMillis
       if (now - since <= settled || suspects.length === 0) return
       // Apart from the heartbeat, which has little time.
       yield* FiberHandle.run(burial, Effect.forEach(suspects, worker.bury, { discard: true }), {
@@ -124,9 +125,9 @@ export const layerHeartbeat: Layer.Layer<
       connected: Effect.fnUntraced(function* (session) {
         yield* run(session, PgWorkerStatements.keepAlive)
         yield* takeLock(run, session, worker.lockKey).pipe(
-          Effect.provideService(Clock.Clock, Session.liveClock)
+          Effect.provideService(Clock.Clock, liveClock)
         )
-        since = yield* Session.liveClock.currentTimeMillis
+        since = yield* liveClock.currentTimeMillis
       }),
       beat
     }
@@ -199,7 +200,7 @@ export const layer: Layer.Layer<
       ),
       Effect.andThen(Effect.flatMap(outage.next, Effect.sleep)),
       Effect.forever,
-      Effect.provideService(Clock.Clock, Session.liveClock),
+      Effect.provideService(Clock.Clock, liveClock),
       Effect.forkScoped
     )
   })

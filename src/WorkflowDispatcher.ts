@@ -48,18 +48,18 @@ export const layer: Layer.Layer<
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
-      const { claimed, limit } = yield* runs.admit(sources, (slots) => {
+      const { claimed, limit, passed } = yield* runs.admit(sources, (slots) => {
         const limit = Math.min(slots, config.maxWorkflowsPerBatch)
         if (limit > 0) {
-          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claimed) => ({
-            claimed,
+          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claims) => ({
+            ...claims,
             limit
           }))
         }
         runs.makeRoom()
-        return Effect.succeed({ claimed: [], limit })
+        return Effect.succeed({ claimed: [], passed: false, limit })
       })
-      return { full: limit > 0 && claimed.length === limit }
+      return { full: limit > 0 && claimed.length === limit, passed }
     })
     yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
   })

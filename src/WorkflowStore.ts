@@ -134,12 +134,12 @@ export interface Claimed extends Lease {
 export type Interrupt = "None" | "Safe" | "Unsafe"
 
 /**
- * What is recorded of an instance, read in one snapshot with its counters.
+ * What others may have written of an instance while it runs, read in one snapshot with its counters.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Record {
+export interface News {
   readonly executionId: string
   readonly token: number
   readonly wakes: number
@@ -147,16 +147,25 @@ export interface Record {
   readonly interrupt: Interrupt
   /** Time since the last wake was written, by the store's clock. */
   readonly wokenMillisAgo: number
-  readonly steps: ReadonlyArray<{
-    readonly name: string
-    readonly attempt: number
-    readonly exit: unknown
-  }>
   /** `own`: completed by a run of the instance itself, which raised no wake. */
   readonly deferreds: ReadonlyArray<{
     readonly name: string
     readonly exit: unknown
     readonly own: boolean
+  }>
+}
+
+/**
+ * All that is recorded of an instance, read in one snapshot with its counters.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Record extends News {
+  readonly steps: ReadonlyArray<{
+    readonly name: string
+    readonly attempt: number
+    readonly exit: unknown
   }>
   /** Names of the timers that are registered and have not fired. */
   readonly timers: ReadonlyArray<string>
@@ -229,16 +238,28 @@ export interface TimerRequest {
 }
 
 /**
- * What a look at the due timers did: how many fired, which of their instances run in this process
- * and which it has taken to run, and the time to the next deadline, if there is one.
+ * What a claim took. `passed`: there was more, which somebody else has locked for the moment and
+ * may leave as it is, so it is worth another look soon.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Fired {
+export interface Claims {
+  readonly claimed: ReadonlyArray<Claimed>
+  readonly passed: boolean
+}
+
+/**
+ * What a look at the due timers did: how many fired, which of their instances run in this process
+ * and which it has taken to run, whether any were `passed` over because somebody else has locked
+ * them, and the time to the next deadline, if there is one.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Fired extends Claims {
   readonly count: number
   readonly here: ReadonlyArray<string>
-  readonly claimed: ReadonlyArray<Claimed>
   readonly nextMillis: number | undefined
 }
 
@@ -328,10 +349,13 @@ export class WorkflowStore extends Context.Service<
       readonly workerId: string
       readonly workflowNames: ReadonlyArray<string>
       readonly limit: number
-    }) => Effect.Effect<ReadonlyArray<Claimed>, StoreError>
+    }) => Effect.Effect<Claims, StoreError>
     readonly load: (
       executionIds: ReadonlyArray<string>
     ) => Effect.Effect<ReadonlyArray<Record>, StoreError>
+    readonly news: (
+      executionIds: ReadonlyArray<string>
+    ) => Effect.Effect<ReadonlyArray<News>, StoreError>
     readonly fireTimers: (options: {
       readonly workflowNames: ReadonlyArray<string>
       readonly limit: number

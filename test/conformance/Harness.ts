@@ -81,11 +81,14 @@ export const claim = (
     readonly limit?: number
   } = {}
 ) =>
-  store.claim({
-    workerId: options.by ?? self,
-    workflowNames: options.names ?? ["Order"],
-    limit: options.limit ?? 10
-  })
+  Effect.map(
+    store.claim({
+      workerId: options.by ?? self,
+      workflowNames: options.names ?? ["Order"],
+      limit: options.limit ?? 10
+    }),
+    ({ claimed }) => claimed
+  )
 
 /** A suspension of a run that has seen no wake. */
 export const suspension = (options: Partial<Store.Suspension> = {}): Store.Suspension => ({

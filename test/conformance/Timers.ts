@@ -53,13 +53,14 @@ export const timers = (it: Case): void => {
       yield* store.suspend(lease, suspension())
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["t"])
       yield* TestClock.adjust("1499 millis")
-      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], claimed: [], nextMillis: 1 })
+      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], claimed: [], passed: false, nextMillis: 1 })
       assert.strictEqual(yield* status(store, "a"), "Suspended")
       yield* TestClock.adjust("1 millis")
       assert.deepStrictEqual(yield* fire(store), {
         count: 1,
         here: [],
         claimed: [],
+        passed: false,
         nextMillis: undefined
       })
       assert.deepInclude((yield* claim(store))[0], { executionId: "a", wakes: 1 })
@@ -103,6 +104,7 @@ export const timers = (it: Case): void => {
         count: 1,
         here: ["a"],
         claimed: [],
+        passed: false,
         nextMillis: 1234
       })
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["later"])
@@ -166,6 +168,7 @@ export const timers = (it: Case): void => {
         count: 1,
         here: ["k"],
         claimed: [],
+        passed: false,
         nextMillis: undefined
       })
       assert.strictEqual((yield* load(store, "u")).timers.length, 1000)
@@ -173,6 +176,7 @@ export const timers = (it: Case): void => {
         count: 0,
         here: [],
         claimed: [],
+        passed: false,
         nextMillis: undefined
       })
     }))

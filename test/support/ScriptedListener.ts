@@ -9,9 +9,8 @@
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as PubSub from "effect/PubSub"
-import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
+import * as Bus from "../../src/Bus.ts"
 import { Listener, type ListenerStatus } from "../../src/Listener.ts"
 import type { Notification } from "../../src/Notification.ts"
 
@@ -25,20 +24,16 @@ export interface ScriptedListener {
 }
 
 export const make = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) {
-  const bus = yield* PubSub.sliding<Notification>(4096)
+  const bus = yield* Bus.make
   const at = (tag: ListenerStatus["_tag"]) =>
     Effect.map(DateTime.now, (since): ListenerStatus => ({ _tag: tag, since, attempt: 0 }))
   const status = yield* SubscriptionRef.make(yield* at(first))
-  const listener = Listener.of({
-    status,
-    notifications: Stream.fromPubSub(bus),
-    subscribe: PubSub.subscribe(bus)
-  })
+  const listener = Listener.of({ ...bus, status })
   const scripted: ScriptedListener = {
     listener,
     layer: Layer.succeed(Listener, listener),
     become: (tag) => Effect.flatMap(at(tag), (next) => SubscriptionRef.set(status, next)),
-    notify: (notification) => Effect.asVoid(PubSub.publish(bus, notification))
+    notify: (notification) => bus.publish([notification])
   }
   return scripted
 })

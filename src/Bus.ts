@@ -1,0 +1,76 @@
+/**
+ * The notifications of one process, broadcast to whoever is concerned.
+ *
+ * Reads: nothing; it is published to.
+ * Feeds: the dispatchers, by calls, because a wake is what somebody waits for and every fiber
+ * between costs it time; everybody else, by a stream.
+ * Guarantees: each hears all of it, in order; nobody slow holds up the others.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as PubSub from "effect/PubSub"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { Notification } from "./Notification.ts"
+
+/**
+ * How notifications are heard.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Hearing {
+  /** Calls back with each as it arrives, until the scope closes. Must not wait, nor throw. */
+  readonly hear: (
+    call: (notification: Notification) => void
+  ) => Effect.Effect<void, never, Scope.Scope>
+  /** What arrives from the moment the stream runs. */
+  readonly notifications: Stream.Stream<Notification>
+  /** Subscribes at once, for consumers that must not miss what arrives before they run. */
+  readonly subscribe: Effect.Effect<PubSub.Subscription<Notification>, never, Scope.Scope>
+}
+
+/**
+ * A bus.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Bus extends Hearing {
+  readonly publish: (notifications: ReadonlyArray<Notification>) => Effect.Effect<void>
+}
+
+/**
+ * How many notifications are kept for a stream that has not taken them yet. Beyond it the oldest
+ * go: the newest is what a wake-up needs, and polls find the rest.
+ */
+const backlogMax = 4096
+
+/**
+ * Makes a bus that ends with the scope.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function* () {
+  const pubsub = yield* Effect.acquireRelease(PubSub.sliding<Notification>(backlogMax), (pubsub) =>
+    PubSub.shutdown(pubsub)
+  )
+  const calls = new Set<(notification: Notification) => void>()
+  return {
+    hear: (call) =>
+      Effect.acquireRelease(
+        Effect.sync(() => void calls.add(call)),
+        () => Effect.sync(() => void calls.delete(call))
+      ),
+    notifications: Stream.fromPubSub(pubsub),
+    subscribe: PubSub.subscribe(pubsub),
+    publish: (notifications) =>
+      Effect.suspend(() => {
+        for (const notification of notifications) for (const call of calls) call(notification)
+        // Not `publishUnsafe`, which drops the newest when it is full.
+        return Effect.asVoid(PubSub.publishAll(pubsub, notifications))
+      })
+  }
+})
