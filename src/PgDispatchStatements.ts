@@ -32,35 +32,54 @@ export const claim = (
   }
 ) =>
   context.sql`
-with moment as materialized (select ${context.now} as now),
-relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
-living as materialized (
+with living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id = ${options.workerId} and not w.dead for key share
-), picked as materialized (
-  select p.* from unnest(${options.workflowNames}::text[]) as n (workflow_name)
-  cross join relaxed cross join living cross join lateral (
-    select i.execution_id, i.ready_at from ${table(context, "instances")} i
-    where i.status = 'Runnable' and i.workflow_name = n.workflow_name
-    order by i.ready_at limit ${options.limit}::int4 for update skip locked
-  ) p order by p.ready_at limit ${options.limit}::int4
-), taken as (
+), picked as materialized (${pickRunnable(context, options)}),
+taken as (
   update ${table(context, "instances")} i set status = 'Running', owner = ${options.workerId},
     token = i.token + 1
-  from picked, moment
+  from picked
   where i.execution_id = picked.execution_id and i.status = 'Runnable'
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
-    i.interrupt, (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
+    i.interrupt, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as waited
 )
-select passed, taken.* from (
-  select case when count(*) < ${options.limit}::int4 then exists (
-    select from ${table(context, "instances")} i
-    where i.status = 'Runnable' and i.workflow_name = any(${options.workflowNames}::text[])
-      and i.execution_id not in (select execution_id from picked)
-  ) else false end as passed from picked
-) p left join taken on true order by waited desc` as unknown as Rows<
+select claims.passed, taken.* from (
+  select set_config('synchronous_commit', 'off', true),
+    case when (select count(*) from picked) < ${options.limit}::int4 then exists (
+      select from living, ${table(context, "instances")} i
+      where i.status = 'Runnable' and i.workflow_name = any(${options.workflowNames}::text[])
+        and i.execution_id not in (select execution_id from picked)
+    ) else false end as passed
+) claims left join taken on true order by waited desc` as unknown as Rows<
     { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
   >
+
+/**
+ * Locks what is runnable, longest ready first. Most workers know one workflow, or few: with one the
+ * index gives the order, with several each is read in its order up to the limit.
+ */
+const pickRunnable = (
+  context: StatementContext,
+  {
+    limit,
+    workflowNames
+  }: { readonly workflowNames: ReadonlyArray<string>; readonly limit: number }
+) => {
+  const { sql } = context
+  return workflowNames.length === 1
+    ? sql`
+  select i.execution_id from living, ${table(context, "instances")} i
+  where i.status = 'Runnable' and i.workflow_name = ${workflowNames[0]!}
+  order by i.ready_at limit ${limit}::int4 for update of i skip locked`
+    : sql`
+  select p.* from living cross join unnest(${workflowNames}::text[]) as n (workflow_name)
+  cross join lateral (
+    select i.execution_id, i.ready_at from ${table(context, "instances")} i
+    where i.status = 'Runnable' and i.workflow_name = n.workflow_name
+    order by i.ready_at limit ${limit}::int4 for update of i skip locked
+  ) p order by p.ready_at limit ${limit}::int4`
+}
 
 /**
  * An instance that a statement has taken for its worker.

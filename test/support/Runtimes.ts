@@ -273,7 +273,7 @@ export type Database = Effect.Success<typeof makeDatabase>
 
 /** What only the statement of that name has in its text. */
 export const statement = {
-  claim: "%for update skip locked%",
+  claim: "%for update of i skip locked%",
   fireTimers: "%for no key update of i skip locked%",
   outcomes: "%select i.execution_id, i.workflow_name, i.status, i.owner, i.result%",
   load: "%as kind, i.interrupt as name%"
