@@ -67,20 +67,22 @@ export class Deadlines {
   private readonly watch: Effect.Effect<void> = Effect.suspend(() => {
     this.watcher?.interruptUnsafe()
     this.watchedMillis = this.earliestMillis
-    return Effect.map(
-      Effect.forkDetach(this.watching, { startImmediately: true }),
-      (fiber) => void (this.watcher = fiber)
-    )
+    return Effect.map(Effect.forkDetach(this.watching, { startImmediately: true }), (fiber) => {
+      this.watcher = fiber
+    })
   })
 
   private readonly watching: Effect.Effect<void> = Effect.suspend(() => {
-    const next = (this.watchedMillis = this.earliestMillis)
+    const next = this.earliestMillis
+    this.watchedMillis = next
     if (next === Number.POSITIVE_INFINITY) return Effect.void
-    return liveClock.sleep(Duration.millis(Math.max(0, Math.ceil(next - nowMillis())))).pipe(
-      Effect.andThen(liveClock.sleep(Duration.millis(lastLookMillis))),
-      Effect.andThen(Effect.sync(() => this.fire(nowMillis() - lastLookMillis))),
-      Effect.andThen(Effect.suspend(() => this.watching))
-    )
+    return liveClock
+      .sleep(Duration.millis(Math.max(0, Math.ceil(next - nowMillis()))))
+      .pipe(
+        Effect.andThen(liveClock.sleep(Duration.millis(lastLookMillis))),
+        Effect.andThen(Effect.sync(() => this.fire(nowMillis() - lastLookMillis))),
+        Effect.andThen(Effect.suspend(() => this.watching))
+      )
   })
 
   private fire(untilMillis: number): void {

@@ -16,7 +16,7 @@ import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import { liveClock } from "./Deadlines.ts"
 import * as Notification from "./Notification.ts"
-import { channel, channels, type RomancyConfig } from "./RomancyConfig.ts"
+import { type ChannelName, channel, type RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError } from "./RomancyError.ts"
 import * as SelfTest from "./SelfTest.ts"
 import * as Session from "./Session.ts"
@@ -24,6 +24,7 @@ import * as Session from "./Session.ts"
 /**
  * What a listening session needs.
  *
+ * - `channels`: those to listen on, without their prefix; `self_test` among them
  * - `onNotifications`: run for what arrives, but for self-tests; must not wait
  * - `onListening`: run once notifications are seen to arrive
  *
@@ -33,6 +34,7 @@ import * as Session from "./Session.ts"
 export interface Options {
   readonly config: RomancyConfig.Values
   readonly client: PgClientConfig
+  readonly channels: ReadonlyArray<ChannelName>
   readonly heartbeat: {
     readonly connected: (session: Session.Session) => Effect.Effect<void, SqlError>
     readonly beat: (session: Session.Session) => Effect.Effect<void, SqlError>
@@ -63,7 +65,7 @@ export const hold = Effect.fnUntraced(function* (
   })
   const test = yield* SelfTest.make(config, options.client)
   const receive = receiver(config.prefix, test, options.onNotifications)
-  const queues = yield* Effect.forEach(channels, (name) =>
+  const queues = yield* Effect.forEach(options.channels, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
   const beats = Effect.gen(function* () {

@@ -11,7 +11,7 @@
  *
  * Reads: PostgreSQL, over one `Session` of its own; `Heartbeat`, for what a sign of life does.
  * Feeds: `Poller` (status), `Wake` (notifications).
- * Guarantees: `Listening` means that LISTEN is confirmed on every channel and that a notification
+ * Guarantees: `Listening` means that LISTEN is confirmed on its channels and that a notification
  * from another session has arrived; a dead connection is noticed within `heartbeatInterval` and
  * `heartbeatTimeout`; it tries for ever, with delays that never exceed `notifyReconnectDelay`;
  * after its scope has closed there is no session and no attempt.
@@ -32,7 +32,7 @@ import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Bus from "./Bus.ts"
 import * as ListenSession from "./ListenSession.ts"
 import * as Reconnect from "./Reconnect.ts"
-import { RomancyConfig } from "./RomancyConfig.ts"
+import { type ChannelName, channels, RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError, listenAdvice } from "./RomancyError.ts"
 import type { Session } from "./Session.ts"
 
@@ -104,8 +104,24 @@ export class Listener extends Context.Service<
   static readonly layer: Layer.Layer<Listener, ListenError, PgClient.PgClient | RomancyConfig> =
     Layer.effect(
       this,
-      Effect.suspend(() => make)
+      Effect.suspend(() => make(channels))
     )
+
+  /**
+   * {@link layer} for a process that runs nothing: it hears of completions, and is not woken by
+   * what only workers act on.
+   *
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layerClient: Layer.Layer<
+    Listener,
+    ListenError,
+    PgClient.PgClient | RomancyConfig
+  > = Layer.effect(
+    this,
+    Effect.suspend(() => make(["workflow_completed", "self_test"]))
+  )
 
   /**
    * Never listens; the status is `Off`.
@@ -129,7 +145,7 @@ const makeBus = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) {
   return { bus, listener: Listener.of({ ...bus, status }) }
 })
 
-const make = Effect.gen(function* () {
+const make = Effect.fnUntraced(function* (channels: ReadonlyArray<ChannelName>) {
   const config = yield* RomancyConfig
   if (config.listenNotify === false) return (yield* makeBus("Off")).listener
   yield* Effect.logInfo("PostgreSQL LISTEN/NOTIFY configured").pipe(
@@ -146,6 +162,7 @@ const make = Effect.gen(function* () {
     ListenSession.hold({
       config,
       client: client.config,
+      channels,
       heartbeat,
       onNotifications: bus.publish,
       onListening

@@ -79,7 +79,7 @@ const worker = Engine.layer.pipe(
 /** The same without what claims and runs. */
 const client = Engine.layerClient.pipe(
   Layer.provideMerge(SignalDispatcher.layer),
-  Layer.provideMerge(Listener.layer),
+  Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
   Layer.provideMerge(store),
   Layer.provideMerge(identity)

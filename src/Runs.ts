@@ -13,11 +13,9 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
+import type * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
@@ -25,11 +23,13 @@ import { Doorbell } from "./Doorbell.ts"
 import { closeReplay, make as makeDeparture } from "./Departure.ts"
 import { Parking } from "./Parking.ts"
 import { OnResumption, type Resumption } from "./Resumption.ts"
+import { make as makeSignals } from "./Signals.ts"
+import { make as makeSlots } from "./Slots.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
 import { type Ended, Run } from "./Run.ts"
 import type { WakeSource } from "./Wake.ts"
-import { WorkerId } from "./WorkerId.ts"
+import type { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import * as Store from "./WorkflowStore.ts"
 
@@ -118,25 +118,19 @@ const make = Effect.gen(function* () {
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
-  const self = yield* WorkerId
   const onResumption = yield* OnResumption
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
   const registrations = new Map<string, Registration>()
   const runs = new Map<string, Run>()
-  const starting = new Set<string>()
   const parking = new Parking(config)
   const tracked = WorkflowEngine.makeDeferredState()
-  let starved = false
 
   const leave = (run: Run, ended: Ended) => {
     if (runs.get(run.executionId) === run) runs.delete(run.executionId)
     run.settle(ended)
-    if (starved) {
-      starved = false
-      doorbell.workflows("home")
-    }
+    slots.freed()
   }
   const { block, complete, giveBack, suspend } = yield* makeDeparture({
     runs,
@@ -202,10 +196,7 @@ const make = Effect.gen(function* () {
     }
   })
 
-  const launch = Effect.fnUntraced(function* (
-    claimed: Store.Claimed,
-    options: Parameters<Runs["Service"]["launch"]>[1]
-  ) {
+  const launch: Runs["Service"]["launch"] = Effect.fnUntraced(function* (claimed, options) {
     const registration = registrations.get(claimed.workflowName)
     if (registration === undefined) {
       yield* Effect.ignore(store.release([claimed]))
@@ -213,7 +204,7 @@ const make = Effect.gen(function* () {
     }
     const before = runs.get(claimed.executionId)
     if (before?.lease.token === claimed.token) return before
-    if (before !== undefined) yield* abandon(before)
+    if (before !== undefined) return yield* replace(before, claimed, options.sources)
     const prepared = yield* Effect.exit(prepare(claimed, registration, options))
     if (Exit.isFailure(prepared)) {
       yield* block(claimed, claimed.workflowName, prepared.cause)
@@ -243,60 +234,32 @@ const make = Effect.gen(function* () {
     return run
   })
 
-  /** Gives back what this worker owns and does not run: claims whose answer was lost. */
-  const reconcile = Effect.flatMap(store.owned(self), (leases) =>
-    store.release(
-      leases.filter(
-        (lease) =>
-          runs.get(lease.executionId)?.lease.token !== lease.token &&
-          !starting.has(lease.executionId)
+  /**
+   * Begins with a claim when an older run of its instance is gone, which nobody else waits for: its
+   * body may not be interruptible. It commits nothing, so past the bound it is left to itself.
+   */
+  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
+    slots
+      .hold(claimed.executionId)(
+        Effect.gen(function* () {
+          yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
+          if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
+          const [record] = yield* store.load([claimed.executionId])
+          yield* launch(claimed, { record, sources })
+        })
       )
-    )
-  )
-
-  // What a claim that is under way may bring is spoken for; starts at home have the rest.
-  let promised = 0
-  const mostPerClaim = Math.max(config.maxWorkflowsPerBatch, config.maxTimersPerBatch)
-  const free = () => config.maxConcurrentWorkflows - runs.size - starting.size - promised
-
-  const claiming = Semaphore.makeUnsafe(1)
-  // An answer that was lost may have been a claim. It may also commit only after a first look for
-  // what was lost, and is found by a second one at the next poll.
-  let doubtful = false
-  let lookAgain = false
-  const admit: Runs["Service"]["admit"] = (sources, claim) =>
-    claiming.withPermit(
-      Effect.gen(function* () {
-        if (doubtful || (lookAgain && sources.has("poll"))) {
-          yield* reconcile
-          lookAgain = doubtful
-        }
-        doubtful = true
-        promised = Math.max(0, Math.min(free(), mostPerClaim))
-        const answer = yield* claim(promised)
-        const { claimed } = answer
-        if (claimed.length > 0) {
-          const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
-          const records = new Map(loaded.map((record) => [record.executionId, record]))
-          yield* Effect.forEach(
-            claimed,
-            (one) =>
-              launch(one, { record: records.get(one.executionId), sources: Array.from(sources) }),
-            {
-              discard: true
-            }
+      .pipe(
+        Effect.catch((error) =>
+          Effect.andThen(
+            Effect.logWarning("could not begin with a workflow", error),
+            Effect.ignore(store.release([claimed]))
           )
-        }
-        doubtful = false
-        return answer
-      }).pipe(
-        Effect.ensuring(
-          Effect.sync(() => {
-            promised = 0
-          })
-        )
+        ),
+        Effect.forkIn(scope),
+        Effect.as(undefined)
       )
-    )
+
+  const slots = yield* makeSlots({ runs, launch })
 
   const prepare = Effect.fnUntraced(function* (
     claimed: Store.Claimed,
@@ -314,68 +277,6 @@ const make = Effect.gen(function* () {
     run.again = undefined
     return run
   })
-
-  // What happens to a run while it is here.
-
-  const told = Effect.fnUntraced(function* (run: Run, news: Store.News, source: WakeSource) {
-    const changes = yield* run.apply(news)
-    if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
-    for (const name of changes.completed) {
-      if (completedHere(run, name)) {
-        resumed({
-          executionId: run.executionId,
-          workflowName: run.workflow._tag,
-          sources: [source],
-          waitedMillis: news.wokenMillisAgo,
-          parked: true
-        })
-      }
-    }
-    if (changes.interrupted) {
-      run.unpark()
-      if (run.interrupt === "Unsafe" && run.live) fork(Fiber.interrupt(run.fiber!))
-    } else if (run.again !== undefined) run.unpark()
-  })
-
-  const completedHere = (run: Run, name: string): boolean => {
-    if (run.releaseParked(name)) return true
-    if (run.activityAwaits.has(name)) run.again ??= "automatic"
-    if (run.instance?.awaitedDeferreds.has(name) === true) {
-      // Also when the replay has just ended: it has not seen this, and the counters say it has.
-      run.again ??= "automatic"
-      if (run.live) fork(tracked.deferredDone(run.executionId, name))
-    }
-    return false
-  }
-
-  let signalled = new Map<string, WakeSource>()
-  const rung = Latch.makeUnsafe(false)
-  const signal = (executionIds: Iterable<string>, source: WakeSource) => {
-    for (const executionId of executionIds) {
-      if (runs.has(executionId)) signalled.set(executionId, source)
-    }
-    if (signalled.size > 0) rung.openUnsafe()
-  }
-  yield* Effect.gen(function* () {
-    while (true) {
-      yield* rung.await
-      const present = signalled
-      signalled = new Map()
-      rung.closeUnsafe()
-      for (const news of yield* store.news(Array.from(present.keys()))) {
-        const run = runs.get(news.executionId)
-        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!)
-      }
-    }
-  }).pipe(
-    Effect.catchCause((cause) =>
-      Cause.hasInterruptsOnly(cause)
-        ? Effect.failCause(cause as Cause.Cause<never>)
-        : Effect.logError("could not tell a run what happened to it", cause)
-    ),
-    Effect.forever,
-    Effect.forkScoped
-  )
 
   // How runs end that do not end by themselves.
 
@@ -415,6 +316,8 @@ const make = Effect.gen(function* () {
     })
   )
 
+  const { completedHere, signal } = yield* makeSignals({ runs, tracked, resumed, abandon })
+
   return Runs.of({
     register: (registration) =>
       Effect.acquireRelease(
@@ -428,17 +331,13 @@ const make = Effect.gen(function* () {
     names: () => Array.from(registrations.keys()),
     knows: (workflowName) => registrations.has(workflowName),
     get: (executionId) => runs.get(executionId),
-    admit,
+    admit: slots.admit,
     makeRoom: () => {
-      starved = true
+      slots.starve()
       // The longest parked go first: they suspend, and come back when they are woken.
       parking.evict(config.maxWorkflowsPerBatch)
     },
-    reserve: (executionId) => {
-      if (free() <= 0 || starting.has(executionId)) return Option.none()
-      starting.add(executionId)
-      return Option.some(() => void starting.delete(executionId))
-    },
+    reserve: slots.reserve,
     launch,
     signal,
     signalParked: (source) => signal(parking.executionIds, source),

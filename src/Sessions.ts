@@ -110,7 +110,9 @@ const make = Effect.gen(function* () {
         Scope.provide(scope),
         Effect.onError(() => close(slot))
       )
-      return (slot.connection = toConnection(session, () => close(slot)))
+      const connection = toConnection(session, () => close(slot))
+      slot.connection = connection
+      return connection
     },
     Effect.tapError((error) =>
       Effect.sync(() => {

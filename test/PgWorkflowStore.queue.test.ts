@@ -7,7 +7,7 @@ import * as Metric from "effect/Metric"
 import * as Queue from "effect/Queue"
 import { EmbeddedPostgres } from "../src/EmbeddedPostgres.ts"
 import * as PgFailure from "../src/PgFailure.ts"
-import { notifySkipped } from "../src/PgWorkflowStore.ts"
+import { notifySkipped } from "../src/PgExecution.ts"
 import * as Session from "../src/Session.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {

@@ -20,6 +20,7 @@ import {
   hourly,
   makeDatabase,
   makeLog,
+  type Runtime,
   start,
   statement,
   within
@@ -311,3 +312,49 @@ describe("a worker that stops", () => {
     })
   )
 })
+
+describe("an instance that this worker claims again while its fenced run cannot be interrupted", () => {
+  it.live("goes on when that has ended, and keeps nobody else waiting", () =>
+    Effect.gen(function* () {
+      const { client, notify, row, sql, worker } = yield* world({ shutdownTimeout: "1 hour" })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.Number })
+      let runs = 0
+      yield* worker.register(
+        Layer.merge(
+          EchoLive,
+          Flow.toLayer(() =>
+            Activity.make({
+              name: "step",
+              success: Schema.Number,
+              execute: Effect.suspend(() => {
+                const run = ++runs
+                return Effect.as(
+                  Effect.andThen(log.add("begun"), Effect.uninterruptible(Deferred.await(gate))),
+                  run
+                )
+              })
+            })
+          )
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("begun")
+      const { token } = (yield* row(id))!
+      yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
+      yield* notify("romancy_workflow_resumable")
+      yield* eventually("a second claim", row(id), (row) => row?.token === token + 1)
+      for (let n = 0; n < 3; n++) yield* finishes(client, `${n}`)
+      assert.strictEqual(log.count("begun"), 1)
+      yield* Deferred.succeed(gate, undefined)
+      // What the fenced run came to is not in the record: the step ran again.
+      assertSuccess(yield* finished(client, Flow, id), 2)
+    })
+  )
+})
+
+const finishes = (client: Runtime, id: string) =>
+  Effect.flatMap(client.on(Echo.execute({ id }, { discard: true })), (executionId) =>
+    finished(client, Echo, executionId)
+  )

@@ -1,0 +1,206 @@
+/**
+ * How statements reach the database: on the engine's own sessions, batched or at once, or straight
+ * into a transaction of the application's.
+ *
+ * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be in
+ * the application's transaction; the migrations, which come before the first statement.
+ * Feeds: `PgWorkflowStore`.
+ * Guarantees: writes of many fibers share a statement (`GroupCommit`), except inside a transaction
+ * of the application's, where they go straight into it and live or die with it. A full notification
+ * queue fails no commit of the engine's. Whatever is safe to repeat is repeated until the database
+ * answers.
+ *
+ * @since 0.1.0
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { DbClock } from "./DbClock.ts"
+import { liveClock } from "./Deadlines.ts"
+import * as GroupCommit from "./GroupCommit.ts"
+import * as PgFailure from "./PgFailure.ts"
+import * as PgMigrations from "./PgMigrations.ts"
+import type * as PgStatements from "./PgStatements.ts"
+import { tableNames } from "./PgTables.ts"
+import { channel, RomancyConfig } from "./RomancyConfig.ts"
+import { StoreError } from "./RomancyError.ts"
+import { Sessions } from "./Sessions.ts"
+import { WorkerId } from "./WorkerId.ts"
+
+/**
+ * Commits whose notifications were left out because the server's queue was full.
+ *
+ * @since 0.1.0
+ * @category metrics
+ */
+export const notifySkipped = Metric.counter("romancy_notify_skipped_total", {
+  description: "Batches committed without their notifications because the queue was full",
+  incremental: true
+})
+
+/**
+ * Builds the context that statements need, for one client.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const makeContext = Effect.gen(function* () {
+  const config = yield* RomancyConfig
+  const clock = yield* DbClock
+  const self = yield* WorkerId
+  const tables = tableNames(config)
+  const channels = {
+    resumable: channel(config, "workflow_resumable"),
+    timer: channel(config, "timer_expired"),
+    completed: channel(config, "workflow_completed"),
+    signal: channel(config, "workflow_signal"),
+    worker: channel(config, "worker")
+  }
+  return (
+    sql: SqlClient,
+    {
+      hints = config.listenNotify !== false,
+      wait = true
+    }: {
+      readonly hints?: boolean
+      readonly wait?: boolean
+    } = {}
+  ) =>
+    Effect.map(
+      clock.now,
+      (now): PgStatements.StatementContext => ({
+        sql,
+        tables,
+        channels,
+        now,
+        hints,
+        self,
+        wait
+      })
+    )
+})
+
+/**
+ * Makes the ways to run a statement. Migrates or verifies the tables first.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.gen(function* () {
+  const config = yield* RomancyConfig
+  const client = yield* PgClient.PgClient
+  const own = yield* Sessions
+  const context = yield* makeContext
+  // The application may rename columns in its own results; ours are read as they are.
+  const theirs = client.withoutTransforms() as SqlClient
+
+  const migrated = yield* PgMigrations.runInTime(config, own)
+
+  /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
+  const run = <A>(
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
+    mayWait = true
+  ): Effect.Effect<A, SqlError> =>
+    Effect.flatMap(migrated, () => {
+      const wait = mayWait && own.boundsWaits()
+      return Effect.catchIf(
+        Effect.flatMap(context(own, { wait }), statement),
+        PgFailure.isQueueFull,
+        () =>
+          Effect.andThen(
+            Metric.update(notifySkipped, 1),
+            Effect.flatMap(context(own, { hints: false, wait }), statement)
+          )
+      )
+    })
+
+  const transaction = Effect.serviceOption(client.transactionService)
+  const isRun = Effect.map(Effect.serviceOption(WorkflowInstance), Option.isSome)
+
+  const fail = (operation: string) => (reason: SqlError) =>
+    Effect.fail(new StoreError({ operation, reason }))
+
+  /** A single look that is repeated until the database answers. */
+  const direct = <A>(
+    operation: string,
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
+    wait = true
+  ): Effect.Effect<A, StoreError> =>
+    run(statement, wait).pipe(
+      Effect.retry({
+        while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
+        schedule: PgFailure.patience
+      }),
+      // It waits for a wire, which knows no other clock. The database's *now* is not affected.
+      Effect.provideService(Clock.Clock, liveClock),
+      Effect.catch(fail(operation))
+    )
+
+  /** A claim is not repeated when its answer is lost: another does not see what the first took. */
+  const once = <A>(
+    operation: string,
+    statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, StoreError> =>
+    run(statement).pipe(
+      Effect.retry({ while: PgFailure.isLockTimeout, schedule: PgFailure.patience }),
+      Effect.provideService(Clock.Clock, liveClock),
+      Effect.catch(fail(operation))
+    )
+
+  const batched = <Row, Answer>(
+    operation: string,
+    statement: (
+      context: PgStatements.StatementContext,
+      rows: ReadonlyArray<Row>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
+    // What runs write is bounded by how many there are.
+    maxQueued = Number.POSITIVE_INFINITY
+  ) =>
+    GroupCommit.make<Row, Answer>({
+      operation,
+      flush: (rows, wait) => run((context) => statement(context, rows), wait),
+      isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
+      maxRows: config.maxRowsPerFlush,
+      maxQueued
+    })
+
+  /** Batched, or straight into the caller's transaction if there is one. */
+  const anywhere = Effect.fnUntraced(function* <Row, Answer>(
+    operation: string,
+    statement: (
+      context: PgStatements.StatementContext,
+      rows: ReadonlyArray<Row>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+  ) {
+    const batch = yield* batched(operation, statement, config.maxQueuedWrites)
+    return (
+      row: Row,
+      {
+        bounded = true,
+        inside = (row) => row
+      }: {
+        readonly bounded?: boolean
+        readonly inside?: (row: Row) => Row
+      } = {}
+    ): Effect.Effect<Answer, StoreError> =>
+      Effect.flatMap(transaction, (ambient) =>
+        Option.isNone(ambient)
+          ? // The load that others make must fail no run.
+            Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
+          : // Nobody here may act on it before the commit, so the notification goes to this process too.
+            Effect.flatMap(context(theirs), (context) =>
+              statement({ ...context, self: "" }, [inside(row)])
+            ).pipe(
+              Effect.map((answers) => answers[0]!),
+              Effect.catch(fail(operation))
+            )
+      )
+  })
+
+  return { anywhere, batched, context, direct, fail, once, run, theirs, transaction }
+})

@@ -1,0 +1,101 @@
+/**
+ * What happens to runs while they are here: completions, wakes and interruptions by others.
+ *
+ * Reads: `WorkflowStore`, one look for all that was signalled meanwhile.
+ * Feeds: the runs, which go on, look again, are interrupted, or stop where they were fenced.
+ * Guarantees: a signal that comes during a look leads to another; a lost one is found by the poll
+ * that signals what is parked, or by the run itself when it suspends.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import type * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import type { Resumption } from "./Resumption.ts"
+import type { Run } from "./Run.ts"
+import type { WakeSource } from "./Wake.ts"
+import * as Store from "./WorkflowStore.ts"
+
+/**
+ * Makes the signals, and looks until the scope closes.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* (here: {
+  readonly runs: ReadonlyMap<string, Run>
+  readonly tracked: ReturnType<typeof WorkflowEngine.makeDeferredState>
+  readonly resumed: (resumption: Resumption) => void
+  readonly abandon: (run: Run) => Effect.Effect<unknown>
+}) {
+  const { abandon, resumed, runs, tracked } = here
+  const store = yield* Store.WorkflowStore
+  const scope = yield* Effect.scope
+  const fork = Effect.runForkWith(yield* Effect.context<never>())
+
+  const told = Effect.fnUntraced(function* (run: Run, news: Store.News, source: WakeSource) {
+    const changes = yield* run.apply(news)
+    if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+    for (const name of changes.completed) {
+      if (completedHere(run, name)) {
+        resumed({
+          executionId: run.executionId,
+          workflowName: run.workflow._tag,
+          sources: [source],
+          waitedMillis: news.wokenMillisAgo,
+          parked: true
+        })
+      }
+    }
+    if (changes.interrupted) {
+      run.unpark()
+      if (run.interrupt === "Unsafe" && run.live) fork(Fiber.interrupt(run.fiber!))
+    } else if (run.again !== undefined) run.unpark()
+  })
+
+  /** A deferred of a run is complete: whether a wait for it was parked here, and goes on. */
+  const completedHere = (run: Run, name: string): boolean => {
+    if (run.releaseParked(name)) return true
+    if (run.activityAwaits.has(name)) run.again ??= "automatic"
+    if (run.instance?.awaitedDeferreds.has(name) === true) {
+      // Also when the replay has just ended: it has not seen this, and the counters say it has.
+      run.again ??= "automatic"
+      if (run.live) fork(tracked.deferredDone(run.executionId, name))
+    }
+    return false
+  }
+
+  let signalled = new Map<string, WakeSource>()
+  const rung = Latch.makeUnsafe(false)
+  const signal = (executionIds: Iterable<string>, source: WakeSource): void => {
+    for (const executionId of executionIds) {
+      if (runs.has(executionId)) signalled.set(executionId, source)
+    }
+    if (signalled.size > 0) rung.openUnsafe()
+  }
+
+  yield* Effect.gen(function* () {
+    while (true) {
+      yield* rung.await
+      const present = signalled
+      signalled = new Map()
+      rung.closeUnsafe()
+      for (const news of yield* store.news(Array.from(present.keys()))) {
+        const run = runs.get(news.executionId)
+        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!)
+      }
+    }
+  }).pipe(
+    Effect.catchCause((cause) =>
+      Cause.hasInterruptsOnly(cause)
+        ? Effect.failCause(cause as Cause.Cause<never>)
+        : Effect.logError("could not tell a run what happened to it", cause)
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  return { completedHere, signal }
+})

@@ -1,0 +1,127 @@
+/**
+ * The slots of a process, and the claims that fill them.
+ *
+ * Reads: claims from the dispatchers, reservations of starts at home.
+ * Feeds: `Runs`, which launches what was claimed; the doorbell, when a slot is free that was missed.
+ * Guarantees: one claim at a time, for no more than the slots that are free; what was claimed with
+ * an answer that was lost is given back; nothing that was claimed a moment ago is taken for lost.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Semaphore from "effect/Semaphore"
+import { Doorbell } from "./Doorbell.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import type { Run } from "./Run.ts"
+import type { Runs } from "./Runs.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as Store from "./WorkflowStore.ts"
+
+/**
+ * Makes the slots. `runs` are those that are taken.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* (here: {
+  readonly runs: ReadonlyMap<string, Run>
+  readonly launch: Runs["Service"]["launch"]
+}) {
+  const { launch, runs } = here
+  const store = yield* Store.WorkflowStore
+  const config = yield* RomancyConfig
+  const doorbell = yield* Doorbell
+  const self = yield* WorkerId
+
+  /** Instances that are about to run here, and have a slot. */
+  const starting = new Set<string>()
+  // What a claim that is under way may bring is spoken for; starts at home have the rest.
+  let promised = 0
+  let starved = false
+  const mostPerClaim = Math.max(config.maxWorkflowsPerBatch, config.maxTimersPerBatch)
+  const free = () => config.maxConcurrentWorkflows - runs.size - starting.size - promised
+
+  /** Gives back what this worker owns and does not run: claims whose answer was lost. */
+  const reconcile = Effect.flatMap(store.owned(self), (leases) =>
+    store.release(
+      leases.filter(
+        (lease) =>
+          runs.get(lease.executionId)?.lease.token !== lease.token &&
+          !starting.has(lease.executionId)
+      )
+    )
+  )
+
+  const claiming = Semaphore.makeUnsafe(1)
+  // An answer that was lost may have been a claim. It may also commit only after a first look for
+  // what was lost, and is found by a second one at the next poll.
+  let doubtful = false
+  let lookAgain = false
+  const admit: Runs["Service"]["admit"] = (sources, claim) =>
+    claiming.withPermit(
+      Effect.gen(function* () {
+        if (doubtful || (lookAgain && sources.has("poll"))) {
+          yield* reconcile
+          lookAgain = doubtful
+        }
+        doubtful = true
+        promised = Math.max(0, Math.min(free(), mostPerClaim))
+        const answer = yield* claim(promised)
+        yield* begin(answer.claimed, Array.from(sources))
+        doubtful = false
+        return answer
+      }).pipe(
+        Effect.ensuring(
+          Effect.sync(() => {
+            promised = 0
+          })
+        )
+      )
+    )
+
+  const begin = Effect.fnUntraced(function* (
+    claimed: ReadonlyArray<Store.Claimed>,
+    sources: Parameters<typeof launch>[1]["sources"]
+  ) {
+    if (claimed.length === 0) return
+    const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
+    const records = new Map(loaded.map((record) => [record.executionId, record]))
+    yield* Effect.forEach(
+      claimed,
+      (one) => launch(one, { record: records.get(one.executionId), sources }),
+      { discard: true }
+    )
+  })
+
+  return {
+    admit,
+    /** Keeps a slot for a start at home, if there is one; give it back with the function. */
+    reserve: (executionId: string): Option.Option<() => void> => {
+      if (free() <= 0 || starting.has(executionId)) return Option.none()
+      starting.add(executionId)
+      return Option.some(() => void starting.delete(executionId))
+    },
+    /** Holds the slot of an instance that has been claimed, while an effect runs. */
+    hold:
+      (executionId: string) =>
+      <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+        Effect.suspend(() => {
+          starting.add(executionId)
+          return Effect.ensuring(
+            effect,
+            Effect.sync(() => void starting.delete(executionId))
+          )
+        }),
+    /** There was no slot for something: the next that is free is to be told. */
+    starve: () => {
+      starved = true
+    },
+    /** A run has left. */
+    freed: () => {
+      if (!starved) return
+      starved = false
+      doorbell.workflows("home")
+    }
+  }
+})
