@@ -23,12 +23,11 @@ import { TestDatabase } from "./support/TestDatabase.ts"
 /** Builds a listener into the scope, as an application would. */
 const start = Effect.fnUntraced(function* (
   client: PgClient.PgClientConfig,
-  options: RomancyConfig.Options = {}
+  options: RomancyConfig.Options = {},
+  layer: typeof Listener.layer = Listener.layer
 ) {
   const config = RomancyConfig.layer({ connectTimeout: "1 second", ...options })
-  const context = yield* Layer.build(
-    Layer.provide(Listener.layer, [config, PgClient.layer(client)])
-  )
+  const context = yield* Layer.build(Layer.provide(layer, [config, PgClient.layer(client)]))
   const listener = Context.get(context, Listener)
   return { listener, statuses: yield* Statuses.follow(listener) }
 })
@@ -84,6 +83,27 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
           ]
         )
       })
+  )
+
+  it.effect("of a client hears of completions, and of nothing that only workers act on", () =>
+    Effect.gen(function* () {
+      const { notify, url } = yield* foreign
+      const { listener, statuses } = yield* start(
+        { url },
+        { prefix: "client" },
+        Listener.layerClient
+      )
+      const subscription = yield* listener.subscribe
+      yield* statuses.until("Listening")
+      for (const channel of channels) {
+        if (channel !== "self_test") yield* notify(`client_${channel}`)
+      }
+      yield* notify("client_workflow_completed", '{"instance_ids":["last"]}')
+      assert.deepStrictEqual(
+        [yield* PubSub.take(subscription), yield* PubSub.take(subscription)],
+        [{ _tag: "WorkflowCompleted" }, { _tag: "WorkflowCompleted", instanceIds: ["last"] }]
+      )
+    })
   )
 
   it.effect(
