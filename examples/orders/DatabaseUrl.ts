@@ -1,6 +1,7 @@
 /**
  * Which database it is: the one of `DATABASE_URL`, or else one of our own that keeps its data in
- * the folder `.romancy/postgres`.
+ * the folder `.romancy/postgres`. PostgreSQL does not run as root but as another user, who may not
+ * be allowed to enter a folder of root's; then its data is kept below `/var/lib`.
  *
  * Reads: `DATABASE_URL`.
  * Feeds: the pool of this process, and the workers.
@@ -13,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type * as Redacted from "effect/Redacted"
+import { createHash } from "node:crypto"
 import { EmbeddedPostgres } from "../../src/EmbeddedPostgres.ts"
 
 export class DatabaseUrl extends Context.Service<DatabaseUrl, Redacted.Redacted>()(
@@ -23,7 +25,12 @@ export class DatabaseUrl extends Context.Service<DatabaseUrl, Redacted.Redacted>
       Config.option(Config.Redacted("DATABASE_URL")),
       Option.match({
         onSome: (url) => Layer.succeed(DatabaseUrl, url),
-        onNone: () => embedded(".romancy/postgres")
+        onNone: () =>
+          Layer.catch(embedded(".romancy/postgres"), (error) =>
+            error.reason === "DataDir" && process.getuid?.() === 0
+              ? embedded(enterable)
+              : Layer.effect(DatabaseUrl, Effect.fail(error))
+          )
       })
     )
   )
@@ -33,6 +40,9 @@ export class DatabaseUrl extends Context.Service<DatabaseUrl, Redacted.Redacted>
     Effect.map(DatabaseUrl, (url) => PgClient.layer({ url }))
   )
 }
+
+/** One for each folder that the service is started in. */
+const enterable = `/var/lib/romancy-orders/${createHash("sha256").update(process.cwd()).digest("hex").slice(0, 16)}`
 
 const embedded = (dataDir: string) =>
   Layer.effect(
