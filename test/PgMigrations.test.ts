@@ -1,17 +1,16 @@
 /** The schema: applied once, verified, printed, and kept to its place. */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, it } from "@effect/vitest"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as PgMigrations from "../src/PgMigrations.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
 import { claim, register, request, self } from "./conformance/Harness.ts"
-import { layerStore, worker } from "./conformance/Postgres.ts"
+import { worker } from "./conformance/Postgres.ts"
 import { connect, TestDatabase } from "./support/TestDatabase.ts"
+import * as WorkerProcess from "./support/WorkerProcess.ts"
 
 const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
   it.live(name, () =>
@@ -58,19 +57,18 @@ live(
   "five processes that start at once apply them once",
   Effect.gen(function* () {
     const { url } = yield* TestDatabase
-    yield* Effect.forEach(
-      [1, 2, 3, 4, 5],
-      (n) =>
-        Effect.gen(function* () {
-          const context = yield* Layer.build(
-            Layer.fresh(
-              layerStore({ workerId: `worker-${n}` }).pipe(Layer.provide(PgClient.layer({ url })))
-            )
-          )
-          return Context.get(context, WorkflowStore)
-        }),
-      { concurrency: "unbounded" }
+    const processes = yield* Effect.forEach([1, 2, 3, 4, 5], () =>
+      WorkerProcess.make(new URL("./support/workers/Migrator.ts", import.meta.url), {
+        args: [Redacted.value(url)]
+      })
     )
+    for (const { waitFor } of processes)
+      yield* waitFor<{ ready?: boolean }>(({ ready }) => ready === true)
+    for (const { send } of processes) yield* send({ go: true })
+    for (const { waitFor } of processes) {
+      const { built } = yield* waitFor<{ built?: string }>(({ built }) => built !== undefined)
+      assert.strictEqual(built, "Success")
+    }
     assert.deepStrictEqual(yield* history(), ids)
   })
 )
