@@ -26,8 +26,21 @@ export const insertAndNotify = (connection: PgConnection.PgConnection, id: strin
     [id, '{"_tag":"Success","value":null}', floorChannel]
   )
 
-export const createFloorTable =
-  "create table bench_floor (id text primary key, body json not null, owner text)"
+/** The same with what waits for it: no wake is lost that is counted where suspending looks. */
+export const countAndNotify = (connection: PgConnection.PgConnection, id: string) =>
+  connection.query(
+    `with woken as (update bench_waiting set wakes = wakes + 1 returning wakes),
+    written as (
+      insert into bench_floor (id, body) select $1, $2::json from woken returning id)
+    select pg_notify($3, id) from written`,
+    [id, '{"_tag":"Success","value":null}', floorChannel]
+  )
+
+export const createFloorTables = [
+  "create table bench_floor (id text primary key, body json not null, owner text)",
+  "create table bench_waiting (wakes int not null)",
+  "insert into bench_waiting values (0)"
+]
 
 /** What anybody has to do who is told by a hint alone: read what it is about. */
 export const readHinted = (connection: PgConnection.PgConnection, id: string) =>

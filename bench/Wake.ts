@@ -27,9 +27,12 @@ interface Way {
 }
 
 const floor: Way = { name: "floor", parked: undefined }
-/** The least that a hint costs which is only a hint; and one that somebody has to take first. */
-const read: Way = { name: "floor + read", parked: undefined }
-const claim: Way = { name: "floor + claim + read", parked: undefined }
+/**
+ * The least that a wake costs which is durable, counted, and announced by a hint that has to be
+ * read; and one that somebody has to take first.
+ */
+const read: Way = { name: "floor, count, read", parked: undefined }
+const claim: Way = { name: "floor, count, claim, read", parked: undefined }
 const floors = [floor, read, claim]
 const suspended: Way = {
   name: "suspended",
@@ -120,7 +123,7 @@ const toFigures = (
 
 const createFloor = Effect.fnUntraced(function* (url: Redacted.Redacted) {
   const sql = yield* connect(url)
-  yield* sql.unsafe(Raw.createFloorTable)
+  for (const statement of Raw.createFloorTables) yield* sql.unsafe(statement)
 }, Effect.scoped)
 
 const proveFloor = Effect.fnUntraced(function* (url: Redacted.Redacted, count: number) {

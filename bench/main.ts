@@ -24,12 +24,13 @@ import { type Findings, table } from "./Figure.ts"
 import { NotProved } from "./Proof.ts"
 import type { Section } from "./Section.ts"
 import { idle } from "./Idle.ts"
+import { notify } from "./Notify.ts"
 import { recover } from "./Recover.ts"
 import { throughput } from "./Throughput.ts"
 import { timers } from "./Timers.ts"
 import { wakes } from "./Wake.ts"
 
-const sections: ReadonlyArray<Section> = [wakes, throughput, timers, idle, recover]
+const sections: ReadonlyArray<Section> = [wakes, throughput, notify, timers, idle, recover]
 
 const { values: options } = parseArgs({
   options: {

@@ -4,11 +4,13 @@
  * - `waits`: runs workflows that wait for an event, and tells when they went on
  * - `completes`: completes what they wait for, and tells when it called
  * - `works`: runs many steps at once; is killed, or takes over from one that was
+ * - `writes`: completes many deferreds in the engine's statements, without an engine
  *
  * Reads: orders from its first argument, questions as messages.
  * Feeds: `Remote`.
  * Guarantees: moments are those of the monotonic clock that all processes share.
  */
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -20,13 +22,14 @@ import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { OnResumption } from "../src/Resumption.ts"
 import { toParent } from "../test/support/WorkerProcess.ts"
 import * as Engines from "./Engines.ts"
+import { type Turn, writes } from "./Notify.ts"
 import { until } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
 import { Go, release, Waiting, Work } from "./Workflows.ts"
 
-interface Question {
+interface Question extends Turn {
   readonly id: number
   readonly place: string
   readonly name: string
@@ -96,7 +99,7 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
     const engine = engines.get(place)
     const completed =
       engine === undefined
-        ? Raw.insertAndNotify(session, name)
+        ? (name.includes("count") ? Raw.countAndNotify : Raw.insertAndNotify)(session, name)
         : release(Waiting, executionId).pipe(Engines.on(engine))
     return Effect.suspend(() => {
       const at = now()
@@ -149,7 +152,7 @@ const build = <A, E, R>(
     (engines) => new Map(engines)
   )
 
-const roles = { waits, completes, works }
+const roles = { waits, completes, works, writes }
 
 const main = Effect.gen(function* () {
   const orders: Orders = JSON.parse(process.argv[2]!)
@@ -157,13 +160,17 @@ const main = Effect.gen(function* () {
   process.on("message", (question) => void Queue.offerUnsafe(questions, question as Question))
   const answer: Answer = yield* roles[orders.role](orders)
   yield* toParent({ ready: true })
+  // An answer that fails ends the process, and with it the wait of whoever asked.
+  const failed = yield* Deferred.make<never, unknown>()
   yield* Queue.take(questions).pipe(
     Effect.flatMap((question) =>
       Effect.flatMap(answer(question), (said) => toParent({ ...said, answers: question.id })).pipe(
+        Effect.tapCause((cause) => Deferred.failCause(failed, cause)),
         Effect.forkScoped
       )
     ),
-    Effect.forever
+    Effect.forever,
+    Effect.raceFirst(Deferred.await(failed))
   )
 }).pipe(Effect.scoped, Effect.provideService(References.MinimumLogLevel, "Error"))
 
