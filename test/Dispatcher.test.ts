@@ -2,8 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import { TestClock } from "effect/testing"
+import { liveClock } from "../src/Deadlines.ts"
 import * as Dispatcher from "../src/Dispatcher.ts"
 import * as Wake from "../src/Wake.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
@@ -11,7 +13,7 @@ import * as ScriptedListener from "./support/ScriptedListener.ts"
 const settle = Effect.forEach(Array.from({ length: 50 }), () => Effect.yieldNow, { discard: true })
 
 const started = Effect.fnUntraced(function* (
-  drain: (n: number) => Effect.Effect<{ readonly full: boolean }, string>
+  drain: (n: number) => Effect.Effect<Dispatcher.Drained, string>
 ) {
   const { listener, notify } = yield* ScriptedListener.make("Listening")
   const wake = yield* Wake.make({
@@ -21,8 +23,13 @@ const started = Effect.fnUntraced(function* (
     fallback: Duration.hours(1)
   })
   const drained: Array<string> = []
+  const rung: Array<Wake.WakeSource> = []
+  const ring = (source: Wake.WakeSource) => {
+    rung.push(source)
+    wake.ring(source)
+  }
   const fiber = yield* Dispatcher.run(
-    wake,
+    { ...wake, ring },
     (sources) => Effect.suspend(() => drain(drained.push([...sources].join()))),
     { name: "test" }
   ).pipe(Effect.forkScoped({ startImmediately: true }))
@@ -30,9 +37,36 @@ const started = Effect.fnUntraced(function* (
   return {
     notified: Effect.andThen(notify({ _tag: "WorkflowResumable" }), settle),
     drained: Effect.sync(() => drained.splice(0)),
+    /** What it has asked of itself. */
+    rung,
     fiber
   }
 })
+
+/** A dispatcher whose looks a test takes one by one, as many as there are outcomes or more. */
+const looking = Effect.fnUntraced(function* (...outcomes: Array<Dispatcher.Drained>) {
+  const looked = yield* Queue.unbounded<void>()
+  const dispatcher = yield* started(() =>
+    // A look takes a moment, so that two looks end at different times.
+    Effect.andThen(
+      liveClock.sleep(Duration.millis(2)),
+      Effect.sync(() => {
+        Queue.offerUnsafe(looked, undefined)
+        return outcomes.shift() ?? { full: false }
+      })
+    )
+  )
+  return { ...dispatcher, looked: Effect.andThen(Queue.take(looked), settle) }
+})
+
+/** Waits until whoever passed over something before this has looked again. */
+const afterRepeats = Effect.gen(function* () {
+  const { looked } = yield* looking({ full: false, passed: true })
+  yield* looked
+  yield* looked
+})
+
+const passedOver = { full: false, passed: true }
 
 describe("Dispatcher", () => {
   it.effect("follows a full batch with the next at once, and waits after one that is not", () =>
@@ -72,6 +106,74 @@ describe("Dispatcher", () => {
       yield* TestClock.adjust("240 millis")
       yield* settle
       assert.deepStrictEqual(yield* drained, ["notification", "notification"])
+    })
+  )
+
+  it.effect("looks again by itself for what it passed over, until it passes over nothing", () =>
+    Effect.gen(function* () {
+      // The clock of the test stands still: locks know only the live one.
+      const { drained, looked } = yield* looking({ full: true }, passedOver, passedOver, {
+        full: false,
+        passed: false
+      })
+      for (let look = 0; look < 4; look++) yield* looked
+      yield* afterRepeats
+      assert.deepStrictEqual(yield* drained, ["sweep", "batch", "alarm", "alarm"])
+    })
+  )
+
+  it.effect("looks again once, however many looks passed over something", () =>
+    Effect.gen(function* () {
+      const round = Effect.gen(function* () {
+        const { drained, looked, notified, rung } = yield* looking(
+          passedOver,
+          passedOver,
+          passedOver
+        )
+        yield* looked
+        for (let look = 0; look < 2; look++) {
+          yield* notified
+          yield* looked
+        }
+        const before = yield* drained
+        yield* afterRepeats
+        return { before, after: yield* drained, rung }
+      })
+      // On a machine so busy that the first repeat came before the last look there is another.
+      const { after, before, rung } = yield* Effect.repeat(round, {
+        until: ({ before }) => !before.join().includes("alarm")
+      })
+      assert.deepStrictEqual(before, ["sweep", "notification", "notification"])
+      assert.deepStrictEqual(after, ["alarm"])
+      assert.deepStrictEqual(rung, ["alarm"])
+    })
+  )
+
+  it.effect("does not look again by itself when it passed over nothing", () =>
+    Effect.gen(function* () {
+      const { drained, looked, notified } = yield* looking(
+        { full: true },
+        { full: false },
+        { full: false, passed: false }
+      )
+      yield* looked
+      yield* looked
+      yield* notified
+      yield* looked
+      yield* afterRepeats
+      assert.deepStrictEqual(yield* drained, ["sweep", "batch", "notification"])
+    })
+  )
+
+  it.effect("asks for no other look when it has ended", () =>
+    Effect.gen(function* () {
+      const { drained, fiber, looked, rung } = yield* looking(passedOver, passedOver)
+      yield* looked
+      yield* Fiber.interrupt(fiber)
+      const before = [...rung]
+      yield* afterRepeats
+      assert.strictEqual((yield* drained)[0], "sweep")
+      assert.deepStrictEqual(rung, before)
     })
   )
 

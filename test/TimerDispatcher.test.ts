@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Timer from "../src/Timer.ts"
+import { hold } from "./conformance/Postgres.ts"
 import { assertSuccess } from "./contract/Harness.ts"
 import {
   define,
@@ -14,6 +15,7 @@ import {
   statement,
   suspended
 } from "./support/Runtimes.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
 
 /** Sleeps as long as its id says before the first colon, in milliseconds. */
 const Sleeper = define("Sleeper")
@@ -138,6 +140,32 @@ describe("timers", () => {
       yield* eventually("a look", database.calls(statement.fireTimers), (n) => n > looks)
       yield* database.status(id, "Suspended")
       assert.strictEqual(yield* database.rows("timers"), 1)
+    })
+  )
+
+  it.live("whose instance somebody else has locked fire when that ends without a word", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: { ...hourly, parkDuration: 0 } })
+      yield* worker.until("Listening")
+      yield* worker.register(SleeperLive)
+      const id = yield* worker.on(Sleeper.execute({ id: `${hour}` }, { discard: true }))
+      yield* suspended(worker, Sleeper, id)
+      yield* database.status(id, "Suspended")
+      const sql = yield* TestDatabase.connect(database.url)
+      const foreign = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = ${id} for no key update`
+      )
+      yield* past(database, "Sleeper")
+      const looks = yield* database.calls(statement.fireTimers)
+      yield* database.notify("romancy_timer_expired", "{}")
+      // It is passed over, again and again: no poll comes, and no alarm is set.
+      yield* eventually("looks", database.calls(statement.fireTimers), (n) => n >= looks + 4)
+      yield* database.status(id, "Suspended")
+      assert.strictEqual(yield* database.rows("timers"), 1)
+      yield* foreign.rollback
+      assertSuccess(yield* finished(worker, Sleeper, id), undefined)
     })
   )
 })

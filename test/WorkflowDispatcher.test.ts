@@ -1,13 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { OnResumption } from "../src/Resumption.ts"
 import * as Romancy from "../src/Romancy.ts"
+import { hold } from "./conformance/Postgres.ts"
 import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
 import * as Statuses from "./support/Statuses.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
 import {
   define,
   eventually,
@@ -138,6 +141,56 @@ describe("a notification that comes late or twice", () => {
       assert.deepStrictEqual(log.events, ["done", "sentinel"])
       assert.deepStrictEqual(resumed, [id, sentinel])
       assert.deepStrictEqual(yield* row(id), before)
+    })
+  )
+})
+
+describe("a workflow that somebody else has locked when it is looked for", () => {
+  /** A foreign session that has locked the row of an instance, and writes nothing. */
+  const locked = Effect.fnUntraced(function* (url: Redacted.Redacted, executionId: string) {
+    const sql = yield* TestDatabase.connect(url)
+    return yield* hold(
+      sql,
+      sql`select from romancy_instances where execution_id = ${executionId} for no key update`
+    )
+  })
+
+  for (const known of ["one workflow", "several workflows"]) {
+    it.live(`is run when that ends without a word, by a worker that knows ${known}`, () =>
+      Effect.gen(function* () {
+        const { calls, client, status, url, worker } = yield* world()
+        const log = makeLog()
+        const Mine = define("Mine", { success: Schema.String })
+        const MineLive = Mine.toLayer(({ id }) => Effect.as(log.add("body"), `mine ${id}`))
+        // Nobody knows it yet, so it stays where it is until its row is locked.
+        const id = yield* client.on(Mine.execute({ id: "1" }, { discard: true }))
+        const foreign = yield* locked(url, id)
+        yield* worker.register(
+          known === "one workflow" ? MineLive : Layer.merge(EchoLive, MineLive)
+        )
+        // It is passed over, again and again: no poll comes, and nobody rings.
+        const looks = yield* calls(statement.claim)
+        yield* eventually("looks", calls(statement.claim), (n) => n >= looks + 4)
+        assert.deepStrictEqual(log.events, [])
+        assert.deepInclude(yield* status(id, "Runnable"), { token: 0, owner: null })
+        yield* foreign.rollback
+        assertSuccess(yield* finished(client, Mine, id), "mine 1")
+        assert.deepStrictEqual(log.events, ["body"])
+      })
+    )
+  }
+
+  it.live("holds up none of the others", () =>
+    Effect.gen(function* () {
+      const { client, status, url, worker } = yield* world()
+      const held = yield* client.on(Echo.execute({ id: "held" }, { discard: true }))
+      const foreign = yield* locked(url, held)
+      yield* worker.register(EchoLive)
+      const free = yield* client.on(Echo.execute({ id: "free" }, { discard: true }))
+      assertSuccess(yield* finished(client, Echo, free), "echo free")
+      yield* status(held, "Runnable")
+      yield* foreign.rollback
+      assertSuccess(yield* finished(client, Echo, held), "echo held")
     })
   )
 })

@@ -3,8 +3,11 @@ import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
 import { type Case, claim, load, other, request, running, self } from "./Harness.ts"
+import { news } from "./News.ts"
 
 export const claims = (it: Case): void => {
+  news(it)
+
   it("of many claims at once one wins each instance", (store) =>
     Effect.gen(function* () {
       for (const id of ["a", "b", "c"]) yield* store.start(request(id))
@@ -63,6 +66,66 @@ export const claims = (it: Case): void => {
       assert.deepStrictEqual(yield* ids(3), ["d", "b", "c"])
       assert.deepStrictEqual(yield* ids(3), ["a"])
       assert.deepStrictEqual(yield* ids(3), [])
+    }))
+
+  it("the limit is one for all names together, and cuts off those that are ready last", (store) =>
+    Effect.gen(function* () {
+      for (const [id, workflowName] of [
+        ["a", "Invoice"],
+        ["b", "Order"],
+        ["c", "Shipment"],
+        ["d", "Invoice"],
+        ["e", "Order"]
+      ] as const) {
+        yield* store.start(request(id, { workflowName }))
+        yield* TestClock.adjust("1 millis")
+      }
+      const ids = (limit: number) =>
+        Effect.map(
+          claim(store, { names: ["Order", "Invoice", "Unused", "Shipment"], limit }),
+          (claimed) => claimed.map(({ executionId }) => executionId)
+        )
+      assert.deepStrictEqual(yield* ids(2), ["a", "b"])
+      assert.deepStrictEqual(yield* ids(2), ["c", "d"])
+      assert.deepStrictEqual(yield* ids(2), ["e"])
+    }))
+
+  for (const names of [["Order"], ["Invoice", "Order"]]) {
+    it(`what is ready longest goes first, whatever was written last (${names})`, (store) =>
+      Effect.gen(function* () {
+        for (const id of ["a", "b", "c"]) {
+          yield* store.start(request(id))
+          yield* TestClock.adjust("1 millis")
+        }
+        // Ready anew: it goes to the end. What is woken again is where it was.
+        const [first] = yield* claim(store, { names, limit: 1 })
+        yield* store.release([first!])
+        yield* store.resume("b")
+        const order = yield* Effect.forEach(["b", "c", "a"], () =>
+          claim(store, { names, limit: 1 })
+        )
+        assert.deepStrictEqual(
+          order.map(([claimed]) => claimed?.executionId),
+          ["b", "c", "a"]
+        )
+      }))
+  }
+
+  it("a claim here has passed over nothing, taken or not", (store) =>
+    Effect.gen(function* () {
+      yield* store.start(request("a"))
+      yield* store.start(request("b"))
+      const passed = (limit: number) =>
+        Effect.map(
+          store.claim({ workerId: self, workflowNames: ["Order"], limit }),
+          ({ claimed, passed }) => [claimed.length, passed]
+        )
+      assert.deepStrictEqual(yield* passed(1), [1, false])
+      assert.deepStrictEqual(yield* passed(2), [1, false])
+      assert.deepStrictEqual(yield* passed(2), [0, false])
+      yield* store.start(request("c"))
+      yield* store.removeWorker(self)
+      assert.deepStrictEqual(yield* passed(2), [0, false])
     }))
 
   it("workflows that nobody registered here stay where they are", (store) =>

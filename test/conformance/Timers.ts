@@ -53,7 +53,13 @@ export const timers = (it: Case): void => {
       yield* store.suspend(lease, suspension())
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["t"])
       yield* TestClock.adjust("1499 millis")
-      assert.deepStrictEqual(yield* fire(store), { count: 0, here: [], claimed: [], passed: false, nextMillis: 1 })
+      assert.deepStrictEqual(yield* fire(store), {
+        count: 0,
+        here: [],
+        claimed: [],
+        passed: false,
+        nextMillis: 1
+      })
       assert.strictEqual(yield* status(store, "a"), "Suspended")
       yield* TestClock.adjust("1 millis")
       assert.deepStrictEqual(yield* fire(store), {

@@ -2,6 +2,7 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
+import { completions } from "./Completions.ts"
 import {
   type Case,
   claim,
@@ -21,6 +22,8 @@ import {
 } from "./Harness.ts"
 
 export const wakes = (it: Case): void => {
+  completions(it)
+
   it("a deferred is completed once, by the first, and wakes a suspended instance", (store) =>
     Effect.gen(function* () {
       yield* suspended(store, "a")

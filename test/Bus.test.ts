@@ -1,0 +1,102 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as PubSub from "effect/PubSub"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Bus from "../src/Bus.ts"
+import type { Notification } from "../src/Notification.ts"
+
+const event = (eventId: string): Notification => ({ _tag: "OutboxPending", eventId })
+const events = (...ids: ReadonlyArray<string>) => ids.map(event)
+const id = (notification: Notification) =>
+  notification._tag === "OutboxPending" ? notification.eventId : undefined
+
+describe("Bus", () => {
+  it.effect("calls back with each, in order, before its publisher goes on", () =>
+    Effect.gen(function* () {
+      const bus = yield* Bus.make
+      const heard: Array<string> = []
+      yield* bus.hear((notification) => void heard.push(`first ${id(notification)}`))
+      yield* bus.hear((notification) => void heard.push(`second ${id(notification)}`))
+      // No fiber but this one can run here.
+      Effect.runSync(bus.publish(events("a", "b")))
+      assert.deepStrictEqual(heard, ["first a", "second a", "first b", "second b"])
+      Effect.runSync(bus.publish([]))
+      Effect.runSync(bus.publish(events("c")))
+      assert.deepStrictEqual(heard.slice(4), ["first c", "second c"])
+    })
+  )
+
+  it.effect("calls nobody back before the asking, nor after the end of the scope", () =>
+    Effect.gen(function* () {
+      const bus = yield* Bus.make
+      const scope = yield* Scope.make()
+      const heard: Array<string | undefined> = []
+      const others: Array<string | undefined> = []
+      yield* bus.publish(events("before"))
+      yield* Scope.provide(
+        bus.hear((notification) => void heard.push(id(notification))),
+        scope
+      )
+      yield* bus.hear((notification) => void others.push(id(notification)))
+      yield* bus.publish(events("during"))
+      yield* Scope.close(scope, Exit.void)
+      yield* bus.publish(events("after"))
+      assert.deepStrictEqual(heard, ["during"])
+      assert.deepStrictEqual(others, ["during", "after"])
+    })
+  )
+
+  it.effect("gives every stream and every subscription all of it, in order", () =>
+    Effect.gen(function* () {
+      const bus = yield* Bus.make
+      const subscribed = yield* bus.subscribe
+      const reading = yield* Stream.runCollect(Stream.take(bus.notifications, 3)).pipe(
+        Effect.forkScoped({ startImmediately: true })
+      )
+      yield* bus.publish(events("a", "b"))
+      const late = yield* bus.subscribe
+      yield* bus.publish(events("c"))
+      assert.deepStrictEqual(yield* Fiber.join(reading), events("a", "b", "c"))
+      assert.deepStrictEqual(yield* PubSub.takeAll(subscribed), events("a", "b", "c"))
+      assert.deepStrictEqual(yield* PubSub.takeAll(late), events("c"))
+    })
+  )
+
+  it.effect("keeps the newest for a subscriber that is slow, which holds up nobody", () =>
+    Effect.gen(function* () {
+      const bus = yield* Bus.make
+      const all = Array.from({ length: 10_000 }, (_, n) => `${n}`)
+      const slow = yield* bus.subscribe
+      const prompt = yield* bus.subscribe
+      const taken: Array<Notification> = []
+      const heard: Array<string | undefined> = []
+      yield* bus.hear((notification) => void heard.push(id(notification)))
+      // One by one, then all at once: neither of them waits.
+      for (const one of all.slice(0, 5000)) {
+        Effect.runSync(bus.publish(events(one)))
+        taken.push(yield* PubSub.take(prompt))
+      }
+      Effect.runSync(bus.publish(all.slice(5000).map(event)))
+      assert.deepStrictEqual(taken.map(id), all.slice(0, 5000))
+      assert.deepStrictEqual(heard, all)
+      const kept = (yield* PubSub.takeAll(slow)).map(id)
+      assert.isAbove(kept.length, 1000)
+      assert.deepStrictEqual(kept, all.slice(-kept.length))
+    })
+  )
+
+  it.effect("ends its streams with its own scope", () =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make()
+      const bus = yield* Scope.provide(Bus.make, scope)
+      const reading = yield* Stream.runDrain(bus.notifications).pipe(
+        Effect.forkScoped({ startImmediately: true })
+      )
+      yield* Scope.close(scope, Exit.void)
+      yield* Fiber.await(reading)
+    })
+  )
+})
