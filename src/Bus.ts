@@ -57,18 +57,23 @@ export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function*
   const pubsub = yield* Effect.acquireRelease(PubSub.sliding<Notification>(backlogMax), (pubsub) =>
     PubSub.shutdown(pubsub)
   )
-  const calls = new Set<(notification: Notification) => void>()
+  const heard = new Set<{ readonly call: (notification: Notification) => void }>()
   return {
     hear: (call) =>
-      Effect.acquireRelease(
-        Effect.sync(() => void calls.add(call)),
-        () => Effect.sync(() => void calls.delete(call))
-      ),
+      Effect.suspend(() => {
+        const entry = { call }
+        return Effect.acquireRelease(
+          Effect.sync(() => void heard.add(entry)),
+          () => Effect.sync(() => void heard.delete(entry))
+        )
+      }),
     notifications: Stream.fromPubSub(pubsub),
     subscribe: PubSub.subscribe(pubsub),
     publish: (notifications) =>
       Effect.suspend(() => {
-        for (const notification of notifications) for (const call of calls) call(notification)
+        for (const notification of notifications) {
+          for (const { call } of heard) call(notification)
+        }
         // Not `publishUnsafe`, which drops the newest when it is full.
         return Effect.asVoid(PubSub.publishAll(pubsub, notifications))
       })

@@ -60,6 +60,7 @@ export class Deadlines {
   /** Calls everything off. */
   clear(): void {
     this.deadlines.clear()
+    this.watchedMillis = Number.POSITIVE_INFINITY
     this.watcher?.interruptUnsafe()
   }
 

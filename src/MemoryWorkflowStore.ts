@@ -90,7 +90,7 @@ const make = Effect.gen(function* () {
   const wake = (instance: Instance, now: number, wakesFrom: ReadonlyArray<Store.Status>) => {
     if (Store.isFinal(instance.status)) return "Nothing"
     instance.wakes++
-    if (instance.status === "Running") instance.readyAt = now
+    if (instance.status === "Running" || instance.status === "Suspended") instance.readyAt = now
     if (wakesFrom.includes(instance.status)) free(instance, now)
     return woken(instance)
   }

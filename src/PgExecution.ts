@@ -14,6 +14,7 @@
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
@@ -64,12 +65,10 @@ export const makeContext = Effect.gen(function* () {
   return (
     sql: SqlClient,
     {
+      commitTimeout,
       hints = config.listenNotify !== false,
       wait = true
-    }: {
-      readonly hints?: boolean
-      readonly wait?: boolean
-    } = {}
+    }: Partial<Pick<PgStatements.StatementContext, "commitTimeout" | "hints" | "wait">> = {}
   ) =>
     Effect.map(
       clock.now,
@@ -80,7 +79,8 @@ export const makeContext = Effect.gen(function* () {
         now,
         hints,
         self,
-        wait
+        wait,
+        commitTimeout
       })
     )
 })
@@ -101,20 +101,22 @@ export const make = Effect.gen(function* () {
 
   const migrated = yield* PgMigrations.runInTime(config, own)
 
+  const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
+
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
     mayWait = true
   ): Effect.Effect<A, SqlError> =>
     Effect.flatMap(migrated, () => {
-      const wait = mayWait && own.boundsWaits()
+      const options = own.boundsWaits() ? { wait: mayWait, commitTimeout } : { wait: false }
       return Effect.catchIf(
-        Effect.flatMap(context(own, { wait }), statement),
+        Effect.flatMap(context(own, options), statement),
         PgFailure.isQueueFull,
         () =>
           Effect.andThen(
             Metric.update(notifySkipped, 1),
-            Effect.flatMap(context(own, { hints: false, wait }), statement)
+            Effect.flatMap(context(own, { ...options, hints: false }), statement)
           )
       )
     })

@@ -41,6 +41,12 @@ export interface StatementContext {
   readonly self: string
   /** Whether to wait for instances that somebody else has locked, or to answer `held` for them. */
   readonly wait: boolean
+  /**
+   * The `lock_timeout` of a transaction that notifies, from then on. Its commit waits for every other
+   * in the cluster that notifies, over their flush to disk: that says nothing of a row's lock, and
+   * to give up would be to do all of it again. Left as it is when undefined.
+   */
+  readonly commitTimeout: string | undefined
 }
 
 /**
@@ -94,8 +100,16 @@ export const byOrd = <A extends { readonly ord: number }>(
  * @since 0.1.0
  * @category constructors
  */
-export const hint = ({ sql }: StatementContext, channel: string): Statement.Fragment => sql`
+export const hint = (
+  { commitTimeout, sql }: StatementContext,
+  channel: string
+): Statement.Fragment => {
+  const notify = sql`
   pg_notify(${channel}, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)`
+  return commitTimeout === undefined
+    ? notify
+    : sql`case when set_config('lock_timeout', ${commitTimeout}, true) <> '' then ${notify} end`
+}
 
 /**
  * The notifications for the rows of the CTE `woken` (execution_id, workflow_name, status, owner):

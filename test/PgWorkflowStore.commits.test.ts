@@ -1,0 +1,72 @@
+/**
+ * Commits that notify wait for one another in the whole cluster: on a server of its own, where one
+ * can be held up.
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import { EmbeddedPostgres } from "../src/EmbeddedPostgres.ts"
+import * as Session from "../src/Session.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { register, self, signal, suspended } from "./conformance/Harness.ts"
+import { layerStore } from "./conformance/Postgres.ts"
+
+const server = EmbeddedPostgres.layerClient({
+  settings: {
+    wal_level: "replica",
+    max_wal_senders: 1,
+    synchronous_commit: "local",
+    shared_preload_libraries: "pg_stat_statements"
+  }
+})
+
+it.live(
+  "one that is held up for longer than a row's lock may take is waited for, and not tried again",
+  () =>
+    Effect.gen(function* () {
+      const store = yield* WorkflowStore
+      const sql = yield* PgClient.PgClient
+      const { url } = yield* EmbeddedPostgres
+      yield* sql`create extension pg_stat_statements`
+      yield* register(store, self)
+      yield* suspended(store, "a")
+
+      const culprit = yield* Session.make({
+        client: { url },
+        applicationName: "culprit",
+        connectTimeout: "5 seconds",
+        statementTimeout: "30 seconds",
+        startupParameters: { synchronous_commit: "on" }
+      })
+      const { processId } = culprit
+      // A commit that asks for it waits from now on for a standby that does not exist.
+      yield* sql`alter system set synchronous_standby_names = 'nobody'`
+      yield* sql`select pg_reload_conf()`
+      const held = yield* culprit
+        .query("select pg_notify('anything', '')")
+        .pipe(Effect.forever, Effect.forkScoped)
+      yield* sql<{ holds: boolean }>`select exists (select from pg_stat_activity
+        where pid = ${processId} and wait_event = 'SyncRep') as holds`.pipe(
+        Effect.repeat({ until: ([row]) => row?.holds === true })
+      )
+
+      const completing = yield* Effect.forkScoped(store.completeDeferred(signal("a", "d")))
+      // Twice as long as it would wait for a row.
+      yield* sql<{ waits: boolean }>`select exists (select from pg_locks where not granted
+        and locktype = 'object' and clock_timestamp() - waitstart > interval '200 milliseconds') as waits`.pipe(
+        Effect.repeat({ until: ([row]) => row?.waits === true })
+      )
+      assert.isUndefined(completing.pollUnsafe())
+      yield* Fiber.interrupt(held)
+      assert.strictEqual(yield* Fiber.join(completing), "Runnable")
+      const [statements] = yield* sql<{ calls: number }>`select sum(calls)::int4 as calls
+        from pg_stat_statements where query ilike '%insert into%romancy_deferreds%'`
+      assert.strictEqual(statements!.calls, 1)
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(Layer.fresh(layerStore().pipe(Layer.provideMerge(server))))
+    ),
+  60_000
+)
