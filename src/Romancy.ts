@@ -29,6 +29,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
+import * as Digests from "./Digests.ts"
 import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
 import { Listener } from "./Listener.ts"
@@ -195,4 +196,4 @@ const inMemory = Effect.fnUntraced(function* (options?: RomancyConfig.Options) {
 const compose = <A, E, R, E2, R2>(
   runtime: Layer.Layer<A, E, R>,
   config: Layer.Layer<RomancyConfig, E2, R2>
-) => Layer.fresh(runtime).pipe(Layer.provide(config))
+) => Layer.merge(Layer.fresh(runtime).pipe(Layer.provide(config)), Digests.layer)
