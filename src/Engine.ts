@@ -92,9 +92,12 @@ const make = (options: { readonly client: boolean }) =>
       }
       // In the engine's own fiber: a caller who gives up must not take the claim with him.
       const claiming = store.start(request).pipe(
-        Effect.tap((started) =>
-          started._tag === "Claimed" ? launchHere(started.claimed, options.payload) : Effect.void
-        ),
+        Effect.tap((started) => {
+          if (started._tag === "Claimed") return launchHere(started.claimed, options.payload)
+          // A worker that was not in the registry yet takes nothing; it may have entered meanwhile.
+          if (started._tag === "Created") doorbell.workflows("home")
+          return Effect.void
+        }),
         Effect.ensuring(Effect.sync(slot.value))
       )
       return yield* Fiber.join(fork(claiming))
