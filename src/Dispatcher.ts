@@ -9,8 +9,8 @@
  * Reads: `Wake`.
  * Feeds: the drain it is given, never two at once.
  * Guarantees: a full batch is followed by the next at once, one that is not full waits for the next
- * wake; one that passed over what somebody else has locked is repeated soon; a drain that fails or dies is repeated after a delay, for what it was woken by, and what
- * comes after it is still dispatched.
+ * wake; one that passed over what somebody else has locked is repeated soon; one that fails or dies
+ * is repeated after a delay, for what it was woken by, and what comes after it is still dispatched.
  *
  * @since 0.1.0
  */

@@ -291,6 +291,9 @@ const make = Effect.gen(function* () {
       )
     })
 
+  // Before the finalizer below, so that it ends after it: runs that finish their steps still hear.
+  const { completedHere, signal } = yield* makeSignals({ runs, tracked, resumed, abandon })
+
   const stop = Effect.fnUntraced(function* (registration: Registration) {
     const name = registration.workflow._tag
     if (registrations.get(name) === registration) registrations.delete(name)
@@ -315,8 +318,6 @@ const make = Effect.gen(function* () {
       discard: true
     })
   )
-
-  const { completedHere, signal } = yield* makeSignals({ runs, tracked, resumed, abandon })
 
   return Runs.of({
     register: (registration) =>

@@ -82,12 +82,12 @@ live(
     const blocker = yield* connect(url)
     yield* blocker`select pg_advisory_lock(hashtextextended(${key}, 0))`
     const building = yield* Effect.forkScoped(worker("late", { lockTimeout: "1 millis" }))
+    // Had it a lock timeout of a millisecond, it would never wait for as long as this.
     yield* sql<{ waits: boolean }>`select exists (select from pg_locks where not granted
-      and locktype = 'advisory') as waits`.pipe(
+      and locktype = 'advisory'
+      and clock_timestamp() - waitstart > interval '20 milliseconds') as waits`.pipe(
       Effect.repeat({ until: ([row]) => row?.waits === true })
     )
-    // Had it a lock timeout of a millisecond, it would have failed before this is answered.
-    yield* sql`select pg_sleep(0.02)`
     assert.isUndefined(building.pollUnsafe())
     yield* blocker`select pg_advisory_unlock_all()`
     yield* Fiber.join(building)

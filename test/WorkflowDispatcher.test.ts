@@ -288,6 +288,33 @@ describe("the dispatcher", () => {
     })
   )
 
+  it.live("runs what was started here by a worker that entered the registry just then", () =>
+    Effect.gen(function* () {
+      const { row, sql, url } = yield* makeDatabase
+      const worker = yield* start(url, {
+        config: {
+          ...hourly,
+          listenNotify: false,
+          heartbeatInterval: "1 hour",
+          leaseDuration: "3 hours"
+        }
+      })
+      yield* worker.register(EchoLive)
+      // It has entered, and nothing else will ring.
+      assert.strictEqual(yield* worker.on(Echo.execute({ id: "before" })), "echo before")
+      // The start does not see it in the registry, and whoever looks after the start does.
+      yield* sql`update romancy_workers set dead = true`
+      yield* sql`create function enter() returns trigger language plpgsql as
+        $$ begin update romancy_workers set dead = false; return new; end $$`
+      yield* sql`create trigger enter after insert on romancy_instances
+        for each row execute function enter()`
+      const id = yield* worker.on(Echo.execute({ id: "1" }, { discard: true }))
+      assertSuccess(yield* finished(worker, Echo, id), "echo 1")
+      // Taken by a claim, and not by the start.
+      assert.include(yield* row(id), { status: "Completed", token: 1 })
+    })
+  )
+
   it.live("looks after work once for each poll while it does not listen", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase
