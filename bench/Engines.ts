@@ -6,6 +6,7 @@
  * Guarantees: each is a runtime of its own with a pool of its own.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Redacted from "effect/Redacted"
@@ -38,8 +39,14 @@ export const client = ({ options, url }: Place) =>
     Layer.build
   )
 
+/** Another engine with the workflows that it runs; its context, for the length of the scope. */
+export const least = <E, E2>(
+  workflows: Layer.Layer<never, E, WorkflowEngine>,
+  engine: Layer.Layer<WorkflowEngine, E2>
+) => workflows.pipe(Layer.provideMerge(engine), Layer.fresh, Layer.build)
+
 /** Runs an effect with what an engine provides. */
 export const on =
-  <R>(engine: Effect.Success<ReturnType<typeof worker>>) =>
-  <A, E>(effect: Effect.Effect<A, E, R>) =>
+  <P>(engine: Context.Context<P>) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     Effect.provideContext(effect, engine)

@@ -16,6 +16,8 @@ export interface RemotePlace {
   readonly name: string
   readonly url: string
   readonly options?: RomancyConfig.Options
+  /** Not Romancy, but the least engine there is, and how an execution waits there. */
+  readonly least?: "parks" | "suspends"
 }
 
 /** What a process is told at its start. */

@@ -23,6 +23,7 @@ interface Way {
   /** How it is to be woken; `undefined` is the floor, which has no engine. */
   readonly parked: boolean | undefined
   readonly options?: Parameters<typeof Remote.place>[2]
+  readonly least?: Remote.RemotePlace["least"]
   readonly goal?: number
 }
 
@@ -34,6 +35,10 @@ const floor: Way = { name: "floor", parked: undefined }
 const read: Way = { name: "floor, count, read", parked: undefined }
 const claim: Way = { name: "floor, count, claim, read", parked: undefined }
 const floors = [floor, read, claim]
+/** Effect's vocabulary over the floor's statements: the bound of every engine for it. */
+const leastSuspended: Way = { name: "least engine, suspended", parked: false, least: "suspends" }
+const leastParked: Way = { name: "least engine, parked", parked: true, least: "parks" }
+const bounds = [leastSuspended, leastParked]
 const suspended: Way = {
   name: "suspended",
   parked: false,
@@ -72,7 +77,7 @@ const wake = Effect.fnUntraced(function* (
     executionId
   })
   const went = yield* waits.waitFor<{ ran?: string; at: number }>(({ ran }) => ran === name)
-  if (engine) {
+  if (engine && way.least === undefined) {
     const how = yield* Remote.ask<{ parked?: boolean }>(waits, { executionId })
     yield* holds(`${name} was woken ${way.name}`, how.parked === way.parked)
   }
@@ -137,33 +142,38 @@ const measure = Effect.fnUntraced(function* (size: {
   readonly events: number
   readonly polls: number
 }) {
-  const ways = [suspended, parked, polling]
+  const ways = [...bounds, suspended, parked, polling]
   const urls = new Map<Way, Redacted.Redacted>()
   const placeOfFloors = yield* BenchServer.database
   for (const way of ways) urls.set(way, yield* BenchServer.database)
-  yield* createFloor(placeOfFloors)
+  for (const url of [placeOfFloors, ...bounds.map((way) => urls.get(way)!)]) {
+    yield* createFloor(url)
+  }
   const orders = {
-    places: ways.map((way) => Remote.place(way.name, urls.get(way)!, way.options)),
+    places: ways.map((way) => ({
+      ...Remote.place(way.name, urls.get(way)!, way.options),
+      ...(way.least === undefined ? {} : { least: way.least })
+    })),
     floor: Remote.place(floor.name, placeOfFloors).url
   }
   const waits = yield* Remote.start({ ...orders, role: "waits" })
   const completes = yield* Remote.start({ ...orders, role: "completes" })
   const processes = { completes, waits }
   // Both sides have to be compiled before the first sample.
-  yield* sample(processes, [...floors, suspended, parked], size.warmUp, 2)
-  const found = yield* sample(processes, [...floors, suspended, parked], size.events, 10)
+  const compared = [...floors, ...bounds, suspended, parked]
+  yield* sample(processes, compared, size.warmUp, 2)
+  const found = yield* sample(processes, compared, size.events, 10)
   // At a moment that has nothing to do with the last poll.
   const [polled] = yield* sample(processes, [polling], size.polls, 2000)
   yield* proveFloor(placeOfFloors, floors.length * (size.warmUp + size.events))
+  for (const way of bounds) yield* proveFloor(urls.get(way)!, size.warmUp + size.events)
   yield* proveDone(urls.get(suspended)!, suspended, size.warmUp + size.events)
   yield* proveDone(urls.get(parked)!, parked, size.warmUp + size.events)
   yield* proveDone(urls.get(polling)!, polling, size.polls)
   return [
-    ...toFigures(floor, found[0]!, undefined),
-    ...toFigures(read, found[1]!, found[0]),
-    ...toFigures(claim, found[2]!, found[0]),
-    ...toFigures(suspended, found[3]!, found[0]),
-    ...toFigures(parked, found[4]!, found[0]),
+    ...compared.flatMap((way, at) =>
+      toFigures(way, found[at]!, way === floor ? undefined : found[0])
+    ),
     ...toFigures(polling, polled!, undefined)
   ]
 })

@@ -22,6 +22,7 @@ import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { OnResumption } from "../src/Resumption.ts"
 import { toParent } from "../test/support/WorkerProcess.ts"
 import * as Engines from "./Engines.ts"
+import * as LeastEngine from "./LeastEngine.ts"
 import { type Turn, writes } from "./Notify.ts"
 import { until } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
@@ -63,8 +64,11 @@ const goesOn = ({ id }: { readonly id: string }) =>
 
 /** Starts one that waits, and answers when it does. */
 const waits = Effect.fnUntraced(function* (orders: Orders) {
-  const engines = yield* build(orders.places, (place) =>
-    Engines.worker(place, Waiting.toLayer(goesOn)).pipe(Effect.provide(noted))
+  const workflows = Waiting.toLayer(goesOn)
+  const engines = yield* build(orders.places, (place, least) =>
+    least === undefined
+      ? Engines.worker(place, workflows).pipe(Effect.provide(noted))
+      : Engines.least(workflows, LeastEngine.layer(place.url, least))
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   const other = yield* Raw.session(Redacted.make(orders.floor!))
@@ -93,7 +97,11 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
 
 /** Completes what an execution waits for, or sends the notification of the floor. */
 const completes = Effect.fnUntraced(function* (orders: Orders) {
-  const engines = yield* build(orders.places, Engines.client)
+  const engines = yield* build(orders.places, (place, least) =>
+    least === undefined
+      ? Engines.client(place)
+      : Engines.least(Layer.empty, LeastEngine.layer(place.url, "completes"))
+  )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   return (({ executionId, name, place }) => {
     const engine = engines.get(place)
@@ -103,7 +111,8 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
         : release(Waiting, executionId).pipe(Engines.on(engine))
     return Effect.suspend(() => {
       const at = now()
-      return Effect.as(completed, { at })
+      // Said when all is over: whoever hears it wants a core, and here there may be only two.
+      return completed.pipe(Effect.andThen(Effect.sleep("10 millis")), Effect.as({ at }))
     })
   }) satisfies Answer
 })
@@ -143,11 +152,11 @@ const works = Effect.fnUntraced(function* (orders: Orders) {
 
 const build = <A, E, R>(
   places: ReadonlyArray<RemotePlace>,
-  make: (place: Engines.Place) => Effect.Effect<A, E, R>
+  make: (place: Engines.Place, least: RemotePlace["least"]) => Effect.Effect<A, E, R>
 ) =>
   Effect.map(
     Effect.forEach(places, (place) =>
-      Effect.map(make(toPlace(place)), (engine) => [place.name, engine] as const)
+      Effect.map(make(toPlace(place), place.least), (engine) => [place.name, engine] as const)
     ),
     (engines) => new Map(engines)
   )
