@@ -102,9 +102,8 @@ const waiting = Effect.fnUntraced(function* (
 
   const hints = yield* listening.listen(Raw.floorChannel)
   yield* Queue.take(hints).pipe(
-    Effect.tap(({ payload }) => (parked ? Effect.void : Raw.claimHinted(reading, payload))),
     Effect.tap(({ payload }) =>
-      Effect.map(Raw.readHinted(reading, payload), () => {
+      Effect.map((parked ? Raw.readHinted : Raw.claimHinted)(reading, payload), () => {
         const execution = executions.get(payload)!
         execution.deferreds.set("go", Exit.void)
         if (execution.goOn === undefined) fork(execution.replay)

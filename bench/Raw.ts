@@ -46,7 +46,10 @@ export const createFloorTables = [
 export const readHinted = (connection: PgConnection.PgConnection, id: string) =>
   connection.query("select body from bench_floor where id = $1", [id])
 
-/** What a worker has to do to be the only one: take the row, without waiting for the disk. */
+/**
+ * What a worker has to do to be the only one: take the row, without waiting for the disk, and read
+ * it by the same statement.
+ */
 export const claimHinted = (connection: PgConnection.PgConnection, id: string) =>
   connection.query(
     `with relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
@@ -54,7 +57,7 @@ export const claimHinted = (connection: PgConnection.PgConnection, id: string) =
       select b.id from relaxed cross join lateral (
         select id from bench_floor where id = $1 and owner is null for update skip locked) b
     )
-    update bench_floor b set owner = 'me' from picked where b.id = picked.id returning b.id`,
+    update bench_floor b set owner = 'me' from picked where b.id = picked.id returning b.body`,
     [id]
   )
 

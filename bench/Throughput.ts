@@ -4,17 +4,19 @@
  * Reads: `BenchServer`.
  * Feeds: `main`.
  * Guarantees: every workflow is started and awaited here, and found completed in the database with
- * all its steps; the rounds of the variants and of the floor are interleaved.
+ * all its steps; the rounds of the variants, of the floor and of Effect's engine in memory are
+ * interleaved.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import * as RomancyConfig from "../src/RomancyConfig.ts"
 import { BenchServer } from "./BenchServer.ts"
 import * as Cpu from "./Cpu.ts"
 import * as Engines from "./Engines.ts"
-import { atLeast, type Figure } from "./Figure.ts"
+import { atLeast, digits, type Figure } from "./Figure.ts"
 import { equal } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import { median, now, percentile } from "./Samples.ts"
@@ -94,15 +96,32 @@ const runOne = Effect.fnUntraced(function* (round: string, variant: Variant, ind
   return sum
 })
 
-const runMany = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
-  const { postmaster } = yield* BenchServer
-  const [cpu, began] = [Cpu.usage(postmaster), now()]
+/** Runs workflows on the engine there is, and gives the milliseconds that it took. */
+const runAll = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
+  const began = now()
   yield* Effect.forEach(
     Array.from({ length: count }, (_, index) => index),
     (index) => runOne(round, variant, index),
     { concurrency, discard: true }
   )
-  const elapsed = now() - began
+  return now() - began
+})
+
+/**
+ * The same on the engine that Effect brings, which keeps everything in memory and loses it there:
+ * what this process could do at the most, with no database at all. A new one each time.
+ */
+const inMemory = (round: string, variant: Variant, count: number) =>
+  Effect.gen(function* () {
+    const engine = yield* Engines.least(Steps.toLayer(body), WorkflowEngine.layerMemory)
+    const elapsed = yield* Engines.on(engine)(runAll(round, variant, count))
+    return (count / elapsed) * 1000
+  }).pipe(Effect.scoped)
+
+const runMany = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
+  const { postmaster } = yield* BenchServer
+  const cpu = Cpu.usage(postmaster)
+  const elapsed = yield* runAll(round, variant, count)
   yield* proveDone(round, variant, count)
   return {
     rate: (count / elapsed) * 1000,
@@ -167,11 +186,16 @@ const sequential = Effect.fnUntraced(function* (count: number, session: Sessions
   return { mine, floor }
 })
 
-const toFigure = (
-  variant: Variant,
-  rounds: ReadonlyArray<{ readonly rate: number; readonly cpu: string; readonly floor: number }>
-): Figure => {
+interface Round {
+  readonly rate: number
+  readonly cpu: string
+  readonly floor: number
+  readonly memory: number
+}
+
+const toFigure = (variant: Variant, rounds: ReadonlyArray<Round>): Figure => {
   const value = median(rounds.map(({ rate }) => rate))
+  const memory = median(rounds.map((round) => round.memory))
   const floor = median(rounds.map(({ floor }) => floor))
   return {
     name: variant.name,
@@ -180,7 +204,10 @@ const toFigure = (
     floor,
     ratio: floor / value,
     ...(variant.goal === undefined ? {} : { goal: atLeast(variant.goal, value, "/s") }),
-    note: rounds.find(({ rate }) => rate === value)?.cpu ?? ""
+    note: [
+      `${((value / memory) * 100).toFixed(0)} % of Effect's engine in memory, ${digits(memory)}/s`,
+      rounds.find(({ rate }) => rate === value)?.cpu ?? ""
+    ].join("; ")
   }
 }
 
@@ -206,12 +233,14 @@ const measure = Effect.fnUntraced(function* (options: {
   const sql = yield* PgClient.PgClient
   yield* Raw.createCopies(sql)
   for (const variant of variants) yield* runMany("warm-up", variant, concurrency)
-  const found = variants.map(() => [] as Array<{ rate: number; cpu: string; floor: number }>)
+  for (const variant of variants) yield* inMemory("warm-up", variant, concurrency)
+  const found = variants.map(() => [] as Array<Round>)
   for (let round = 0; round < rounds; round++) {
     for (const [at, variant] of variants.entries()) {
       const { cpu, rate } = yield* runMany(`round-${round}`, variant, count)
       const floor = yield* floorOf(`round-${round}`, variant, count, sessions)
-      found[at]!.push({ rate, cpu, floor })
+      const memory = yield* inMemory(`round-${round}`, variant, count)
+      found[at]!.push({ rate, cpu, floor, memory })
       console.error(`throughput: ${variant.name}, round ${round + 1}: ${Math.round(rate)}/s`)
     }
   }

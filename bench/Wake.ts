@@ -33,7 +33,7 @@ const floor: Way = { name: "floor", parked: undefined }
  * read; and one that somebody has to take first.
  */
 const read: Way = { name: "floor, count, read", parked: undefined }
-const claim: Way = { name: "floor, count, claim, read", parked: undefined }
+const claim: Way = { name: "floor, count, claim", parked: undefined }
 const floors = [floor, read, claim]
 /** Effect's vocabulary over the floor's statements: the bound of every engine for it. */
 const leastSuspended: Way = { name: "least engine, suspended", parked: false, least: "suspends" }

@@ -75,10 +75,12 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
   const arrivals = yield* session.listen(Raw.floorChannel)
   yield* Queue.take(arrivals).pipe(
     Effect.flatMap(({ payload }) =>
-      (payload.includes("claim") ? Raw.claimHinted(other, payload) : Effect.void).pipe(
-        Effect.andThen(payload.includes("read") ? Raw.readHinted(other, payload) : Effect.void),
-        Effect.andThen(Effect.suspend(() => toParent({ ran: payload, at: now() })))
-      )
+      (payload.includes("claim")
+        ? Raw.claimHinted(other, payload)
+        : payload.includes("read")
+          ? Raw.readHinted(other, payload)
+          : Effect.void
+      ).pipe(Effect.andThen(Effect.suspend(() => toParent({ ran: payload, at: now() }))))
     ),
     Effect.forever,
     Effect.forkScoped

@@ -125,6 +125,11 @@ const make = Effect.gen(function* () {
     fresh
   })
 
+  const toTaken = (instance: Instance, now: number): Store.Taken => ({
+    ...toClaimed(instance, now, false),
+    record: toRecord(instance, now)
+  })
+
   const start = (request: Store.Start, now: number): Store.Started => {
     const { claimFor, executionId, workflowName } = request
     const found = instances.get(executionId)
@@ -185,7 +190,7 @@ const make = Effect.gen(function* () {
       .filter((timer) => timer.dueAt <= now)
       .slice(0, options.limit)
     const here = new Set<string>()
-    const claimed: Array<Store.Claimed> = []
+    const claimed: Array<Store.Taken> = []
     for (const { deferredName, dueAt, instance, name } of due) {
       instance.timers.delete(name)
       if (instance.deferreds.has(deferredName)) continue
@@ -194,7 +199,7 @@ const make = Effect.gen(function* () {
       if (told !== "Nothing") instance.readyAt = dueAt
       if (told === "Here") here.add(instance.executionId)
       if (told === "Runnable" && claimed.length < options.slots && take(instance, self)) {
-        claimed.push(toClaimed(instance, now, false))
+        claimed.push(toTaken(instance, now))
       }
     }
     const next = timersOf(options.workflowNames).find((timer) => timer.dueAt > now)
@@ -363,7 +368,7 @@ const make = Effect.gen(function* () {
           .sort(byReadiness)
           .slice(0, limit)
           .filter((instance) => take(instance, workerId))
-          .map((instance) => toClaimed(instance, now, false)),
+          .map((instance) => toTaken(instance, now)),
         passed: false
       })),
     load: (executionIds) =>

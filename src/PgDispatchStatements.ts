@@ -9,15 +9,18 @@
  *
  * @since 0.1.0
  */
+import type * as Statement from "effect/sql/Statement"
 import { lockTargets, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
-import type { Interrupt, Lease, Status } from "./WorkflowStore.ts"
+import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
 
 /**
  * Takes what is runnable and known here, longest ready first. Served by
  * `instances_runnable (workflow_name, ready_at)`: names that nobody registered are not even read.
  * A worker that was struck off takes nothing; see `start` for the share lock. The commit does not
  * wait for the disk: a crash of the server may undo a claim, and then the owner that every write
- * under a lease compares is another's, or nobody's. `passed` says that something was left because
+ * under a lease compares is another's, or nobody's. The record of each is read once it is locked, by
+ * a statement of its own within a function, since this one's snapshot may be older than what woke
+ * the instance. `passed` says that something was left because
  * somebody else has locked it: another claim, or a write that leaves it runnable and tells nobody.
  *
  * @since 0.1.0
@@ -44,7 +47,7 @@ taken as (
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
     i.interrupt, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as waited
 )
-select claims.passed, taken.* from (
+select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as record from (
   select set_config('synchronous_commit', 'off', true),
     case when (select count(*) from picked) < ${options.limit}::int4 then exists (
       select from living, ${table(context, "instances")} i
@@ -81,6 +84,11 @@ const pickRunnable = (
   ) p order by p.ready_at limit ${limit}::int4`
 }
 
+/** What is recorded of an instance that the statement has taken. The first to take one finds nothing. */
+const recordOf = ({ sql, tables }: StatementContext, taken: Statement.Fragment) => sql`
+  case when ${taken}.token > 1 or ${taken}.wakes > 0
+    then ${sql.literal(tables.record)}(${taken}.execution_id) end`
+
 /**
  * An instance that a statement has taken for its worker.
  *
@@ -97,7 +105,12 @@ export interface ClaimedRow {
   readonly resumes: number
   readonly interrupt: Interrupt
   readonly waited: number
+  readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
 }
+
+/** Milliseconds since the last wake of an instance that runs, or since it was ready. */
+const sinceWoken = ({ now, sql }: StatementContext) =>
+  sql`(extract(epoch from ${now} - greatest(i.woken_at, i.ready_at)) * 1000)::float8`
 
 /**
  * The record of instances with their counters, in one snapshot. Always a statement of its own,
@@ -109,7 +122,7 @@ export interface ClaimedRow {
 export const load = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
   context.sql`
 select i.execution_id, 'i' as kind, i.interrupt as name, 0 as attempt, null::json as exit, i.token,
-  i.wakes, i.resumes, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as woken
+  i.wakes, i.resumes, ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i where i.execution_id = any(${executionIds}::text[])
 union all
 select s.execution_id, 's', s.name, s.attempt, s.exit, 0, 0, 0, 0
@@ -142,7 +155,7 @@ export const news = (context: StatementContext, executionIds: ReadonlyArray<stri
   context.sql`
 select i.execution_id, i.token, i.wakes, i.resumes, i.interrupt, d.name, d.exit,
   d.token is not null as own,
-  (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as woken
+  ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i left join ${table(context, "deferreds")} d using (execution_id)
 where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
     readonly execution_id: string
@@ -212,7 +225,8 @@ due as materialized (
       when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
     owner = case when c.taken then ${context.self} else i.owner end,
     token = i.token + case when c.taken then 1 else 0 end,
-    ready_at = case when i.status in ('Suspended', 'Running') then c.due_at else i.ready_at end
+    ready_at = case when i.status = 'Suspended' then c.due_at else i.ready_at end,
+    woken_at = case when i.status = 'Running' then c.due_at else i.woken_at end
   from completions c, moment where i.execution_id = c.execution_id
     and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
   returning i.execution_id, i.workflow_name, i.status, i.owner, c.taken, i.token, i.payload,
@@ -222,7 +236,9 @@ due as materialized (
 select (select count(*)::int4 from removed) as fired,
   (select array_agg(execution_id) from woken
     where status = 'Running' and owner = ${context.self} and not taken) as own,
-  (select json_agg(woken) from woken where taken) as claimed,
+  (select json_agg(one) from (
+    select woken.*, ${recordOf(context, context.sql`woken`)} as record from woken where taken
+  ) one) as claimed,
   (select count(*)::int4 from hinted) as hinted,
   case when (select count(*) from removed) < ${options.limit}::int4 then exists (
     select from names join ${table(context, "timers")} t using (workflow_name)

@@ -283,7 +283,8 @@ target as (
 ), woken as (
   update ${table(context, "instances")} p set wakes = p.wakes + children,
     status = case when p.status = 'Suspended' and not p.failed then 'Runnable' else p.status end,
-    ready_at = case when p.status in ('Suspended', 'Running') then now else p.ready_at end
+    ready_at = case when p.status = 'Suspended' then now else p.ready_at end,
+    woken_at = case when p.status = 'Running' then now else p.woken_at end
   from parents, moment
   where p.execution_id = parents.id
     and p.status in ('Suspended', 'Running', 'Runnable', 'Blocked')

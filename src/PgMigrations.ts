@@ -133,6 +133,31 @@ exception when lock_not_available then
 end
 $$`
       ]
+    },
+    {
+      id: 4,
+      name: "records_of_claims_and_wakes_in_place",
+      statements: [
+        // Volatile, so that it reads with a snapshot of its own, taken when it is called: the
+        // statement that claims an instance has locked it by then, and whatever woke it is there.
+        `create or replace function ${table.record} (of_execution text) returns json
+language plpgsql volatile as $$
+begin
+  return (select json_build_object(
+    'steps', coalesce((
+      select json_agg(json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit))
+      from ${table.steps} s where s.execution_id = of_execution), '[]'),
+    'deferreds', coalesce((
+      select json_agg(json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null))
+      from ${table.deferreds} d where d.execution_id = of_execution), '[]'),
+    'timers', coalesce((
+      select json_agg(t.name) from ${table.timers} t where t.execution_id = of_execution), '[]')));
+end
+$$`,
+        // A wake of one that runs moves nothing that is indexed, and stays on its page.
+        `alter table ${table.instances} add column if not exists woken_at timestamptz`,
+        `alter table ${table.instances} set (fillfactor = 80)`
+      ]
     }
   ]
 }

@@ -23,10 +23,12 @@ export type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<i
   : never
 
 /**
+ * What a claim took, from a row of it.
+ *
  * @since 0.1.0
  * @category constructors
  */
-export const toClaimed = (row: PgDispatchStatements.ClaimedRow): Store.Claimed => ({
+export const toTaken = (row: PgDispatchStatements.ClaimedRow): Store.Taken => ({
   executionId: row.execution_id,
   workflowName: row.workflow_name,
   token: row.token,
@@ -36,7 +38,16 @@ export const toClaimed = (row: PgDispatchStatements.ClaimedRow): Store.Claimed =
   resumes: row.resumes,
   interrupt: row.interrupt,
   waitedMillis: row.waited,
-  fresh: false
+  fresh: false,
+  record: {
+    executionId: row.execution_id,
+    token: row.token,
+    wakes: row.wakes,
+    resumes: row.resumes,
+    interrupt: row.interrupt,
+    wokenMillisAgo: row.waited,
+    ...(row.record ?? { steps: [], deferreds: [], timers: [] })
+  }
 })
 
 /**

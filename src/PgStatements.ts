@@ -278,7 +278,8 @@ with locked as materialized (
 ), woken as (
   update ${table(context, "instances")} i set wakes = i.wakes + 1,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
-    ready_at = case when i.status in ('Suspended', 'Running') then ${now} else i.ready_at end
+    ready_at = case when i.status = 'Suspended' then ${now} else i.ready_at end,
+    woken_at = case when i.status = 'Running' then ${now} else i.woken_at end
   from written where i.execution_id = written.execution_id
   returning i.execution_id, i.workflow_name, i.status, i.owner
 )
@@ -328,7 +329,8 @@ ended as (
   from folded, moment where completions > 0 order by execution_id
   on conflict (execution_id) do update set wakes = i.wakes + excluded.wakes,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
-    ready_at = case when i.status in ('Suspended', 'Running') then excluded.ready_at else i.ready_at end
+    ready_at = case when i.status = 'Suspended' then excluded.ready_at else i.ready_at end,
+    woken_at = case when i.status = 'Running' then excluded.ready_at else i.woken_at end
   where i.status not in ('Completed', 'Failed', 'Interrupted')
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
@@ -365,7 +367,8 @@ woken as (
     interrupt = case when unsafe then 'Unsafe' when safe and i.interrupt = 'None' then 'Safe'
       else i.interrupt end,
     status = case when i.status in ('Suspended', 'Blocked') then 'Runnable' else i.status end,
-    ready_at = case when i.status in ('Suspended', 'Blocked', 'Running') then now else i.ready_at end
+    ready_at = case when i.status in ('Suspended', 'Blocked') then now else i.ready_at end,
+    woken_at = case when i.status = 'Running' then now else i.woken_at end
   from folded, moment
   where i.execution_id = folded.execution_id and folded.execution_id in (select execution_id from locked)
     and i.status in ('Suspended', 'Blocked', 'Running', 'Runnable')

@@ -22,6 +22,8 @@ export interface PgTables {
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
+  /** The function that reads the record of an instance that the calling statement has locked. */
+  readonly record: string
 }
 
 /**
@@ -39,6 +41,7 @@ export const tableNames = (
     timers: name("timers"),
     workers: name("workers"),
     migrations: name("migrations"),
-    awaitLock: name("await_lock")
+    awaitLock: name("await_lock"),
+    record: name("record")
   }
 }

@@ -19,7 +19,7 @@ import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import * as PgExecution from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
-import { type RowOf, toClaimed, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
+import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -176,7 +176,7 @@ const make = Effect.gen(function* () {
       Effect.map(
         once("claim workflows", (context) => PgDispatchStatements.claim(context, options)),
         (rows) => ({
-          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toClaimed(row))),
+          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toTaken(row))),
           passed: rows.some((row) => row.passed)
         })
       ),
@@ -198,7 +198,7 @@ const make = Effect.gen(function* () {
         ([row]) => ({
           count: row!.fired,
           here: row!.own ?? [],
-          claimed: (row!.claimed ?? []).map(toClaimed),
+          claimed: (row!.claimed ?? []).map(toTaken),
           passed: row!.passed,
           nextMillis: row!.next ?? undefined
         })

@@ -68,7 +68,12 @@ export const make = Effect.fnUntraced(function* (here: {
         doubtful = true
         promised = Math.max(0, Math.min(free(), mostPerClaim))
         const answer = yield* claim(promised)
-        yield* begin(answer.claimed, Array.from(sources))
+        const begun = { sources: Array.from(sources) }
+        yield* Effect.forEach(
+          answer.claimed,
+          (taken) => launch(taken, { ...begun, record: taken.record }),
+          { discard: true }
+        )
         doubtful = false
         return answer
       }).pipe(
@@ -79,20 +84,6 @@ export const make = Effect.fnUntraced(function* (here: {
         )
       )
     )
-
-  const begin = Effect.fnUntraced(function* (
-    claimed: ReadonlyArray<Store.Claimed>,
-    sources: Parameters<typeof launch>[1]["sources"]
-  ) {
-    if (claimed.length === 0) return
-    const loaded = yield* store.load(claimed.map(({ executionId }) => executionId))
-    const records = new Map(loaded.map((record) => [record.executionId, record]))
-    yield* Effect.forEach(
-      claimed,
-      (one) => launch(one, { record: records.get(one.executionId), sources }),
-      { discard: true }
-    )
-  })
 
   return {
     admit,

@@ -4,8 +4,8 @@
  * Reads: `Wake` (notifications of `workflow_resumable`, polls, what is made at home);
  * `WorkflowStore` by claims.
  * Feeds: `Runs`.
- * Guarantees: never claims more than there are free slots; the record is read by a second
- * statement, after the claim has committed, so that nothing that landed between is missed.
+ * Guarantees: never claims more than there are free slots; the record of each instance is read once
+ * it is locked, so that nothing that landed between is missed.
  *
  * @since 0.1.0
  */

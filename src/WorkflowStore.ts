@@ -238,6 +238,16 @@ export interface TimerRequest {
 }
 
 /**
+ * An instance that a claim took, with its record as it was when it was taken.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Taken extends Claimed {
+  readonly record: Record
+}
+
+/**
  * What a claim took. `passed`: there was more, which somebody else has locked for the moment and
  * may leave as it is, so it is worth another look soon.
  *
@@ -245,7 +255,7 @@ export interface TimerRequest {
  * @category models
  */
 export interface Claims {
-  readonly claimed: ReadonlyArray<Claimed>
+  readonly claimed: ReadonlyArray<Taken>
   readonly passed: boolean
 }
 

@@ -2,7 +2,19 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
-import { type Case, claim, load, other, request, running, self } from "./Harness.ts"
+import {
+  type Case,
+  claim,
+  exit,
+  load,
+  other,
+  request,
+  running,
+  self,
+  signal,
+  suspension,
+  timer
+} from "./Harness.ts"
 import { news } from "./News.ts"
 
 export const claims = (it: Case): void => {
@@ -41,9 +53,44 @@ export const claims = (it: Case): void => {
           resumes: 1,
           interrupt: "Safe",
           waitedMillis: 250,
-          fresh: false
+          fresh: false,
+          record: {
+            executionId: "a",
+            token: 1,
+            wakes: 1,
+            resumes: 1,
+            interrupt: "Safe",
+            wokenMillisAgo: 250,
+            steps: [],
+            deferreds: [],
+            timers: []
+          }
         }
       ])
+    }))
+
+  it("a claim gives the record, the same as a look at it does", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit([1, "two"]) })
+      yield* store.recordStep(lease, { name: "s", attempt: 2, exit: exit(null) })
+      yield* store.recordDeferred(lease, { name: "own", exit: exit(2) })
+      yield* store.registerTimer(lease, timer("t", 60_000))
+      yield* store.suspend(lease, suspension())
+      yield* store.completeDeferred(signal("a", "theirs", { n: 3 }))
+      yield* store.start(request("b"))
+      const claimed = yield* claim(store)
+      assert.deepStrictEqual(
+        claimed.map(({ executionId }) => executionId),
+        ["a", "b"]
+      )
+      for (const { executionId, record } of claimed) {
+        assert.deepStrictEqual(record, yield* load(store, executionId))
+      }
+      assert.strictEqual(claimed[0]?.record.steps.length, 2)
+      assert.strictEqual(claimed[0]?.record.deferreds.length, 2)
+      assert.deepStrictEqual(claimed[0]?.record.timers, ["t"])
+      assert.deepStrictEqual(claimed[1]?.record.deferreds, [])
     }))
 
   it("a worker cannot claim what it holds", (store) =>
