@@ -10,10 +10,12 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
+import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
+import type { Notification } from "./Notification.ts"
 
 /**
  * An alarm.
@@ -70,3 +72,24 @@ export const make: Effect.Effect<Alarm> = Effect.gen(function* () {
     due: Stream.fromEffectRepeat(once)
   }
 })
+
+/**
+ * Sets an alarm for each deadline that somebody announces by `timer_expired`, for as long as the
+ * stream of notifications lasts. `storeMillis` is the clock that those deadlines are told by.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const follow = (
+  alarm: Pick<Alarm, "set">,
+  notifications: Stream.Stream<Notification>,
+  storeMillis: Effect.Effect<number>
+): Effect.Effect<void> =>
+  Stream.runForEach(
+    notifications,
+    Effect.fnUntraced(function* (notification) {
+      if (notification._tag !== "TimerExpired" || notification.expiresAt === undefined) return
+      const now = yield* storeMillis
+      yield* alarm.set(Math.max(0, DateTime.toEpochMillis(notification.expiresAt) - now))
+    })
+  )

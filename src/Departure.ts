@@ -14,6 +14,7 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import { Awaiting } from "./Awaiting.ts"
+import { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { Ended, Run } from "./Run.ts"
@@ -36,6 +37,7 @@ export const make = Effect.fnUntraced(function* (here: {
 }) {
   const { leave, runs, signal } = here
   const store = yield* Store.WorkflowStore
+  const channels = yield* ChannelStore
   const config = yield* RomancyConfig
   const awaiting = yield* Awaiting
   const doorbell = yield* Doorbell
@@ -51,6 +53,8 @@ export const make = Effect.fnUntraced(function* (here: {
       : Cause.hasInterruptsOnly(result.exit.cause)
         ? "Interrupted"
         : "Failed"
+    // Before it ends, and not after: whoever finds it dead in between ends it again.
+    if (run.usesChannels) yield* channels.leave(run.lease, run.unhandled)
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
     const {
       others,

@@ -26,6 +26,10 @@ export interface Rings {
   readonly workflows: (source: "home" | "alarm") => void
   /** A timer was registered that is due after so many milliseconds. */
   readonly timer: (remainingMillis: number) => void
+  /** A message was published. */
+  readonly messages: () => void
+  /** A receive waits that ends after so many milliseconds. */
+  readonly messagesIn: (remainingMillis: number) => void
 }
 
 /**
@@ -48,6 +52,9 @@ export class Doorbell extends Context.Service<
     return Doorbell.of({
       workflows: (source) => answering.forEach((rings) => rings.workflows?.(source)),
       timer: (remainingMillis) => answering.forEach((rings) => rings.timer?.(remainingMillis)),
+      messages: () => answering.forEach((rings) => rings.messages?.()),
+      messagesIn: (remainingMillis) =>
+        answering.forEach((rings) => rings.messagesIn?.(remainingMillis)),
       answer: (rings) =>
         Effect.acquireRelease(
           Effect.sync(() => void answering.add(rings)),

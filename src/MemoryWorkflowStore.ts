@@ -3,17 +3,20 @@
  * enough to read in one go, and the store of `Romancy.layerMemory`.
  *
  * Reads: Effect's `Clock`, so that a `TestClock` moves deadlines and leases.
- * Feeds: `WorkflowStore`.
+ * Feeds: `WorkflowStore`; `ChannelStore` by `MemoryChannelStore`.
  * Guarantees: each operation is one synchronous change, so none can be seen half done. It keeps
  * nothing when the process ends, sends no notifications, and knows no transactions.
  *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import { ChannelStore } from "./ChannelStore.ts"
+import * as MemoryChannelStore from "./MemoryChannelStore.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as Store from "./WorkflowStore.ts"
 
@@ -264,7 +267,25 @@ const make = Effect.gen(function* () {
   const at = <A>(change: (now: number) => A): Effect.Effect<A> =>
     Effect.map(Clock.currentTimeMillis, change)
 
-  return Store.WorkflowStore.of({
+  const channels = MemoryChannelStore.make({
+    nameOf: (lease) => leased(lease)?.workflowName,
+    deferred: (executionId, name) => instances.get(executionId)?.deferreds.get(name)?.exit,
+    record: (lease, name, exit) =>
+      void leased(lease)?.deferreds.set(name, { exit, token: lease.token }),
+    complete: (executionId, name, exit, now) => {
+      const instance = instances.get(executionId)
+      if (instance === undefined || Store.isFinal(instance.status)) return "Nothing"
+      instance.deferreds.set(name, { exit, token: undefined })
+      return wakeAutomatically(instance, now)
+    },
+    news: (executionId, now) => toNews(instances.get(executionId)!, now),
+    take: (executionId, now) => {
+      const instance = instances.get(executionId)
+      return instance !== undefined && take(instance, self) ? toTaken(instance, now) : undefined
+    }
+  })
+
+  const workflows = Store.WorkflowStore.of({
     inTransaction: Effect.succeed(false),
 
     start: (request) => at((now) => start(request, now)),
@@ -416,15 +437,14 @@ const make = Effect.gen(function* () {
       ),
     removeWorker: (workerId) => at((now) => removeWorker(workerId, now))
   })
+  return Context.make(Store.WorkflowStore, workflows).pipe(Context.add(ChannelStore, channels))
 })
 
 /**
- * A store that begins empty and lives as long as the layer.
+ * Stores that begin empty and live as long as the layer.
  *
  * @since 0.1.0
  * @category layers
  */
-export const layer: Layer.Layer<Store.WorkflowStore, never, WorkerId> = Layer.effect(
-  Store.WorkflowStore,
-  make
-)
+export const layer: Layer.Layer<Store.WorkflowStore | ChannelStore, never, WorkerId> =
+  Layer.effectContext(make)

@@ -84,8 +84,13 @@ const pickRunnable = (
   ) p order by p.ready_at limit ${limit}::int4`
 }
 
-/** What is recorded of an instance that the statement has taken. The first to take one finds nothing. */
-const recordOf = ({ sql, tables }: StatementContext, taken: Statement.Fragment) => sql`
+/**
+ * What is recorded of an instance that the statement has taken. The first to take one finds nothing.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const recordOf = ({ sql, tables }: StatementContext, taken: Statement.Fragment) => sql`
   case when ${taken}.token > 1 or ${taken}.wakes > 0
     then ${sql.literal(tables.record)}(${taken}.execution_id) end`
 

@@ -4,7 +4,7 @@
  *
  * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be in
  * the application's transaction; the migrations, which come before the first statement.
- * Feeds: `PgWorkflowStore`.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`.
  * Guarantees: writes of many fibers share a statement (`GroupCommit`), except inside a transaction
  * of the application's, where they go straight into it and live or die with it. A full notification
  * queue fails no commit of the engine's. Whatever is safe to repeat is repeated until the database
@@ -14,8 +14,10 @@
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
@@ -29,7 +31,7 @@ import * as PgMigrations from "./PgMigrations.ts"
 import type * as PgStatements from "./PgStatements.ts"
 import { tableNames } from "./PgTables.ts"
 import { channel, RomancyConfig } from "./RomancyConfig.ts"
-import { StoreError } from "./RomancyError.ts"
+import { type MigrationError, StoreError } from "./RomancyError.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
 
@@ -60,7 +62,8 @@ export const makeContext = Effect.gen(function* () {
     timer: channel(config, "timer_expired"),
     completed: channel(config, "workflow_completed"),
     signal: channel(config, "workflow_signal"),
-    worker: channel(config, "worker")
+    worker: channel(config, "worker"),
+    message: channel(config, "channel_message")
   }
   return (
     sql: SqlClient,
@@ -85,13 +88,7 @@ export const makeContext = Effect.gen(function* () {
     )
 })
 
-/**
- * Makes the ways to run a statement. Migrates or verifies the tables first.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const make = Effect.gen(function* () {
+const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const own = yield* Sessions
@@ -161,13 +158,16 @@ export const make = Effect.gen(function* () {
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
     // What runs write is bounded by how many there are.
-    maxQueued = Number.POSITIVE_INFINITY
+    {
+      maxQueued = Number.POSITIVE_INFINITY,
+      maxRows = config.maxRowsPerFlush
+    }: { readonly maxQueued?: number; readonly maxRows?: number } = {}
   ) =>
     GroupCommit.make<Row, Answer>({
       operation,
       flush: (rows, wait) => run((context) => statement(context, rows), wait),
       isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
-      maxRows: config.maxRowsPerFlush,
+      maxRows,
       maxQueued
     })
 
@@ -179,7 +179,7 @@ export const make = Effect.gen(function* () {
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
   ) {
-    const batch = yield* batched(operation, statement, config.maxQueuedWrites)
+    const batch = yield* batched(operation, statement, { maxQueued: config.maxQueuedWrites })
     return (
       row: Row,
       {
@@ -206,3 +206,25 @@ export const make = Effect.gen(function* () {
 
   return { anywhere, batched, context, direct, fail, once, run, theirs, transaction }
 })
+
+/**
+ * The ways to run a statement, for all stores of a runtime.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class PgExecution extends Context.Service<PgExecution, Effect.Success<typeof make>>()(
+  "romancy/PgExecution"
+) {
+  /**
+   * Migrates or verifies the tables first.
+   *
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer: Layer.Layer<
+    PgExecution,
+    MigrationError | StoreError,
+    PgClient.PgClient | Sessions | RomancyConfig | WorkerId
+  > = Layer.effect(this, make)
+}

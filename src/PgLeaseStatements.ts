@@ -24,18 +24,34 @@ import {
 } from "./PgStatements.ts"
 import type { Lease, Status, Suspension, TimerRequest, Verdict } from "./WorkflowStore.ts"
 
-/** What every answer says: whether the row was left out because somebody else holds the instance. */
-interface Held {
+/**
+ * What every answer says: whether the row was left out because somebody else holds the instance.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Held {
   readonly held: boolean
 }
 
-const leases = (rows: ReadonlyArray<{ readonly lease: Lease }>) => ({
+/**
+ * The ids and the tokens of a batch, as columns.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const leases = (rows: ReadonlyArray<{ readonly lease: Lease }>) => ({
   ids: column(rows, (row) => row.lease.executionId),
   tokens: column(rows, (row) => row.lease.token)
 })
 
-/** Locks the instances of the CTE `input`, which has their ids and tokens, one row for each. */
-const locked = (context: StatementContext) => context.sql`
+/**
+ * Locks the instances of the CTE `input`, which has their ids and tokens, one row for each.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const locked = (context: StatementContext) => context.sql`
 locked as materialized (
   select input.*, i.status, i.token as present, i.workflow_name, i.wakes as has_wakes,
     i.resumes as has_resumes, ${isMine(context, "input")} as mine
@@ -50,8 +66,13 @@ const isMine = ({ self, sql }: StatementContext, row: string) =>
 const skipLocked = ({ sql, wait }: StatementContext): Statement.Fragment =>
   sql.literal(wait ? "" : "skip locked")
 
-/** The numbers of the rows whose instances were passed over; none where they were waited for. */
-const heldRows = (context: StatementContext, nulls: string): Statement.Fragment =>
+/**
+ * The numbers of the rows whose instances were passed over; none where they were waited for.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const heldRows = (context: StatementContext, nulls: string): Statement.Fragment =>
   context.wait
     ? context.sql.literal("")
     : context.sql`

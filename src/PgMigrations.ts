@@ -158,6 +158,96 @@ $$`,
         `alter table ${table.instances} add column if not exists woken_at timestamptz`,
         `alter table ${table.instances} set (fillfactor = 80)`
       ]
+    },
+    {
+      id: 6,
+      name: "channels",
+      statements: [
+        // Locked by whoever subscribes; while a channel has subscribers its mode is theirs.
+        `create table if not exists ${table.channels} (
+  channel text primary key,
+  mode text not null check (mode in ('broadcast', 'competing'))
+)`,
+        // `horizon` is the snapshot of the subscription: what it shows was published before.
+        `create table if not exists ${table.subscriptions} (
+  execution_id text not null,
+  channel text not null,
+  mode text not null check (mode in ('broadcast', 'competing', 'direct')),
+  workflow_name text not null,
+  horizon pg_snapshot not null,
+  subscribed_at timestamptz not null,
+  arrivals bigint not null default 0,
+  taken bigint not null default 0,
+  waiting text,
+  due_at timestamptz,
+  primary key (execution_id, channel, mode)
+)`,
+        `create index if not exists ${index("subscriptions_of")}
+  on ${table.subscriptions} (channel, mode)`,
+        `create index if not exists ${index("subscriptions_served")}
+  on ${table.subscriptions} (workflow_name) where waiting is not null and arrivals > taken`,
+        `create index if not exists ${index("subscriptions_open")}
+  on ${table.subscriptions} (channel, subscribed_at) where waiting is not null and mode = 'competing'`,
+        `create index if not exists ${index("subscriptions_due")}
+  on ${table.subscriptions} (workflow_name, due_at) where due_at is not null`,
+        `create sequence if not exists ${table.messageIds}`,
+        // New: to be routed. Kept: for whoever takes it. Routed: with those it was for.
+        `create table if not exists ${table.messages} (
+  message_id bigint primary key,
+  channel text not null,
+  mode text not null,
+  target text,
+  body json not null,
+  metadata json not null,
+  origin text unique,
+  state text not null check (state in ('New', 'Kept', 'Routed')),
+  published_at timestamptz not null,
+  published_by xid8 not null default pg_current_xact_id()
+)`,
+        `create index if not exists ${index("messages_new")}
+  on ${table.messages} (message_id) where state = 'New'`,
+        `create index if not exists ${index("messages_offered")}
+  on ${table.messages} (channel, message_id) where state = 'Kept' and mode = 'competing'`,
+        `create index if not exists ${index("messages_kept")}
+  on ${table.messages} (target, channel, message_id) where state <> 'Routed' and mode = 'direct'`,
+        `create index if not exists ${index("messages_aged")}
+  on ${table.messages} (published_at)`,
+        `create table if not exists ${table.inbox} (
+  execution_id text not null,
+  channel text not null,
+  mode text not null,
+  message_id bigint not null,
+  primary key (execution_id, channel, mode, message_id)
+)`,
+        `create index if not exists ${index("inbox_messages")}
+  on ${table.inbox} (message_id)`,
+        // Its statements have snapshots of their own: whoever holds the channel sees who has joined.
+        // A direct subscription finds what was sent before it.
+        `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
+  to_channel text, in_mode text, at_moment timestamptz) returns text
+language plpgsql volatile as $$
+declare of_workflow text;
+begin
+  select i.workflow_name into of_workflow from ${table.instances} i
+  where i.execution_id = of_execution and i.status = 'Running' and i.token = under_token
+    and i.owner = by_worker for no key update;
+  if not found then return 'Fenced'; end if;
+  if in_mode <> 'direct' then
+    insert into ${table.channels} as c (channel, mode) values (to_channel, in_mode)
+    on conflict (channel) do update set mode = c.mode;
+    if exists (select from ${table.subscriptions} s
+      where s.channel = to_channel and s.mode <> in_mode and s.mode <> 'direct')
+    then return 'Conflict'; end if;
+    update ${table.channels} c set mode = in_mode where c.channel = to_channel and c.mode <> in_mode;
+  end if;
+  insert into ${table.subscriptions}
+    (execution_id, channel, mode, workflow_name, horizon, subscribed_at)
+  values (of_execution, to_channel, in_mode, of_workflow, pg_current_snapshot(), at_moment)
+  on conflict do nothing;
+  return 'Subscribed';
+end
+$$`
+      ]
     }
   ]
 }

@@ -19,6 +19,14 @@ export interface PgTables {
   readonly deferreds: string
   readonly timers: string
   readonly workers: string
+  readonly channels: string
+  readonly subscriptions: string
+  readonly messages: string
+  /** The sequence that numbers messages. */
+  readonly messageIds: string
+  readonly inbox: string
+  /** The function that subscribes an instance to a channel. */
+  readonly subscribe: string
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
@@ -40,6 +48,12 @@ export const tableNames = (
     deferreds: name("deferreds"),
     timers: name("timers"),
     workers: name("workers"),
+    channels: name("channels"),
+    subscriptions: name("subscriptions"),
+    messages: name("messages"),
+    messageIds: name("message_ids"),
+    inbox: name("inbox"),
+    subscribe: name("subscribe"),
     migrations: name("migrations"),
     awaitLock: name("await_lock"),
     record: name("record")

@@ -3,7 +3,7 @@
  * in the order in which the data goes:
  *
  * ```
- *  your code     Workflow · Activity · DurableDeferred · DurableClock · Timer
+ *  your code     Workflow · Activity · DurableDeferred · DurableClock · Timer · Channel
  *                   │ a change of state
  *  store            ▼ one statement for many fibers' rows, pg_notify in the same transaction
  *               PostgreSQL ─────────────────────────── NOTIFY romancy_* {json}
@@ -11,7 +11,7 @@
  *  wake          Listener ──▶ Stream ──┐                 │
  *                Poller   ──▶ Stream ──┼─▶ Wake ◀────────┘   merged, conflated
  *                Alarm    ──▶ Stream ──┘     │ "look"
- *  dispatch      WorkflowDispatcher · TimerDispatcher · SignalDispatcher
+ *  dispatch      WorkflowDispatcher · TimerDispatcher · ChannelDispatcher · SignalDispatcher
  *                   │ claim: lease and token
  *  engine           ▼ Runs: replay from the record, run to the next suspension, commit
  * ```
@@ -29,11 +29,14 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
+import * as ChannelDispatcher from "./ChannelDispatcher.ts"
+import type { Channels } from "./Channels.ts"
 import * as Digests from "./Digests.ts"
 import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
 import { Listener } from "./Listener.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
+import * as PgChannelStore from "./PgChannelStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
 import { RomancyConfig, variable } from "./RomancyConfig.ts"
 import {
@@ -42,6 +45,7 @@ import {
   RomancyConfigError,
   type StoreError
 } from "./RomancyError.ts"
+import * as RunChannels from "./RunChannels.ts"
 import { Runs } from "./Runs.ts"
 import { Sessions } from "./Sessions.ts"
 import * as SignalDispatcher from "./SignalDispatcher.ts"
@@ -52,12 +56,15 @@ import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowDispatcher from "./WorkflowDispatcher.ts"
 
 /** What is stored, and the sessions that it is written through. */
-const store = PgWorkflowStore.layer.pipe(Layer.provideMerge(Sessions.layer))
+const store = Layer.merge(PgWorkflowStore.layer, PgChannelStore.layer).pipe(
+  Layer.provideMerge(Sessions.layer)
+)
 
 /** What hears of changes, and what acts on them. */
 const dispatchers = Layer.mergeAll(
   WorkflowDispatcher.layer,
   TimerDispatcher.layer,
+  ChannelDispatcher.layer,
   SignalDispatcher.layer
 )
 
@@ -67,7 +74,7 @@ const runs = Runs.layer.pipe(Layer.provideMerge(Awaiting.layer))
 const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Engine.layer.pipe(
+const worker = Layer.merge(Engine.layer, RunChannels.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -78,7 +85,7 @@ const worker = Engine.layer.pipe(
 )
 
 /** The same without what claims and runs. */
-const client = Engine.layerClient.pipe(
+const client = Layer.merge(Engine.layerClient, RunChannels.layer).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -87,7 +94,7 @@ const client = Engine.layerClient.pipe(
 )
 
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Engine.layer.pipe(
+const memory = Layer.merge(Engine.layer, RunChannels.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),
@@ -97,13 +104,13 @@ const memory = Engine.layer.pipe(
 )
 
 /**
- * What a runtime provides besides the engine: the listener, whose status can be read and
- * subscribed to.
+ * What a runtime provides besides the engine: channels, and the listener, whose status can be read
+ * and subscribed to.
  *
  * @since 0.1.0
  * @category models
  */
-export type Provides = WorkflowEngine | Listener
+export type Provides = WorkflowEngine | Channels | Listener
 
 /**
  * What may be wrong at start. A database that is down is not: it is waited for.

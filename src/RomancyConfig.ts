@@ -62,6 +62,11 @@ export declare namespace RomancyConfig {
     /** Time between polls for receives that timed out while not listening. Default 5 seconds. */
     readonly channelTimeoutInterval: Duration.Duration
     /**
+     * How long a message of a channel is kept, and with it the knowledge of what has published it.
+     * One that a living subscriber has still to take stays longer. Default 7 days.
+     */
+    readonly messageRetention: Duration.Duration
+    /**
      * First part of the names of notification channels and tables; two applications in one database
      * take two. `a-z`, `0-9` and `_`, at most 31 characters. Default `romancy`.
      */
@@ -151,6 +156,7 @@ const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyC
     workflowResumptionInterval: duration("1 second"),
     timerCheckInterval: duration("1 second"),
     channelTimeoutInterval: duration("5 seconds"),
+    messageRetention: duration("7 days"),
     prefix: name("romancy", 31),
     schema: name("public", 41),
     listenUrl: url,

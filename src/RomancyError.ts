@@ -185,3 +185,70 @@ export class WorkflowBlocked extends Schema.TaggedError<WorkflowBlocked>("romanc
     return `${this.workflowName} (${this.executionId}) is blocked: this version cannot run what is stored of it. Mend that and resume it. ${this.reason}`
   }
 }
+
+/**
+ * A channel has subscribers of one mode and was used in the other. Use the mode that all its
+ * definitions agree on; the channel is free for either again when its last subscriber has gone.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ChannelConflict extends Schema.TaggedError<ChannelConflict>("romancy/ChannelConflict")(
+  "ChannelConflict",
+  {
+    channel: Schema.String,
+    requested: Schema.Literals(["broadcast", "competing", "direct"]),
+    present: Schema.Literals(["broadcast", "competing", "direct"])
+  }
+) {
+  override get message(): string {
+    return `The channel "${this.channel}" is ${this.present} at present and cannot be used as ${this.requested}`
+  }
+}
+
+/**
+ * A workflow received from a channel that it had not subscribed to. Subscribe first: only messages
+ * that are published after that arrive.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class NotSubscribed extends Schema.TaggedError<NotSubscribed>("romancy/NotSubscribed")(
+  "NotSubscribed",
+  { channel: Schema.String, mode: Schema.String }
+) {
+  override get message(): string {
+    return `The workflow is not subscribed to the ${this.mode} channel "${this.channel}"`
+  }
+}
+
+/**
+ * No message came in time. The same in every replay; a later receive may get one.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ReceiveTimeout extends Schema.TaggedError<ReceiveTimeout>("romancy/ReceiveTimeout")(
+  "ReceiveTimeout",
+  { channel: Schema.String, afterMillis: Schema.Number }
+) {
+  override get message(): string {
+    return `No message came on the channel "${this.channel}" within ${this.afterMillis} ms`
+  }
+}
+
+/**
+ * Something that only the body of a workflow can do was done in an activity, or in no workflow: what
+ * it waits for belongs to the workflow. Do it in the body, beside the activity.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class BodyOnly extends Schema.TaggedError<BodyOnly>("romancy/BodyOnly")("BodyOnly", {
+  what: Schema.String,
+  workflowName: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} belongs into the body of the workflow ${this.workflowName}, not into an activity`
+  }
+}

@@ -15,8 +15,10 @@ import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
+import type * as Semaphore from "effect/Semaphore"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import type { ChannelKey } from "./ChannelStore.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
 
@@ -95,6 +97,12 @@ export class Run {
     { done: Deferred.Deferred<Workflow.Result<unknown, unknown>> | undefined }
   >()
   readonly used = new Set<string>()
+  /** What this replay has done on channels: how often, where it is subscribed, whose turn it is. */
+  readonly counts = new Map<string, number>()
+  readonly subscribed = new Set<string>()
+  readonly turns = new Map<string, Semaphore.Semaphore>()
+  /** Receives whose message the body of this replay got. */
+  readonly handled = new Set<string>()
   /** Steps and own completions that have not been recorded yet. */
   inFlight = 0
   readonly idle = Latch.makeUnsafe(true)
@@ -211,6 +219,35 @@ export class Run {
     this.used.clear()
     this.flying.clear()
     this.activityAwaits.clear()
+    this.counts.clear()
+    this.subscribed.clear()
+    this.turns.clear()
+    this.handled.clear()
+  }
+
+  /** Which time this is, in this replay, that its body does something on a channel. */
+  count(what: string, key: ChannelKey): number {
+    const name = `${what}/${key.mode}/${key.channel}`
+    const n = (this.counts.get(name) ?? 0) + 1
+    this.counts.set(name, n)
+    return n
+  }
+
+  /** The name of the step that its body does on a channel. */
+  nameOf(what: string, key: ChannelKey): string {
+    return `channel/${key.mode}/${key.channel}/${what}/${this.count(what, key)}`
+  }
+
+  /** Whether its record says that it has had to do with channels. */
+  get usesChannels(): boolean {
+    return Array.from(this.steps.keys()).some((key) => key.includes("/channel/"))
+  }
+
+  /** Receives of competing messages that came to one which the body never got. */
+  get unhandled(): ReadonlyArray<string> {
+    return Array.from(this.deferreds.keys()).filter(
+      (name) => name.startsWith("channel/competing/") && !this.handled.has(name)
+    )
   }
 
   /** Whether a wake that this process knows of makes the run replay at once. Consumes it. */

@@ -19,6 +19,7 @@ import * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
+import type { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { closeReplay, make as makeDeparture } from "./Departure.ts"
 import { Parking } from "./Parking.ts"
@@ -85,6 +86,8 @@ export class Runs extends Context.Service<
     readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
     /** The same for all runs that are parked, when it is not known which were meant. */
     readonly signalParked: (source: WakeSource) => void
+    /** Tells runs the news that a delivery has for them. */
+    readonly tell: (all: ReadonlyArray<Store.News>, source: WakeSource) => Effect.Effect<void>
     /** Acts on the answer of a wake. */
     readonly woken: (executionId: string, workflowName: string, woken: Store.Woken) => void
     /** Keeps a wait of a run in memory for a moment, if there is room. */
@@ -107,7 +110,7 @@ export class Runs extends Context.Service<
   static readonly layer: Layer.Layer<
     Runs,
     never,
-    Store.WorkflowStore | Awaiting | Doorbell | RomancyConfig | WorkerId
+    Store.WorkflowStore | ChannelStore | Awaiting | Doorbell | RomancyConfig | WorkerId
   > = Layer.effect(
     this,
     Effect.suspend(() => make)
@@ -292,7 +295,7 @@ const make = Effect.gen(function* () {
     })
 
   // Before the finalizer below, so that it ends after it: runs that finish their steps still hear.
-  const { completedHere, signal } = yield* makeSignals({ runs, tracked, resumed, abandon })
+  const { completedHere, signal, tell } = yield* makeSignals({ runs, tracked, resumed, abandon })
 
   const stop = Effect.fnUntraced(function* (registration: Registration) {
     const name = registration.workflow._tag
@@ -341,6 +344,7 @@ const make = Effect.gen(function* () {
     reserve: slots.reserve,
     launch,
     signal,
+    tell,
     signalParked: (source) => signal(parking.executionIds, source),
     woken: (executionId, workflowName, woken) => {
       if (woken === "Here") signal([executionId], "home")

@@ -97,5 +97,20 @@ export const make = Effect.fnUntraced(function* (here: {
     Effect.forkScoped
   )
 
-  return { completedHere, signal }
+  /** Tells runs what somebody has read for them. */
+  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource) =>
+    Effect.forEach(
+      all,
+      (news) => {
+        const run = runs.get(news.executionId)
+        return run === undefined ? Effect.void : told(run, news, source)
+      },
+      { discard: true }
+    ).pipe(
+      Effect.catchCause((cause) =>
+        Effect.logError("could not tell a run what happened to it", cause)
+      )
+    )
+
+  return { completedHere, signal, tell }
 })

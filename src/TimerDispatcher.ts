@@ -10,10 +10,9 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
-import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Stream from "effect/Stream"
+import * as Alarm from "./Alarm.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
@@ -49,14 +48,9 @@ export const layer: Layer.Layer<
       fallback: config.notifyFallbackInterval
     })
     yield* doorbell.answer({ timer: wake.alarm.setUnsafe })
-    yield* Stream.runForEach(
-      listener.notifications,
-      Effect.fnUntraced(function* (notification) {
-        if (notification._tag !== "TimerExpired" || notification.expiresAt === undefined) return
-        const now = yield* worker.storeMillis
-        yield* wake.alarm.set(Math.max(0, DateTime.toEpochMillis(notification.expiresAt) - now))
-      })
-    ).pipe(Effect.forkScoped)
+    yield* Alarm.follow(wake.alarm, listener.notifications, worker.storeMillis).pipe(
+      Effect.forkScoped
+    )
 
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()

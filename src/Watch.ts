@@ -42,7 +42,7 @@ import { Worker } from "./Worker.ts"
 import type { WorkerId } from "./WorkerId.ts"
 
 /** How long one wait for the neighbour's lock lasts: it keeps a snapshot, which must stay young. */
-const waitLimit = Duration.seconds(15)
+const waitLimit = Duration.seconds(20)
 /** How often, and how many times, the second lock of a dead process is seen to outlive the first. */
 const deathRattle = Duration.millis(20)
 const deathRattles = 25

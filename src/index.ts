@@ -6,6 +6,8 @@
  *
  * @since 0.1.0
  */
+export * as Channel from "./Channel.ts"
+export * as ChannelStore from "./ChannelStore.ts"
 export * as DbClock from "./DbClock.ts"
 export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
 export * as Listener from "./Listener.ts"

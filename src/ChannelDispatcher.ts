@@ -1,0 +1,102 @@
+/**
+ * Brings messages to the workflows that wait for them here, and ends receives whose time is over.
+ *
+ * Reads: `Wake` (notifications of `channel_message`, what is published at home, the alarm for the
+ * next receive that ends, polls); `ChannelStore`.
+ * Feeds: `Runs` and the doorbell, with the instances that messages wake.
+ * Guarantees: a message that a lost notification would have announced is found by the next poll. A
+ * receive ends no earlier than asked, and on time as long as any worker that knows the workflow
+ * lives, because each has its alarm. What is past its retention is removed in small batches.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
+import * as Alarm from "./Alarm.ts"
+import { ChannelStore } from "./ChannelStore.ts"
+import * as Dispatcher from "./Dispatcher.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { Listener } from "./Listener.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { Runs } from "./Runs.ts"
+import * as Wake from "./Wake.ts"
+import { Worker } from "./Worker.ts"
+
+/** How often old messages are looked for; each worker waits for up to twice as long. */
+const sweepInterval = Duration.minutes(10)
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<
+  never,
+  never,
+  Listener | ChannelStore | Runs | Doorbell | RomancyConfig | Worker
+> = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const config = yield* RomancyConfig
+    const doorbell = yield* Doorbell
+    const listener = yield* Listener
+    const runs = yield* Runs
+    const store = yield* ChannelStore
+    const worker = yield* Worker
+    const clock = yield* Clock.Clock
+    const limit = config.maxMessagesPerBatch
+    const wake = yield* Wake.make({
+      listener,
+      on: (notification) =>
+        notification._tag === "ChannelMessage" ||
+        (notification._tag === "TimerExpired" && notification.expiresAt === undefined),
+      interval: config.channelTimeoutInterval,
+      fallback: config.notifyFallbackInterval
+    })
+    yield* doorbell.answer({
+      messages: () => wake.ring("home"),
+      messagesIn: wake.alarm.setUnsafe
+    })
+    // The end of a receive is announced as a timer is.
+    yield* Alarm.follow(wake.alarm, listener.notifications, worker.storeMillis).pipe(
+      Effect.forkScoped
+    )
+
+    const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
+      const workflowNames = runs.names()
+      if (workflowNames.length === 0) return { full: false }
+      let askedNanos = 0n
+      const delivered = yield* runs.admit(sources, (slots) => {
+        askedNanos = clock.monotonicTimeNanosUnsafe()
+        const published = ["notification", "home", "batch"].some((source) =>
+          sources.has(source as Wake.WakeSource)
+        )
+        return store.deliver({ workflowNames, limit, slots, published })
+      })
+      yield* runs.tell(delivered.here, sources.has("notification") ? "notification" : "home")
+      // Those for which there was no slot here.
+      if (delivered.count > delivered.claimed.length + delivered.here.length) {
+        doorbell.workflows("home")
+      }
+      if (delivered.nextMillis !== undefined) {
+        const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
+        yield* wake.alarm.set(Math.max(0, delivered.nextMillis - sinceMillis))
+      }
+      return { full: delivered.full, passed: delivered.passed }
+    })
+    yield* Dispatcher.run(wake, drain, { name: "channels" }).pipe(Effect.forkScoped)
+
+    const retentionMillis = Duration.toMillis(config.messageRetention)
+    const sweep = store.sweep({ retentionMillis, limit }).pipe(
+      Effect.repeat({ until: (gone) => gone < limit }),
+      Effect.catch((error) => Effect.logWarning("could not remove old messages", error))
+    )
+    yield* Effect.gen(function* () {
+      // Not all workers at once.
+      const part = yield* Random.next
+      yield* Effect.sleep(Duration.times(sweepInterval, 1 + part))
+      yield* sweep
+    }).pipe(Effect.forever, Effect.forkScoped)
+  })
+)

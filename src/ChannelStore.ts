@@ -1,0 +1,190 @@
+/**
+ * What channels ask of a store: subscriptions, messages, and who gets which.
+ *
+ * Reads: nothing.
+ * Feeds: `Channels`, `ChannelDispatcher`; implemented by `PgChannelStore` and `MemoryChannelStore`.
+ * Guarantees: (of every implementation) a message goes to those who were subscribed when it became
+ * visible: to each of them once and in order on a broadcast channel, to exactly one on a competing
+ * one, to its target alone when it is sent to one execution. What a receive came to, a message or
+ * the end of its time, is recorded once, as the completion of a deferred of its instance.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type { StoreError } from "./RomancyError.ts"
+import type { Claims, Lease, News } from "./WorkflowStore.ts"
+
+/**
+ * Who gets the messages of a channel.
+ *
+ * - `broadcast`: every subscriber gets each
+ * - `competing`: each is for one of the subscribers, whoever asks first
+ * - `direct`: each is for the execution that it was sent to
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ChannelMode = "broadcast" | "competing" | "direct"
+
+/**
+ * A channel as the store knows it. Those of one name and different modes have nothing in common, but
+ * that broadcast and competing exclude each other.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ChannelKey {
+  readonly channel: string
+  readonly mode: ChannelMode
+}
+
+/**
+ * A message to be published. `body` and `metadata` are JSON; `origin` names what publishes it where
+ * that may be repeated: of one origin there is one message. `target` is the execution that a direct
+ * one is sent to.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Publication extends ChannelKey {
+  readonly target: string | undefined
+  readonly body: string
+  readonly metadata: string
+  readonly origin: string | undefined
+}
+
+/**
+ * What became of a publication. `Repeated`: its origin had published before. `Conflict`: the channel
+ * has subscribers of the other mode.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Published = "Published" | "Repeated" | "Conflict"
+
+/**
+ * What became of a subscription; one that exists is left as it is. `Conflict`: the channel has
+ * subscribers of the other mode.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Subscribed = "Subscribed" | "Conflict" | "Fenced"
+
+/**
+ * A receive. What it comes to completes the deferred `name` of the instance.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Receive extends ChannelKey {
+  readonly name: string
+  readonly timeoutMillis: number | undefined
+}
+
+/**
+ * What a receive came to for now.
+ *
+ * - `Received`: `exit` is recorded as the completion of the deferred
+ * - `Waiting`: whoever delivers completes the deferred and wakes the instance; `remainingMillis` is
+ *   the time left, if there is an end to it
+ * - `Taken`: the deferred is complete already, and the record has it
+ * - `Absent`: the instance is not subscribed
+ * - `Fenced`: another worker owns the instance
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Receipt =
+  | { readonly _tag: "Received"; readonly exit: unknown }
+  | { readonly _tag: "Waiting"; readonly remainingMillis: number | undefined }
+  | { readonly _tag: "Taken" | "Absent" | "Fenced" }
+
+/**
+ * What a delivery did: how many receives it ended, the news for those of their instances that run in
+ * this process, which others it has taken to run, whether there may be more (`full`), and the time
+ * to the next receive that ends without a message. `passed`: somebody else has locked one for the
+ * moment.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Delivered extends Claims {
+  readonly count: number
+  readonly here: ReadonlyArray<News>
+  readonly full: boolean
+  readonly nextMillis: number | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category services
+ */
+export class ChannelStore extends Context.Service<
+  ChannelStore,
+  {
+    /** From anywhere; inside a transaction of the application's it is part of it. */
+    readonly publish: (publication: Publication) => Effect.Effect<Published, StoreError>
+
+    // Under a lease.
+    readonly subscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<Subscribed, StoreError>
+    /** Ends a subscription. What had arrived for it and was not taken goes with it. */
+    readonly unsubscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<void, StoreError>
+    /**
+     * Ends all subscriptions of an instance that is about to end. `unhandled` names the deferreds of
+     * competing receives whose message its body never got: those are for another subscriber.
+     */
+    readonly leave: (
+      lease: Lease,
+      unhandled: ReadonlyArray<string>
+    ) => Effect.Effect<void, StoreError>
+    readonly receive: (lease: Lease, receive: Receive) => Effect.Effect<Receipt, StoreError>
+
+    // Dispatch.
+    /** Routes what was published, delivers to whoever waits, and ends receives that are due. */
+    readonly deliver: (options: {
+      readonly workflowNames: ReadonlyArray<string>
+      readonly limit: number
+      /** How many of the instances that it wakes this process may take at once. */
+      readonly slots: number
+      /** Whether it is known that something was published: then it is routed first. */
+      readonly published: boolean
+    }) => Effect.Effect<Delivered, StoreError>
+    /** Removes messages past their retention that no living subscriber has still to take. */
+    readonly sweep: (options: {
+      readonly retentionMillis: number
+      readonly limit: number
+    }) => Effect.Effect<number, StoreError>
+  }
+>()("romancy/ChannelStore") {}
+
+/**
+ * The encoded exit of a receive that got a message.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const receivedExit = (message: {
+  readonly id: number
+  readonly body: unknown
+  readonly metadata: unknown
+  readonly publishedAt: string
+}) => ({ _tag: "Success", value: { _tag: "Message", ...message } })
+
+/**
+ * The encoded exit of a receive whose time ended first.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const timedOutExit = { _tag: "Success", value: { _tag: "TimedOut" } }
+
+/**
+ * The name of the deferred that a receive of an instance completes: the `n`th on its channel.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const receiveName = ({ channel, mode }: ChannelKey, n: number): string =>
+  `channel/${mode}/${channel}/${n}`

@@ -1,0 +1,254 @@
+/**
+ * The channel store in the memory of one process: the reference implementation of the seam.
+ *
+ * Reads: the instances of `MemoryWorkflowStore`.
+ * Feeds: `ChannelStore`.
+ * Guarantees: each operation is one synchronous change. What is published has arrived at once with
+ * those who were subscribed; whoever waits is served by a delivery.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import {
+  type ChannelKey,
+  ChannelStore,
+  type Delivered,
+  type Publication,
+  type Published,
+  type Receipt,
+  type Receive,
+  receivedExit,
+  timedOutExit
+} from "./ChannelStore.ts"
+import type { Lease, News, Taken, Woken } from "./WorkflowStore.ts"
+
+interface Message extends Publication {
+  readonly id: number
+  readonly at: number
+  /** Those who have still to take it, as subscriptions. */
+  readonly for: Set<Subscription>
+  /** On a competing channel, and of a direct one before its target has subscribed: nobody's yet. */
+  kept: boolean
+}
+
+interface Subscription extends ChannelKey {
+  readonly executionId: string
+  readonly workflowName: string
+  readonly inbox: Array<Message>
+  waiting: { readonly name: string; readonly dueAt: number | undefined } | undefined
+}
+
+/**
+ * What is shared with the instances. `complete` records a completion and wakes; `news` is what is
+ * known of one that runs here; `take` gives one to this worker if it is runnable.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Instances {
+  readonly nameOf: (lease: Lease) => string | undefined
+  readonly deferred: (executionId: string, name: string) => string | undefined
+  readonly record: (lease: Lease, name: string, exit: string) => void
+  readonly complete: (executionId: string, name: string, exit: string, now: number) => Woken
+  readonly news: (executionId: string, now: number) => News
+  readonly take: (executionId: string, now: number) => Taken | undefined
+}
+
+/**
+ * Makes the store of a process.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (instances: Instances): ChannelStore["Service"] => {
+  const messages = new Map<number, Message>()
+  const origins = new Map<string, Message>()
+  const subscriptions = new Map<string, Subscription>()
+  let lastId = 0
+
+  const keyOf = (executionId: string, { channel, mode }: ChannelKey) =>
+    JSON.stringify([executionId, mode, channel])
+  const subscribersOf = ({ channel, mode }: ChannelKey) =>
+    Array.from(subscriptions.values()).filter(
+      (subscription) => subscription.channel === channel && subscription.mode === mode
+    )
+  const conflicts = ({ channel, mode }: ChannelKey) =>
+    mode !== "direct" &&
+    subscribersOf({ channel, mode: mode === "broadcast" ? "competing" : "broadcast" }).length > 0
+
+  const put = (subscription: Subscription, message: Message) => {
+    message.for.add(subscription)
+    subscription.inbox.push(message)
+  }
+
+  const publish = (publication: Publication, now: number): Published => {
+    const { mode, origin, target } = publication
+    if (conflicts(publication)) return "Conflict"
+    if (origin !== undefined && origins.has(origin)) return "Repeated"
+    const message: Message = {
+      ...publication,
+      ...{ id: ++lastId, at: now, for: new Set(), kept: mode !== "broadcast" }
+    }
+    messages.set(message.id, message)
+    if (origin !== undefined) origins.set(origin, message)
+    for (const subscription of mode === "competing" ? [] : subscribersOf(publication)) {
+      if (mode === "direct" && subscription.executionId !== target) continue
+      message.kept = false
+      put(subscription, message)
+    }
+    return "Published"
+  }
+
+  /** The next message for a subscription, taken. */
+  const next = (subscription: Subscription): Message | undefined => {
+    const message =
+      subscription.mode === "competing"
+        ? kept(
+            (message) => message.mode === "competing" && message.channel === subscription.channel
+          )
+        : subscription.inbox.shift()
+    if (message === undefined) return undefined
+    message.kept = false
+    message.for.delete(subscription)
+    return message
+  }
+  const kept = (of: (message: Message) => boolean) =>
+    Array.from(messages.values()).find((message) => message.kept && of(message))
+
+  const exitOf = ({ at, body, id, metadata }: Message) =>
+    receivedExit({
+      id,
+      body: JSON.parse(body),
+      metadata: JSON.parse(metadata),
+      publishedAt: DateTime.formatIso(DateTime.makeUnsafe(at))
+    })
+
+  const receive = (lease: Lease, request: Receive, now: number): Receipt => {
+    const { name, timeoutMillis } = request
+    if (instances.nameOf(lease) === undefined) return { _tag: "Fenced" }
+    const subscription = subscriptions.get(keyOf(lease.executionId, request))
+    if (subscription === undefined) return { _tag: "Absent" }
+    if (instances.deferred(lease.executionId, name) !== undefined) return { _tag: "Taken" }
+    const message = next(subscription)
+    if (message !== undefined) {
+      subscription.waiting = undefined
+      const exit = exitOf(message)
+      instances.record(lease, name, JSON.stringify(exit))
+      return { _tag: "Received", exit }
+    }
+    if (subscription.waiting?.name !== name) {
+      const dueAt = timeoutMillis === undefined ? undefined : now + timeoutMillis
+      subscription.waiting = { name, dueAt }
+    }
+    const { dueAt } = subscription.waiting
+    return { _tag: "Waiting", remainingMillis: dueAt === undefined ? undefined : dueAt - now }
+  }
+
+  const deliver = (
+    options: Parameters<ChannelStore["Service"]["deliver"]>[0],
+    now: number
+  ): Delivered => {
+    const mine = Array.from(subscriptions.values()).filter(({ workflowName }) =>
+      options.workflowNames.includes(workflowName)
+    )
+    const here = new Set<string>()
+    const claimed: Array<Taken> = []
+    let count = 0
+    for (const subscription of mine) {
+      const { executionId, waiting } = subscription
+      if (waiting === undefined || count === options.limit) continue
+      const message = next(subscription)
+      if (message === undefined && !(waiting.dueAt !== undefined && waiting.dueAt <= now)) continue
+      count++
+      subscription.waiting = undefined
+      const exit = message === undefined ? timedOutExit : exitOf(message)
+      const told = instances.complete(executionId, waiting.name, JSON.stringify(exit), now)
+      if (told === "Here") here.add(executionId)
+      const taken =
+        told === "Runnable" && claimed.length < options.slots
+          ? instances.take(executionId, now)
+          : undefined
+      if (taken !== undefined) claimed.push(taken)
+    }
+    const dues = mine.flatMap(({ waiting }) => waiting?.dueAt ?? [])
+    return {
+      ...{
+        count,
+        claimed,
+        here: Array.from(here, (id) => instances.news(id, now)),
+        full: count === options.limit,
+        passed: false
+      },
+      nextMillis: dues.length === 0 ? undefined : Math.max(0, Math.min(...dues) - now)
+    }
+  }
+
+  const end = (subscription: Subscription) => {
+    for (const message of subscription.inbox) message.for.delete(subscription)
+    subscriptions.delete(keyOf(subscription.executionId, subscription))
+  }
+
+  const leave = (lease: Lease, unhandled: ReadonlyArray<string>) => {
+    if (instances.nameOf(lease) === undefined) return
+    for (const subscription of Array.from(subscriptions.values())) {
+      if (subscription.executionId === lease.executionId) end(subscription)
+    }
+    for (const name of unhandled) {
+      const exit = JSON.parse(instances.deferred(lease.executionId, name) ?? "null")
+      const message = messages.get(exit?.value?.id)
+      if (message?.mode === "competing") message.kept = true
+    }
+  }
+
+  const sweep = (before: number, limit: number): number => {
+    const old = Array.from(messages.values()).filter(
+      (message) =>
+        message.at < before &&
+        message.for.size === 0 &&
+        !(message.kept && message.mode === "competing" && subscribersOf(message).length > 0)
+    )
+    for (const { id, origin } of old.slice(0, limit)) {
+      messages.delete(id)
+      if (origin !== undefined) origins.delete(origin)
+    }
+    return Math.min(old.length, limit)
+  }
+
+  const at = <A>(change: (now: number) => A): Effect.Effect<A> =>
+    Effect.map(Clock.currentTimeMillis, change)
+
+  return ChannelStore.of({
+    publish: (publication) => at((now) => publish(publication, now)),
+    subscribe: (lease, key) =>
+      at(() => {
+        const workflowName = instances.nameOf(lease)
+        if (workflowName === undefined) return "Fenced"
+        if (conflicts(key)) return "Conflict"
+        const { executionId } = lease
+        if (subscriptions.has(keyOf(executionId, key))) return "Subscribed"
+        const subscription: Subscription = {
+          ...key,
+          ...{ executionId, workflowName, inbox: [], waiting: undefined }
+        }
+        subscriptions.set(keyOf(executionId, key), subscription)
+        for (const message of key.mode === "direct" ? Array.from(messages.values()) : []) {
+          if (!message.kept || message.mode !== "direct") continue
+          if (message.target !== executionId || message.channel !== key.channel) continue
+          message.kept = false
+          put(subscription, message)
+        }
+        return "Subscribed"
+      }),
+    unsubscribe: (lease, key) =>
+      at(() => {
+        const subscription = subscriptions.get(keyOf(lease.executionId, key))
+        if (instances.nameOf(lease) !== undefined && subscription !== undefined) end(subscription)
+      }),
+    leave: (lease, unhandled) => at(() => leave(lease, unhandled)),
+    receive: (lease, request) => at((now) => receive(lease, request, now)),
+    deliver: (options) => at((now) => deliver(options, now)),
+    sweep: ({ limit, retentionMillis }) => at((now) => sweep(now - retentionMillis, limit))
+  })
+}

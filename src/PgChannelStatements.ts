@@ -1,0 +1,287 @@
+/**
+ * The statements by which channels are used: publishing, subscribing, receiving.
+ *
+ * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
+ * Feeds: `PgChannelStore`; `PgDeliveryStatements` has what the dispatcher does.
+ * Guarantees: locks are taken in the order instance, channel, subscription. What is decided about a
+ * subscription is decided on what its lock returned: the counter of what has arrived, which this
+ * statement's snapshot may not show yet, and what it waits for. A message is taken only together
+ * with the record of who got it.
+ *
+ * @since 0.1.0
+ */
+import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
+import { type Held, heldRows, leases, locked } from "./PgLeaseStatements.ts"
+import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import type { Lease } from "./WorkflowStore.ts"
+
+/**
+ * Publishes messages: one for each origin, and none on a channel that has subscribers of the other
+ * mode. What is sent to many has to be routed first; what is for one of many is kept for him.
+ * Served by `subscriptions_of (channel, mode)` and the unique `origin`. Notifies each channel and
+ * each target once.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const publish = (context: StatementContext, rows: ReadonlyArray<Publication>) => {
+  const { sql, tables } = context
+  const answers = sql`
+with input as materialized (
+  select t.*, nextval(${tables.messageIds}::regclass) as message_id
+  from unnest(${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
+    ${column(rows, (row) => row.target ?? "")}::text[], ${column(rows, (row) => row.body)}::text[],
+    ${column(rows, (row) => row.metadata)}::text[], ${column(rows, (row) => row.origin ?? "")}::text[])
+    with ordinality as t (channel, mode, target, body, metadata, origin, ord)
+), conflicting as materialized (
+  select ord from input n where n.mode <> 'direct' and exists (
+    select from ${table(context, "subscriptions")} s where s.channel = n.channel
+      and s.mode = case n.mode when 'broadcast' then 'competing' else 'broadcast' end)
+), written as (
+  insert into ${table(context, "messages")}
+    (message_id, channel, mode, target, body, metadata, origin, state, published_at)
+  select message_id, channel, mode, nullif(target, ''), body::json, metadata::json,
+    nullif(origin, ''), case mode when 'competing' then 'Kept' else 'New' end, ${context.now}
+  from input where ord not in (select ord from conflicting) order by ord
+  on conflict (origin) do nothing
+  returning message_id, channel, target
+), hinted as materialized (
+  select ${hint(context, context.channels.message)} from (
+    select json_strip_nulls(json_build_object('channel_name', channel, 'message_id',
+      min(message_id), 'target_instance_id', target))::text as payload
+    from written group by channel, target) h
+  where ${context.hints}::boolean
+)
+select ord::int4 as ord, case when ord in (select ord from conflicting) then 'Conflict'
+    when message_id in (select message_id from written) then 'Published' else 'Repeated' end as published,
+  (select count(*)::int4 from hinted) as hinted
+from input` as unknown as Rows<{
+    readonly ord: number
+    readonly published: "Published" | "Repeated" | "Conflict"
+  }>
+  return byOrd(rows, answers, { published: "Repeated" as const })
+}
+
+/**
+ * Subscribes instances, one after the other in the order of their ids, by a function whose
+ * statements each see what is there when they have their lock.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const subscribe = (
+  context: StatementContext,
+  rows: ReadonlyArray<{ readonly lease: Lease } & ChannelKey>
+) => {
+  const { self, sql, tables } = context
+  const answers = sql`
+select t.ord::int4 as ord, false as held, ${sql.literal(tables.subscribe)}(
+  t.execution_id, t.token, ${self}, t.channel, t.mode, ${context.now}) as subscribed
+from (
+  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
+    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[])
+    with ordinality as t (execution_id, token, channel, mode, ord)
+  order by execution_id, channel
+) t` as unknown as Rows<
+    Held & { readonly ord: number; readonly subscribed: "Subscribed" | "Conflict" | "Fenced" }
+  >
+  return byOrd(rows, answers, { held: false, subscribed: "Fenced" as const })
+}
+
+/**
+ * Gives the messages that were sent to an execution before it subscribed to its new subscription.
+ * A statement of its own after that has committed: what is being routed by somebody who has not seen
+ * it is waited for, and there is nothing else. Served by `messages_kept (target, channel)`.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const collect = (context: StatementContext, executionId: string, channel: string) =>
+  context.sql`
+with mine as materialized (
+  select execution_id from ${table(context, "subscriptions")}
+  where execution_id = ${executionId} and channel = ${channel} and mode = 'direct' for no key update
+), kept as (
+  update ${table(context, "messages")} m set state = 'Routed' from mine
+  where m.target = ${executionId} and m.channel = ${channel} and m.mode = 'direct'
+    and m.state <> 'Routed'
+  returning m.message_id
+), put as (
+  insert into ${table(context, "inbox")} (execution_id, channel, mode, message_id)
+  select ${executionId}, ${channel}, 'direct', message_id from kept
+)
+update ${table(context, "subscriptions")} s set arrivals = s.arrivals + (select count(*) from kept)
+from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = 'direct'
+  and exists (select from kept)` as unknown as Rows<object>
+
+/**
+ * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
+ * empty. Messages of competing receives named in `unhandled` are kept for others, who are notified.
+ * Served by the primary keys.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const unsubscribe = (
+  context: StatementContext,
+  rows: ReadonlyArray<
+    { readonly lease: Lease; readonly unhandled: ReadonlyArray<string> } & (
+      | ChannelKey
+      | { readonly channel: ""; readonly mode: "" }
+    )
+  >
+) => {
+  const answers = context.sql`
+with input as (
+  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
+    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
+    ${column(rows, (row) => JSON.stringify(row.unhandled))}::text[])
+    with ordinality as t (execution_id, token, channel, mode, unhandled, ord)
+), ${locked(context)},
+mine as (select * from locked where mine),
+gone as (
+  delete from ${table(context, "subscriptions")} s using mine l
+  where s.execution_id = l.execution_id
+    and (l.channel = '' or (s.channel = l.channel and s.mode = l.mode))
+), emptied as (
+  delete from ${table(context, "inbox")} b using mine l
+  where b.execution_id = l.execution_id
+    and (l.channel = '' or (b.channel = l.channel and b.mode = l.mode))
+), returned as (
+  update ${table(context, "messages")} m set state = 'Kept'
+  from mine l cross join lateral json_array_elements_text(l.unhandled::json) n (name)
+    join ${table(context, "deferreds")} d on d.execution_id = l.execution_id and d.name = n.name
+  where m.message_id = (d.exit -> 'value' ->> 'id')::bigint and m.mode = 'competing'
+  returning m.message_id, m.channel
+), hinted as materialized (
+  select ${hint(context, context.channels.message)} from (
+    select json_build_object('channel_name', channel, 'message_id', min(message_id))::text as payload
+    from returned group by channel) h
+  where ${context.hints}::boolean
+)
+select l.ord::int4 as ord, false as held, (select count(*)::int4 from hinted) as hinted
+from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly ord: number }>
+  return byOrd(rows, answers, { held: false })
+}
+
+/**
+ * The exit that is recorded for a message `m`; the same as `receivedExit`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const received = ({ sql }: StatementContext) => sql`
+  json_build_object('_tag', 'Success', 'value', json_build_object('_tag', 'Message',
+    'id', m.message_id, 'body', m.body, 'metadata', m.metadata, 'publishedAt',
+    to_char(m.published_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))`
+
+/**
+ * Takes the next message for each receive and records it, or notes what waits for it. `Again`:
+ * something has arrived that this statement's snapshot does not show. The lock of the subscription
+ * makes sure that whoever delivers next sees that it waits; on a competing channel, where messages
+ * lie with nobody, a second look after the commit does. Served by the primary keys and by
+ * `messages_offered (channel, message_id)`. Notifies the earliest end of a wait.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const receive = (
+  context: StatementContext,
+  rows: ReadonlyArray<{ readonly lease: Lease } & Receive>
+) => {
+  const { sql } = context
+  const subscriptions = table(context, "subscriptions")
+  const messages = table(context, "messages")
+  const answers = sql`
+with input as (
+  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
+    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
+    ${column(rows, (row) => row.name)}::text[],
+    ${column(rows, (row) => String(row.timeoutMillis ?? -1))}::float8[])
+    with ordinality as t (execution_id, token, channel, mode, name, timeout, ord)
+), moment as materialized (select ${context.now} as now),
+${locked(context)},
+asking as materialized (
+  select l.ord, l.execution_id, l.token, l.name, l.timeout, s.channel, s.mode, s.arrivals > s.taken as served,
+    s.waiting, s.due_at
+  from locked l join ${subscriptions} s using (execution_id, channel, mode)
+  where l.mine order by execution_id, channel, mode for no key update of s
+), hands as (
+  select ord, channel, row_number() over (partition by channel order by ord) as n
+  from asking where mode = 'competing'
+), offered as materialized (
+  select message_id, channel, row_number() over (partition by channel order by message_id) as n
+  from (select channel, count(*) as n from hands group by channel) h cross join lateral (
+    select m.message_id from ${messages} m
+    where m.state = 'Kept' and m.mode = 'competing' and m.channel = h.channel
+    order by m.message_id limit h.n for update skip locked) m
+), found as materialized (
+  select a.*, exists (select from ${table(context, "deferreds")} d
+      where d.execution_id = a.execution_id and d.name = a.name) as known,
+    case a.mode when 'competing' then (
+      select o.message_id from offered o join hands h using (channel, n) where h.ord = a.ord)
+    else (
+      select b.message_id from ${table(context, "inbox")} b
+      where b.execution_id = a.execution_id and b.channel = a.channel and b.mode = a.mode
+      order by b.message_id limit 1) end as message_id
+  from asking a
+), recorded as (
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, token, completed_at)
+  select f.execution_id, f.name, ${received(context)}, f.token, now
+  from found f join ${messages} m using (message_id), moment
+  on conflict do nothing
+  returning execution_id, name, exit
+), got as materialized (
+  select f.* from found f
+  where (f.execution_id, f.name) in (select execution_id, name from recorded)
+), used as (
+  update ${messages} m set state = 'Routed' from got
+  where got.mode = 'competing' and m.message_id = got.message_id
+), emptied as (
+  delete from ${table(context, "inbox")} b using got
+  where b.execution_id = got.execution_id and b.channel = got.channel and b.mode = got.mode
+    and b.message_id = got.message_id
+), outcomes as materialized (
+  select f.*, case when f.ord in (select ord from got) then 'Received'
+    when f.known or f.message_id is not null then 'Taken'
+    when f.served then 'Again' else 'Waiting' end as receipt
+  from found f
+), noted as (
+  update ${subscriptions} s set
+    taken = s.taken + case when o.receipt = 'Received' and o.mode <> 'competing' then 1 else 0 end,
+    waiting = case when o.receipt in ('Received', 'Taken') then null else o.name end,
+    due_at = case when o.receipt in ('Received', 'Taken') then null
+      when o.waiting = o.name then o.due_at
+      when o.timeout >= 0 then now + o.timeout * interval '1 millisecond' end
+  from outcomes o, moment
+  where s.execution_id = o.execution_id and s.channel = o.channel and s.mode = o.mode
+  returning s.execution_id, s.waiting, s.due_at, o.ord
+), hinted as materialized (
+  select ${hint(context, context.channels.timer)} from (
+    select json_build_object('instance_id', execution_id, 'timer_id', waiting, 'expires_at',
+      to_char(due_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text as payload
+    from noted where due_at is not null order by due_at limit 1) h
+  where ${context.hints}::boolean
+)
+select l.ord::int4 as ord, false as held,
+  case when not l.mine then 'Fenced' else coalesce(o.receipt, 'Absent') end as receipt,
+  case o.receipt when 'Received' then (
+    select r.exit from recorded r where r.execution_id = o.execution_id and r.name = o.name) end as exit,
+  (extract(epoch from n.due_at - (select now from moment)) * 1000)::float8 as remaining,
+  (select count(*)::int4 from hinted) as hinted
+from locked l left join outcomes o using (ord) left join noted n using (ord)
+${heldRows(context, "'Fenced', null, 0, 0")}` as unknown as Rows<
+    Held & {
+      readonly ord: number
+      readonly receipt: Receipt["_tag"] | "Again"
+      readonly exit: unknown
+      readonly remaining: number | null
+    }
+  >
+  return byOrd(rows, answers, {
+    held: false,
+    receipt: "Fenced" as const,
+    exit: null,
+    remaining: null
+  })
+}

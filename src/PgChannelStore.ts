@@ -1,0 +1,128 @@
+/**
+ * The channel store on PostgreSQL: each operation of the seam, by the statements that do it.
+ *
+ * Reads: `PgExecution`, the statements of channels.
+ * Feeds: `ChannelStore`.
+ * Guarantees: what a fiber writes is committed when it goes on, or with the transaction that it is
+ * in. A receive that waits is seen by whoever delivers next.
+ *
+ * @since 0.1.0
+ */
+import type * as PgClient from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { ChannelStore, type Receipt } from "./ChannelStore.ts"
+import * as PgChannelStatements from "./PgChannelStatements.ts"
+import * as PgDeliveryStatements from "./PgDeliveryStatements.ts"
+import { PgExecution } from "./PgExecution.ts"
+import { type RowOf, toTaken } from "./PgRows.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import type { MigrationError, StoreError } from "./RomancyError.ts"
+import type { Sessions } from "./Sessions.ts"
+import type { WorkerId } from "./WorkerId.ts"
+
+const make = Effect.gen(function* () {
+  const { maxMessagesPerBatch } = yield* RomancyConfig
+  const { anywhere, batched, direct, once } = yield* PgExecution
+
+  const publish = yield* anywhere("publish a message", PgChannelStatements.publish)
+  const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
+  const unsubscribe = yield* batched("end a subscription", PgChannelStatements.unsubscribe)
+  // Their parts are joined by number, which must not be many.
+  const receive = yield* batched("receive a message", PgChannelStatements.receive, {
+    maxRows: maxMessagesPerBatch
+  })
+
+  const received = (request: Parameters<typeof receive>[0]) =>
+    receive(request).pipe(
+      // Something arrived while the statement waited for its lock; another sees it.
+      Effect.repeat({ until: ({ receipt }) => receipt !== "Again" }),
+      Effect.map(toReceipt)
+    )
+
+  const route = (limit: number) =>
+    Effect.map(
+      direct("route messages", (context) => PgDeliveryStatements.route(context, limit)),
+      ([row]) => row!.picked
+    )
+  const serve = (options: Parameters<typeof PgDeliveryStatements.serve>[1]) =>
+    Effect.map(
+      once("deliver messages", (context) => PgDeliveryStatements.serve(context, options)),
+      ([row]) => ({
+        count: row!.done,
+        here: row!.own ?? [],
+        claimed: (row!.claimed ?? []).map(toTaken),
+        passed: row!.passed,
+        fresh: row!.fresh,
+        nextMillis: row!.next ?? undefined
+      })
+    )
+
+  return ChannelStore.of({
+    publish: (publication) => Effect.map(publish(publication), ({ published }) => published),
+    subscribe: (lease, key) =>
+      Effect.tap(
+        Effect.map(subscribe({ lease, ...key }), ({ subscribed }) => subscribed),
+        (subscribed) =>
+          subscribed === "Subscribed" && key.mode === "direct"
+            ? direct("collect what was sent", (context) =>
+                PgChannelStatements.collect(context, lease.executionId, key.channel)
+              )
+            : Effect.void
+      ),
+    unsubscribe: (lease, key) => Effect.asVoid(unsubscribe({ lease, ...key, unhandled: [] })),
+    leave: (lease, unhandled) =>
+      Effect.asVoid(unsubscribe({ lease, channel: "", mode: "", unhandled })),
+    receive: (lease, request) =>
+      Effect.flatMap(received({ lease, ...request }), (receipt) =>
+        // What is for whoever takes it lies with nobody: a message that came before this wait was
+        // committed is for a second look, one that comes after it finds the wait.
+        receipt._tag === "Waiting" && request.mode === "competing"
+          ? received({ lease, ...request })
+          : Effect.succeed(receipt)
+      ),
+
+    deliver: Effect.fnUntraced(function* (options) {
+      let picked = options.published ? yield* route(options.limit) : 0
+      let served = yield* serve(options)
+      if (served.fresh && !options.published) {
+        picked = yield* route(options.limit)
+        served = yield* serve(options)
+      }
+      return { ...served, full: picked === options.limit || served.count === options.limit }
+    }),
+    sweep: (options) =>
+      Effect.map(
+        direct("remove old messages", (context) => PgDeliveryStatements.sweep(context, options)),
+        ([row]) => row!.gone
+      )
+  })
+})
+
+const toReceipt = ({
+  exit,
+  receipt,
+  remaining
+}: RowOf<typeof PgChannelStatements.receive>): Receipt => {
+  switch (receipt) {
+    case "Received":
+      return { _tag: receipt, exit }
+    case "Waiting":
+    case "Again":
+      return { _tag: "Waiting", remainingMillis: remaining ?? undefined }
+    default:
+      return { _tag: receipt }
+  }
+}
+
+/**
+ * The channel store over the application's `PgClient`; migrates or verifies the tables first.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<
+  ChannelStore,
+  MigrationError | StoreError,
+  PgClient.PgClient | Sessions | RomancyConfig | WorkerId
+> = Layer.effect(ChannelStore, make).pipe(Layer.provide(PgExecution.layer))

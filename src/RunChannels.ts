@@ -1,0 +1,179 @@
+/**
+ * Channels for the workflow bodies and the callers of this process.
+ *
+ * Reads: the run of a body: its lease, its record, how often it has used a channel in this replay.
+ * Feeds: `Channels`; `ChannelStore`; the dispatcher, by the doorbell.
+ * Guarantees: what a body does on a channel is done once over all its replays: publishing,
+ * subscribing and unsubscribing are steps, and what a receive came to is a deferred of the run. Two
+ * receives of one run on one channel take their messages one after the other.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Semaphore from "effect/Semaphore"
+import * as Activity from "effect/workflow/Activity"
+import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { Channels } from "./Channels.ts"
+import {
+  type ChannelKey,
+  type ChannelMode,
+  ChannelStore,
+  type Publication,
+  receiveName
+} from "./ChannelStore.ts"
+import { Doorbell } from "./Doorbell.ts"
+import { Names } from "./Names.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
+import type { Run } from "./Run.ts"
+import { Runs } from "./Runs.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+
+const make = Effect.gen(function* () {
+  const store = yield* ChannelStore
+  const runs = yield* Runs
+  const doorbell = yield* Doorbell
+  const config = yield* RomancyConfig
+  const names = new Names(config)
+
+  /** The run whose body this is; none in an activity, which has a scope of its own, or outside. */
+  const runOf = (instance: WorkflowInstance["Service"]): Run | undefined => {
+    const run = runs.get(instance.executionId)
+    return run?.instance?.scope === instance.scope ? run : undefined
+  }
+  const bodyOf = (what: string) =>
+    Effect.flatMap(WorkflowInstance, (instance) => {
+      const run = runs.get(instance.executionId)
+      if (run === undefined || run.abandoned) return Effect.never
+      return runOf(instance) === undefined
+        ? Effect.die(new BodyOnly({ what, workflowName: instance.workflow._tag }))
+        : Effect.succeed(run)
+    })
+
+  const checked = ({ channel }: ChannelKey) => names.check(channel, "The name of a channel")
+  const within = (text: string, what: string) =>
+    Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
+
+  const send = (publication: Publication): Effect.Effect<void, ChannelConflict> =>
+    Effect.flatMap(Effect.orDie(store.publish(publication)), (published) => {
+      if (published === "Conflict") return Effect.fail(conflict(publication))
+      // Whoever listens hears of it; those who do not, and this process, need not wait for that.
+      return Effect.sync(() => doorbell.messages())
+    })
+
+  const publish: Channels["Service"]["publish"] = Effect.fnUntraced(function* (publication) {
+    yield* checked(publication)
+    yield* within(publication.body, `A message for ${publication.channel}`)
+    yield* within(publication.metadata, `The metadata of a message for ${publication.channel}`)
+    const instance = yield* Effect.serviceOption(WorkflowInstance)
+    const engine = yield* Effect.serviceOption(WorkflowEngine)
+    const run = Option.isSome(instance) ? runOf(instance.value) : undefined
+    if (run === undefined || Option.isNone(instance) || Option.isNone(engine)) {
+      return yield* send({ ...publication, origin: undefined })
+    }
+    const name = run.nameOf("publish", publication)
+    return yield* Activity.make({
+      name,
+      error: ChannelConflict,
+      execute: send({ ...publication, origin: `${run.executionId}/${name}` })
+    }).pipe(
+      Effect.provideService(WorkflowInstance, instance.value),
+      Effect.provideService(WorkflowEngine, engine.value)
+    )
+  })
+
+  const subscribe: Channels["Service"]["subscribe"] = Effect.fnUntraced(function* (key) {
+    yield* checked(key)
+    const run = yield* bodyOf("A subscription")
+    const execute = Effect.flatMap(
+      Effect.suspend(() => Effect.orDie(store.subscribe(run.lease, key))),
+      (subscribed) =>
+        subscribed === "Fenced"
+          ? runs.fenced(run)
+          : subscribed === "Conflict"
+            ? Effect.fail(conflict(key))
+            : Effect.void
+    )
+    yield* Activity.make({ name: run.nameOf("subscribe", key), error: ChannelConflict, execute })
+    run.subscribed.add(keyText(key))
+  })
+
+  const unsubscribe: Channels["Service"]["unsubscribe"] = Effect.fnUntraced(function* (key) {
+    const run = yield* bodyOf("The end of a subscription")
+    run.subscribed.delete(keyText(key))
+    const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
+    yield* Activity.make({ name: run.nameOf("unsubscribe", key), execute })
+  })
+
+  /** The time left is counted from the first time that the receive was asked for. */
+  const ask = Effect.fnUntraced(function* (
+    run: Run,
+    key: ChannelKey,
+    name: string,
+    timeoutMillis: number | undefined
+  ) {
+    const receipt = yield* Effect.orDie(store.receive(run.lease, { ...key, name, timeoutMillis }))
+    switch (receipt._tag) {
+      case "Received":
+        run.deferreds.set(
+          name,
+          yield* Effect.orDie(WorkflowCodec.deferredExit.decode(receipt.exit))
+        )
+        return
+      case "Waiting":
+        if (receipt.remainingMillis !== undefined) doorbell.messagesIn(receipt.remainingMillis)
+        return
+      // The record has it, and nobody will say so again.
+      case "Taken":
+        return runs.signal([run.executionId], "home")
+      case "Absent":
+        return yield* new NotSubscribed(key)
+      case "Fenced":
+        return yield* runs.fenced(run)
+    }
+  })
+
+  const receive: Channels["Service"]["receive"] = (key, timeoutMillis, awaiting) =>
+    Effect.flatMap(bodyOf("A receive"), (run) => {
+      if (!run.subscribed.has(keyText(key))) return Effect.fail(new NotSubscribed(key))
+      const name = receiveName(key, run.count("receive", key))
+      const turn = run.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
+      run.turns.set(keyText(key), turn)
+      const asking = Effect.suspend(() => {
+        if (run.stopping) return Effect.never
+        return begins(run, name)
+          ? Effect.uninterruptible(run.flight(ask(run, key, name, timeoutMillis)))
+          : Effect.void
+      })
+      const outcome = Effect.tap(awaiting(name), () =>
+        Effect.sync(() => void run.handled.add(name))
+      )
+      return turn.withPermit(Effect.andThen(asking, outcome))
+    })
+
+  return Channels.of({ publish, subscribe, unsubscribe, receive })
+})
+
+/** Whether a receive has to be asked for: what is recorded has not, and an ending run takes nothing. */
+const begins = (run: Run, name: string): boolean =>
+  !run.deferreds.has(name) && run.interrupt === "None"
+
+const keyText = ({ channel, mode }: ChannelKey) => `${mode}/${channel}`
+
+const otherMode: { readonly [K in ChannelMode]: ChannelMode } = {
+  broadcast: "competing",
+  competing: "broadcast",
+  direct: "direct"
+}
+
+const conflict = ({ channel, mode }: ChannelKey) =>
+  new ChannelConflict({ channel, requested: mode, present: otherMode[mode] })
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<Channels, never, ChannelStore | Runs | Doorbell | RomancyConfig> =
+  Layer.effect(Channels, make)
