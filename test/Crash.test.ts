@@ -5,10 +5,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Channel from "../src/Channel.ts"
 import * as Fleet from "./support/Fleet.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import * as Database from "./support/TestDatabase.ts"
-import { oneAt, Refused, Saga, Slow, Three } from "./support/workers/Flows.ts"
+import { Consumer, Jobs, oneAt, Refused, Saga, Slow, Three } from "./support/workers/Flows.ts"
 
 describe("after a SIGKILL", () => {
   it.live("steps that were recorded keep their typed results, and only the rest are run", () =>
@@ -46,6 +47,35 @@ describe("after a SIGKILL", () => {
         ...["hotel A", "flight A", "car A", "pay A", "undo car A", "undo flight A"],
         ...["undo flight B", "undo hotel B"]
       ])
+    })
+  )
+
+  it.live("a message that a consumer had is handled by it elsewhere, and by nobody else", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      const a = yield* fleet.recruit({ hold: ["first"] })
+      yield* a.order({ order: "start", flow: "Consumer", id: "c1" })
+      const waits = (n: number) =>
+        fleet.until(
+          `${n} consumers that wait`,
+          fleet.sql<{ n: number }>`select count(*)::int4 as n from romancy_subscriptions
+            where waiting is not null`,
+          ([row]) => row?.n === n
+        )
+      yield* waits(1)
+      yield* fleet.asClient(Channel.publish(Jobs, "first"))
+      yield* a.at("c1", "first")
+      const b = yield* fleet.recruit()
+      yield* b.order({ order: "start", flow: "Consumer", id: "c2" })
+      yield* waits(1)
+      yield* fleet.kill(a)
+      yield* b.did("c1", "first")
+      yield* fleet.asClient(Channel.publish(Jobs, "second"))
+      yield* b.did("c2", "second")
+      assert.strictEqual(yield* fleet.asClient(Consumer.execute({ id: "c1" })), "first")
+      assert.strictEqual(yield* fleet.asClient(Consumer.execute({ id: "c2" })), "second")
+      assert.deepStrictEqual(yield* fleet.linesOf("c1"), ["first A", "first B"])
+      assert.deepStrictEqual(yield* fleet.linesOf("c2"), ["second B"])
     })
   )
 

@@ -6,6 +6,7 @@
  * Guarantees: the cases use nothing but the seam and a `TestClock`.
  */
 import { describe } from "@effect/vitest"
+import { channels } from "./conformance/Channels.ts"
 import { claims } from "./conformance/Claims.ts"
 import { makeCase, type StoreLayer } from "./conformance/Harness.ts"
 import { leases } from "./conformance/Leases.ts"
@@ -24,5 +25,6 @@ export const suite = (name: string, layer: StoreLayer): void => {
     describe("wakes", () => wakes(it))
     describe("timers", () => timers(it))
     describe("workers", () => workers(it))
+    describe("channels", () => channels(it))
   })
 }

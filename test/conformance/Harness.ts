@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
+import type { ChannelStore } from "../../src/ChannelStore.ts"
 import * as Store from "../../src/WorkflowStore.ts"
 
 /** The worker whose store it is, and another one. */
@@ -21,12 +22,14 @@ export const other = "worker-other"
 export const beginning = Date.parse("2026-03-01T10:20:30.456Z")
 
 /** A layer with an empty store of the worker `self`. */
-export type StoreLayer = Layer.Layer<Store.WorkflowStore, unknown>
+export type StoreLayer = Layer.Layer<Store.WorkflowStore | ChannelStore, unknown>
 
 /** Declares one case. */
 export type Case = (
   name: string,
-  body: (store: Store.WorkflowStore["Service"]) => Effect.Effect<void, unknown, Scope.Scope>
+  body: (
+    store: Store.WorkflowStore["Service"]
+  ) => Effect.Effect<void, unknown, Scope.Scope | ChannelStore>
 ) => void
 
 export const makeCase =

@@ -18,6 +18,7 @@ import * as Layer from "effect/Layer"
 import type * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as DbClock from "../../src/DbClock.ts"
+import * as PgChannelStore from "../../src/PgChannelStore.ts"
 import * as PgWorkflowStore from "../../src/PgWorkflowStore.ts"
 import { RomancyConfig } from "../../src/RomancyConfig.ts"
 import { LockTimeout, Sessions } from "../../src/Sessions.ts"
@@ -39,7 +40,7 @@ export interface StoreOptions {
 /** The store and its sessions over whatever `PgClient` there is. */
 export const layerStore = (options: StoreOptions = {}) => {
   const clock = options.clock === "test" ? DbClock.layerClock : Layer.empty
-  return PgWorkflowStore.layer.pipe(
+  return Layer.merge(PgWorkflowStore.layer, PgChannelStore.layer).pipe(
     Layer.provideMerge(Sessions.layer),
     Layer.provide(Layer.succeed(LockTimeout, options.lockTimeout ?? "100 millis")),
     Layer.provide(RomancyConfig.layer(options.config)),

@@ -25,6 +25,7 @@ import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import type { Channels } from "../../src/Channels.ts"
 import { Listener, type ListenerStatus } from "../../src/Listener.ts"
 import * as Romancy from "../../src/Romancy.ts"
 import { type ChannelName, channels, type RomancyConfig } from "../../src/RomancyConfig.ts"
@@ -42,11 +43,12 @@ export const hourly = {
 export const polling = {
   listenNotify: false,
   workflowResumptionInterval: "20 millis",
-  timerCheckInterval: "20 millis"
+  timerCheckInterval: "20 millis",
+  channelTimeoutInterval: "20 millis"
 } satisfies RomancyConfig.Options
 
 /** What a runtime provides to programs. */
-export type Services = WorkflowEngine | Listener | PgClient.PgClient | SqlClient
+export type Services = WorkflowEngine | Channels | Listener | PgClient.PgClient | SqlClient
 
 export interface Runtime {
   /** Runs a program on this runtime. */

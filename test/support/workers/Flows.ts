@@ -14,6 +14,7 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
+import * as Channel from "../../../src/Channel.ts"
 import * as Timer from "../../../src/Timer.ts"
 
 /** The process that a body runs in. */
@@ -161,6 +162,17 @@ const parent = Parent.toLayer(
   })
 )
 
+/** One of those who compete for a job; what it has got it works on in a step. */
+export const Jobs = Channel.make("jobs", { payload: Schema.String, mode: "competing" })
+export const Consumer = Workflow.make("Consumer", { ...base, success: Schema.String })
+const consumer = Consumer.toLayer(
+  Effect.fnUntraced(function* ({ id }) {
+    yield* Channel.subscribe(Jobs)
+    const { payload } = yield* Channel.receive(Jobs)
+    return yield* step(id, payload, Schema.String, payload)
+  }, Effect.orDie)
+)
+
 /** The layers that register the workflows, by name. */
 export const flows = {
   Three: three,
@@ -169,9 +181,10 @@ export const flows = {
   Waiter: waiter,
   Saga: saga,
   Child: child,
-  Parent: parent
+  Parent: parent,
+  Consumer: consumer
 }
 export type FlowName = keyof typeof flows
 
 /** What a test may have a process start. */
-export const startable = { Three, Slow, Waiter, Saga, Child, Parent }
+export const startable = { Three, Slow, Waiter, Saga, Child, Parent, Consumer }

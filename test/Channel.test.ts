@@ -1,0 +1,522 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Channel from "../src/Channel.ts"
+import * as DbClock from "../src/DbClock.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { ChannelConflict, NotSubscribed, ReceiveTimeout } from "../src/RomancyError.ts"
+import { assertDefect, assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  makeLog,
+  pair,
+  polling,
+  type Runtime,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+
+const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
+const Jobs = Channel.make("jobs", { payload: Schema.Int, mode: "competing" })
+const Mail = Channel.make("mail", { payload: Schema.String, mode: "direct" })
+
+/** Receives as many messages as its id says first, and gives their payloads. */
+const reader = (name: string, channel: Channel.Channel<Schema.Codec<any, any>, any>) => {
+  const Reader = define(name, { success: Schema.Array(Schema.Unknown) })
+  const live = Reader.toLayer(
+    Effect.fnUntraced(function* ({ id }) {
+      yield* Channel.subscribe(channel)
+      const got: Array<unknown> = []
+      while (got.length < Number.parseInt(id, 10)) {
+        got.push((yield* Channel.receive(channel)).payload)
+      }
+      return got
+    }, Effect.orDie)
+  )
+  return Object.assign(Reader, { live })
+}
+const NewsReader = reader("NewsReader", News)
+const Worker = reader("Worker", Jobs)
+const MailReader = reader("MailReader", Mail)
+
+/** A handler that dies of what its body does not expect. */
+const bodyOf = <S extends Schema.Top, E, R>(
+  workflow: ReturnType<typeof define<S>>,
+  body: () => Effect.Effect<S["Type"], E, R>
+) => workflow.toLayer(() => Effect.orDie(body()))
+
+/** Starts a reader that waits for its first message. */
+const waiting = (runtime: Runtime, workflow: typeof NewsReader, id: string) =>
+  Effect.tap(runtime.on(workflow.execute({ id }, { discard: true })), (executionId) =>
+    suspended(runtime, workflow, executionId)
+  )
+
+const worlds = {
+  memory: fromLayer(Romancy.layerMemory()),
+  "PostgreSQL, parked": Effect.flatMap(makeDatabase, ({ url }) => start(url, { config: hourly })),
+  "PostgreSQL, suspended": Effect.flatMap(makeDatabase, ({ url }) =>
+    start(url, { config: { ...hourly, parkDuration: 0 } })
+  ),
+  "PostgreSQL, every notification lost": Effect.flatMap(makeDatabase, ({ url }) =>
+    start(url, { config: { ...polling, parkDuration: 0 } })
+  )
+}
+
+for (const [name, world] of Object.entries(worlds)) {
+  describe(`channels on ${name}`, () => {
+    const test = (
+      title: string,
+      body: (runtime: Runtime) => Effect.Effect<void, unknown, Scope.Scope>
+    ) =>
+      it.live(title, () =>
+        Effect.flatMap(world as Effect.Effect<Runtime, never, Scope.Scope>, body)
+      )
+
+    test("broadcast brings each message to each subscriber, once and in order", (runtime) =>
+      Effect.gen(function* () {
+        yield* runtime.register(NewsReader.live)
+        yield* runtime.on(Channel.publish(News, "before"))
+        const ids = yield* Effect.forEach(["3a", "3b", "3c"], (id) =>
+          waiting(runtime, NewsReader, id)
+        )
+        for (const text of ["one", "two", "three"]) {
+          yield* runtime.on(Channel.publish(News, text))
+        }
+        for (const id of ids) {
+          assertSuccess(yield* finished(runtime, NewsReader, id), ["one", "two", "three"])
+        }
+      }))
+
+    test("each of many competing messages is handled by one of many consumers", (runtime) =>
+      Effect.gen(function* () {
+        yield* runtime.register(Worker.live)
+        const ids = yield* Effect.forEach(["10a", "10b", "10c"], (id) =>
+          waiting(runtime, Worker, id)
+        )
+        yield* Effect.forEach(
+          Array.from({ length: 30 }, (_, n) => n),
+          (n) => runtime.on(Channel.publish(Jobs, n)),
+          { concurrency: 5, discard: true }
+        )
+        const got = yield* Effect.forEach(ids, (id) =>
+          Effect.map(finished(runtime, Worker, id), (exit) =>
+            exit._tag === "Success" ? exit.value : []
+          )
+        )
+        assert.sameMembers(
+          got.flat(),
+          Array.from({ length: 30 }, (_, n) => n)
+        )
+      }))
+
+    test("a direct message reaches its target alone, also one from before it subscribed", (runtime) =>
+      Effect.gen(function* () {
+        const id = yield* MailReader.executionId({ id: "2a" })
+        yield* runtime.on(Channel.sendTo(Mail, id, "early"))
+        yield* runtime.register(MailReader.live)
+        const other = yield* waiting(runtime, MailReader, "1b")
+        yield* runtime.on(MailReader.execute({ id: "2a" }, { discard: true }))
+        yield* suspended(runtime, MailReader, id)
+        yield* runtime.on(Channel.sendTo(Mail, id, "late"))
+        assertSuccess(yield* finished(runtime, MailReader, id), ["early", "late"])
+        yield* suspended(runtime, MailReader, other)
+        yield* runtime.on(Channel.sendTo(Mail, other, "yours"))
+        assertSuccess(yield* finished(runtime, MailReader, other), ["yours"])
+      }))
+
+    test("a receive without subscription, and one whose time ends, are errors that can be caught", (runtime) =>
+      Effect.gen(function* () {
+        const log = makeLog()
+        const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+        yield* runtime.register(
+          bodyOf(Flow, () =>
+            Effect.gen(function* () {
+              const first = yield* Effect.result(Channel.receive(News))
+              yield* Channel.subscribe(News)
+              const second = yield* Effect.result(Channel.receive(News, { timeout: "30 millis" }))
+              yield* log.add("timed out")
+              const third = yield* Channel.receive(News)
+              const fourth = yield* Channel.receive(News)
+              const failed = [first, second].map((result) =>
+                Result.isFailure(result) ? result.failure : undefined
+              )
+              assert.instanceOf(failed[0], NotSubscribed)
+              assert.instanceOf(failed[1], ReceiveTimeout)
+              assert.deepInclude(failed[1], { channel: "news", afterMillis: 30 })
+              return [third.payload, fourth.payload]
+            })
+          )
+        )
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("timed out")
+        yield* suspended(runtime, Flow, id)
+        yield* runtime.on(Channel.publish(News, "x"))
+        yield* runtime.on(Channel.publish(News, "y"))
+        assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
+      }))
+
+    test("metadata, bytes and the time of publication survive the way", (runtime) =>
+      Effect.gen(function* () {
+        const Bytes = Channel.make("bytes", {
+          payload: Schema.Struct({ at: Schema.Date, bytes: Schema.Uint8Array }),
+          mode: "broadcast"
+        })
+        const seen: Array<Channel.Message<typeof Bytes.payloadSchema.Type>> = []
+        const Flow = define("Flow")
+        yield* runtime.register(
+          bodyOf(Flow, () =>
+            Effect.gen(function* () {
+              yield* Channel.subscribe(Bytes)
+              seen.push(yield* Channel.receive(Bytes))
+            })
+          )
+        )
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* suspended(runtime, Flow, id)
+        const payload = { at: new Date(1e12), bytes: new Uint8Array([0, 255, 10]) }
+        const metadata = { trace: "t-1", n: 1, list: [null, { deep: true }] }
+        yield* runtime.on(Channel.publish(Bytes, payload, { metadata }))
+        assertSuccess(yield* finished(runtime, Flow, id), undefined)
+        assert.deepStrictEqual(seen[0]?.payload, payload)
+        assert.deepStrictEqual(seen[0]?.metadata, metadata)
+        assert.isTrue(DateTime.isDateTime(seen[0]?.publishedAt))
+      }))
+
+    test("one channel has one mode, and the conflict names both", (runtime) =>
+      Effect.gen(function* () {
+        const Clash = Channel.make("news", { payload: Schema.Int, mode: "competing" })
+        const Other = define("Other", { success: Schema.String, error: ChannelConflict })
+        yield* runtime.register(
+          Other.toLayer(() => Effect.as(Channel.subscribe(Clash), "subscribed"))
+        )
+        yield* runtime.register(NewsReader.live)
+        const id = yield* waiting(runtime, NewsReader, "1a")
+        const refused = yield* Effect.flip(runtime.on(Other.execute({ id: "1" })))
+        const { _tag, channel, present, requested } = refused
+        assert.deepStrictEqual(
+          { _tag, channel, present, requested },
+          {
+            _tag: "ChannelConflict",
+            channel: "news",
+            present: "broadcast",
+            requested: "competing"
+          }
+        )
+        assert.instanceOf(
+          yield* Effect.flip(runtime.on(Channel.publish(Clash, 1))),
+          ChannelConflict
+        )
+        // The end of the workflow is the end of its subscription, and of the lock.
+        yield* runtime.on(Channel.publish(News, "the end"))
+        yield* finished(runtime, NewsReader, id)
+        assert.strictEqual(yield* runtime.on(Other.execute({ id: "2" })), "subscribed")
+      }))
+
+    test("a body publishes once over all its replays", (runtime) =>
+      Effect.gen(function* () {
+        const log = makeLog()
+        const Flow = define("Flow", { success: Schema.String })
+        yield* runtime.register(NewsReader.live)
+        yield* runtime.register(
+          bodyOf(Flow, () =>
+            Effect.gen(function* () {
+              yield* log.add("replay")
+              yield* Channel.publish(News, "a")
+              yield* Channel.publish(News, "b")
+              yield* Channel.subscribe(Mail)
+              return (yield* Channel.receive(Mail)).payload
+            })
+          )
+        )
+        const readerId = yield* waiting(runtime, NewsReader, "3a")
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* suspended(runtime, Flow, id)
+        yield* runtime.on(Flow.resume(id))
+        yield* log.seen("replay", 2)
+        yield* suspended(runtime, Flow, id)
+        yield* runtime.on(Channel.sendTo(Mail, id, "done"))
+        assertSuccess(yield* finished(runtime, Flow, id), "done")
+        yield* runtime.on(Channel.publish(News, "c"))
+        assertSuccess(yield* finished(runtime, NewsReader, readerId), ["a", "b", "c"])
+      }))
+
+    test("two receives of one body at once get one message each", (runtime) =>
+      Effect.gen(function* () {
+        const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+        yield* runtime.register(
+          bodyOf(Flow, () =>
+            Effect.gen(function* () {
+              yield* Channel.subscribe(News)
+              const both = yield* Effect.all([Channel.receive(News), Channel.receive(News)], {
+                concurrency: 2
+              })
+              return both.map(({ payload }) => payload)
+            })
+          )
+        )
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* suspended(runtime, Flow, id)
+        yield* runtime.on(Channel.publish(News, "x"))
+        yield* runtime.on(Channel.publish(News, "y"))
+        assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
+      }))
+
+    test("an interrupted receive ends with its workflow, and a competing message goes on", (runtime) =>
+      Effect.gen(function* () {
+        yield* runtime.register(Worker.live)
+        const id = yield* waiting(runtime, Worker, "1a")
+        yield* runtime.on(Worker.interrupt(id))
+        assertInterrupted(yield* finished(runtime, Worker, id))
+        yield* runtime.on(Channel.publish(Jobs, 7))
+        const next = yield* runtime.on(Worker.execute({ id: "1b" }))
+        assert.deepStrictEqual(next, [7])
+      }))
+
+    test("a run that was asked to end takes no message any more", (runtime) =>
+      Effect.gen(function* () {
+        const gate = DurableDeferred.make("gate")
+        const Flow = define("Flow", { success: Schema.Number })
+        const handler = bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(Jobs)
+            yield* DurableDeferred.await(gate)
+            return (yield* Channel.receive(Jobs)).payload
+          })
+        )
+        yield* runtime.register(Worker.live)
+        const leave = yield* runtime.register(handler)
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* suspended(runtime, Flow, id)
+        // All of it happens while nobody runs it.
+        yield* leave
+        yield* runtime.on(Channel.publish(Jobs, 1))
+        yield* runtime.on(succeed(Flow, id, gate, undefined))
+        yield* runtime.on(Flow.interrupt(id))
+        yield* runtime.register(handler)
+        assertInterrupted(yield* finished(runtime, Flow, id))
+        assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [1])
+      }))
+
+    test("what is too large is refused before anything is written", (runtime) =>
+      Effect.gen(function* () {
+        const Large = Channel.make("large", { payload: Schema.String, mode: "broadcast" })
+        const long = Channel.make("n".repeat(256), { payload: Schema.String, mode: "broadcast" })
+        const mebibyte = "x".repeat(1024 * 1024)
+        for (const [attempt, names] of [
+          [Channel.publish(Large, mebibyte), /message for large.*maxPayloadBytes/],
+          [Channel.publish(Large, "", { metadata: { mebibyte } }), /metadata.*maxPayloadBytes/],
+          [Channel.publish(long, ""), /name of a channel.*maxNameBytes/]
+        ] as const) {
+          const exit = yield* Effect.exit(runtime.on(attempt))
+          assert.match(String(Exit.isFailure(exit) ? Cause.squash(exit.cause) : exit), names)
+        }
+      }))
+
+    test("belongs into the body: an activity that receives dies", (runtime) =>
+      Effect.gen(function* () {
+        const Flow = define("Flow")
+        yield* runtime.register(
+          Flow.toLayer(() =>
+            Activity.make({
+              name: "wrong",
+              execute: Effect.orDie(Effect.asVoid(Channel.receive(News)))
+            })
+          )
+        )
+        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+        assertDefect(yield* finished(runtime, Flow, id), "body of the workflow Flow")
+      }))
+  })
+}
+
+describe("channels between processes", () => {
+  it.live(
+    "a message published in one wakes the workflow in another, and says so to everybody",
+    () =>
+      Effect.gen(function* () {
+        const { a, b, eavesdrop } = yield* pair()
+        const heard = yield* eavesdrop()
+        yield* b.register(NewsReader.live)
+        yield* b.register(MailReader.live)
+        const id = yield* waiting(b, NewsReader, "1a")
+        const mail = yield* waiting(b, MailReader, "1b")
+        yield* a.on(Channel.publish(News, "hello"))
+        yield* a.on(Channel.sendTo(Mail, mail, "you"))
+        assertSuccess(yield* finished(b, NewsReader, id), ["hello"])
+        assertSuccess(yield* finished(b, MailReader, mail), ["you"])
+        const payloads = (yield* heard.said("channel_message")).map((text) => JSON.parse(text))
+        assert.deepStrictEqual(payloads, [
+          { channel_name: "news", message_id: 1 },
+          { channel_name: "mail", message_id: 2, target_instance_id: mail }
+        ])
+      })
+  )
+
+  it.live("what a transaction publishes is delivered if and only if it commits", () =>
+    Effect.gen(function* () {
+      const { a, b, eavesdrop } = yield* pair()
+      const heard = yield* eavesdrop()
+      yield* b.register(NewsReader.live)
+      const id = yield* waiting(b, NewsReader, "1a")
+      const inTransaction = (text: string, end: Effect.Effect<void, string>) =>
+        a.on(
+          Effect.flatMap(PgClient.PgClient, (sql) =>
+            sql.withTransaction(Effect.andThen(Channel.publish(News, text), end))
+          )
+        )
+      yield* Effect.exit(inTransaction("rolled back", Effect.fail("no")))
+      assert.deepStrictEqual(yield* heard.said("channel_message"), [])
+      yield* suspended(b, NewsReader, id)
+      yield* inTransaction("committed", Effect.void)
+      assertSuccess(yield* finished(b, NewsReader, id), ["committed"])
+    })
+  )
+
+  it.live("a transaction with a lower number that commits later loses nothing", () =>
+    Effect.gen(function* () {
+      const { a, b, sql } = yield* pair()
+      yield* b.register(NewsReader.live)
+      const id = yield* waiting(b, NewsReader, "2a")
+      const log = makeLog()
+      const slow = yield* a
+        .on(
+          Effect.flatMap(PgClient.PgClient, (sql) =>
+            sql.withTransaction(
+              Effect.gen(function* () {
+                yield* Channel.publish(News, "slow")
+                yield* log.add("published")
+                yield* log.seen("go on")
+              })
+            )
+          )
+        )
+        .pipe(Effect.forkScoped)
+      yield* log.seen("published")
+      yield* a.on(Channel.publish(News, "quick"))
+      yield* eventually(
+        "the quick one taken",
+        sql<{ n: number }>`select count(*)::int4 as n from romancy_deferreds`,
+        ([row]) => row?.n === 1
+      )
+      yield* log.add("go on")
+      yield* Fiber.join(slow)
+      assertSuccess(yield* finished(b, NewsReader, id), ["quick", "slow"])
+      const [row] = yield* sql<{ ids: ReadonlyArray<number> }>`
+        select array_agg(message_id order by body::text)::int4[] as ids from romancy_messages`
+      assert.deepStrictEqual(row?.ids, [2, 1])
+    })
+  )
+
+  it.live("a step whose record was lost publishes nothing twice", () =>
+    Effect.gen(function* () {
+      const { a, b, row, sql } = yield* pair({ ...hourly, parkDuration: 0 })
+      yield* b.register(NewsReader.live)
+      const readerId = yield* waiting(b, NewsReader, "2a")
+      const Flow = define("Flow")
+      const handler = bodyOf(Flow, () =>
+        Effect.gen(function* () {
+          yield* Channel.publish(News, "once")
+          yield* Channel.subscribe(Mail)
+          yield* Channel.receive(Mail)
+        })
+      )
+      yield* a.register(handler)
+      const id = yield* a.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(a, Flow, id)
+      // As if the process had died between the message and the record of having sent it.
+      yield* sql`delete from romancy_steps where execution_id = ${id} and name like '%publish%'`
+      yield* a.on(Channel.sendTo(Mail, id, "go on"))
+      assertSuccess(yield* finished(a, Flow, id), undefined)
+      assert.strictEqual((yield* row(id))?.status, "Completed")
+      yield* a.on(Channel.publish(News, "end"))
+      assertSuccess(yield* finished(b, NewsReader, readerId), ["once", "end"])
+    })
+  )
+
+  it.live(
+    "a receive ends on time although every poll is an hour, also after its worker has gone",
+    () =>
+      Effect.gen(function* () {
+        const { a, b, status } = yield* pair({ ...hourly, parkDuration: 0 })
+        const Flow = define("Flow", { success: Schema.String })
+        const handler = Flow.toLayer(
+          Effect.fnUntraced(function* ({ id }) {
+            yield* Channel.subscribe(News)
+            return yield* Channel.receive(News, { timeout: Number(id) }).pipe(
+              Effect.map(({ payload }) => payload),
+              Effect.catchTag("ReceiveTimeout", () => Effect.succeed("nothing"))
+            )
+          }, Effect.orDie)
+        )
+        yield* a.register(handler)
+        yield* b.register(handler)
+        const soon = yield* a.on(Flow.execute({ id: "50" }, { discard: true }))
+        assertSuccess(yield* finished(a, Flow, soon), "nothing")
+        const later = yield* a.on(Flow.execute({ id: "300" }, { discard: true }))
+        yield* status(later, "Suspended")
+        yield* a.stop
+        assertSuccess(yield* finished(b, Flow, later), "nothing")
+      })
+  )
+})
+
+describe("a receive under a clock that the test moves", () => {
+  it.effect("ends at its millisecond, and keeps its end over a replay", () =>
+    Effect.gen(function* () {
+      const beginning = Date.parse("2026-03-01T10:20:30.456Z")
+      yield* TestClock.setTime(beginning)
+      const { url } = yield* makeDatabase
+      const runtime = yield* start(url, {
+        config: {
+          listenNotify: false,
+          parkDuration: 0,
+          workflowResumptionInterval: "1 day",
+          timerCheckInterval: "1 day",
+          channelTimeoutInterval: "1 day",
+          heartbeatInterval: "10 days",
+          leaseDuration: "30 days"
+        },
+        provide: DbClock.layerClock
+      })
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            yield* log.add("replay")
+            yield* Channel.subscribe(News)
+            return yield* Channel.receive(News, { timeout: "10 seconds" }).pipe(
+              Effect.map(({ payload }) => payload),
+              Effect.catchTag("ReceiveTimeout", () => Effect.succeed("nothing"))
+            )
+          }).pipe(Effect.orDie)
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* TestClock.adjust("6 seconds")
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen("replay", 2)
+      yield* suspended(runtime, Flow, id)
+      yield* TestClock.adjust("3999 millis")
+      yield* suspended(runtime, Flow, id)
+      yield* TestClock.adjust("1 millis")
+      assertSuccess(yield* finished(runtime, Flow, id), "nothing")
+    })
+  )
+})

@@ -1,0 +1,173 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { TestClock } from "effect/testing"
+import * as Channel from "../src/Channel.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { hold } from "./conformance/Postgres.ts"
+import { assertSuccess } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeDatabase,
+  type Runtime,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
+
+const News = Channel.make("news", { payload: Schema.Int, mode: "broadcast" })
+
+/** Gives the sum of as many messages as its id says first. */
+const Reader = define("Reader", { success: Schema.Number })
+const body = Effect.fnUntraced(function* ({ id }: { readonly id: string }) {
+  yield* Channel.subscribe(News)
+  let sum = 0
+  for (let n = 0; n < Number.parseInt(id, 10); n++) sum += (yield* Channel.receive(News)).payload
+  return sum
+}, Effect.orDie)
+const ReaderLive = Reader.toLayer(body)
+
+const waiting = (runtime: Runtime, id: string) =>
+  Effect.tap(runtime.on(Reader.execute({ id }, { discard: true })), (executionId) =>
+    suspended(runtime, Reader, executionId)
+  )
+
+/** Puts messages on the channel and tells nobody. */
+const silently = (database: Effect.Success<typeof makeDatabase>, count: number) =>
+  database.sql`insert into romancy_messages
+    (message_id, channel, mode, body, metadata, state, published_at)
+    select nextval('romancy_message_ids'), 'news', 'broadcast', '1', '{}', 'New', clock_timestamp()
+    from generate_series(1, ${count}::int4)`
+
+const route = "%m.message_id not in (select message_id from put)%"
+const serve = "%offered as materialized%taken_hold%"
+
+describe("the dispatcher of channels", () => {
+  it.effect("looks every five seconds while it does not listen, and not a millisecond before", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, {
+        config: {
+          listenNotify: false,
+          workflowResumptionInterval: "1 day",
+          timerCheckInterval: "1 day",
+          heartbeatInterval: "10 days",
+          leaseDuration: "30 days",
+          parkDuration: 0
+        }
+      })
+      yield* worker.register(ReaderLive)
+      const id = yield* waiting(worker, "1")
+      // At a moment of its own since the first poll.
+      yield* silently(database, 1)
+      const looks = yield* database.calls(serve)
+      yield* TestClock.adjust("4999 millis")
+      yield* suspended(worker, Reader, id)
+      assert.strictEqual(yield* database.calls(serve), looks)
+      yield* TestClock.adjust("1 millis")
+      assertSuccess(yield* finished(worker, Reader, id), 1)
+    })
+  )
+
+  it.live(
+    "drains what has piled up in batches, one after the other, by one bare notification",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const worker = yield* start(database.url, { config: { ...hourly, maxMessagesPerBatch: 3 } })
+        yield* worker.until("Listening")
+        yield* worker.register(ReaderLive)
+        const ids = yield* Effect.forEach(
+          Array.from({ length: 10 }, (_, n) => `4:${n}`),
+          (id) => waiting(worker, id)
+        )
+        yield* silently(database, 4)
+        yield* database.notify("romancy_channel_message", "{}")
+        for (const id of ids) assertSuccess(yield* finished(worker, Reader, id), 4)
+      })
+  )
+
+  it.live("serves what it knows, however many wait whom nobody here knows", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const Stranger = define("Stranger", { success: Schema.Number })
+      const other = yield* start(database.url, { config: { ...hourly, parkDuration: 0 } })
+      yield* other.register(Stranger.toLayer(body))
+      yield* Effect.forEach(
+        Array.from({ length: 200 }),
+        (_, n) => other.on(Stranger.execute({ id: `1:${n}` }, { discard: true })),
+        { concurrency: "unbounded" }
+      )
+      yield* eventually(
+        "two hundred that wait",
+        database.sql<{ n: number }>`select count(*)::int4 as n from romancy_subscriptions
+          where waiting is not null`,
+        ([row]) => row?.n === 200
+      )
+      yield* other.stop
+      const worker = yield* start(database.url, { config: { ...hourly, maxMessagesPerBatch: 5 } })
+      yield* worker.until("Listening")
+      yield* worker.register(ReaderLive)
+      const id = yield* waiting(worker, "1")
+      yield* worker.on(Channel.publish(News, 7))
+      assertSuccess(yield* finished(worker, Reader, id), 7)
+    })
+  )
+
+  it.live("never claims more than there are slots, and the rest when there are", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, {
+        config: { ...hourly, parkDuration: 0, maxConcurrentWorkflows: 2 }
+      })
+      yield* worker.until("Listening")
+      yield* worker.register(ReaderLive)
+      const ids = yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, n) => `1:${n}`),
+        (id) => waiting(worker, id)
+      )
+      const client = yield* start(database.url, { layer: Romancy.layerClient })
+      yield* client.on(Channel.publish(News, 3))
+      for (const id of ids) assertSuccess(yield* finished(worker, Reader, id), 3)
+    })
+  )
+
+  it.live("looks again for a receive whose instance somebody else had locked", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: { ...hourly, parkDuration: 0 } })
+      yield* worker.until("Listening")
+      yield* worker.register(ReaderLive)
+      const id = yield* waiting(worker, "1")
+      yield* database.status(id, "Suspended")
+      const sql = yield* TestDatabase.connect(database.url)
+      const foreign = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = ${id} for no key update`
+      )
+      const looks = yield* database.calls(serve)
+      yield* worker.on(Channel.publish(News, 5))
+      yield* eventually("looks", database.calls(serve), (n) => n >= looks + 4)
+      yield* database.status(id, "Suspended")
+      yield* foreign.rollback
+      assertSuccess(yield* finished(worker, Reader, id), 5)
+    })
+  )
+
+  it.live("asks nothing more than once a poll where nobody publishes", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, {
+        config: { ...hourly, listenNotify: false, channelTimeoutInterval: "5 millis" }
+      })
+      yield* worker.register(ReaderLive)
+      yield* waiting(worker, "1")
+      const [routed, looks] = [yield* database.calls(route), yield* database.calls(serve)]
+      yield* eventually("five polls", database.calls(serve), (n) => n >= looks + 5)
+      assert.strictEqual(yield* database.calls(route), routed)
+    })
+  )
+})

@@ -1,0 +1,280 @@
+/** The moments at which a message and whoever is to get it could miss each other, each forced. */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import type { SqlClient } from "effect/sql/SqlClient"
+import { receiveName } from "../src/ChannelStore.ts"
+import * as PgDeliveryStatements from "../src/PgDeliveryStatements.ts"
+import { makeContext } from "../src/PgExecution.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import {
+  deliver,
+  drain,
+  jobs,
+  mail,
+  message,
+  news,
+  numberOf,
+  publish,
+  receive,
+  subscribe,
+  subscribed
+} from "./conformance/Channels.ts"
+import { load, register, running, self, suspension } from "./conformance/Harness.ts"
+import { engineWaits, hold, layer, until, worker } from "./conformance/Postgres.ts"
+
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
+  it.live(name, () =>
+    Effect.provide(
+      Effect.scoped(body) as Effect.Effect<void, E>,
+      Layer.fresh(layer({ lockTimeout: "10 seconds" }))
+    )
+  )
+
+const stores = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  const store = yield* WorkflowStore
+  yield* register(store, self)
+  return { sql, store }
+})
+
+/** A statement of the engine in a transaction of the test's. */
+const contextOn = (sql: PgClient.PgClient) =>
+  Effect.flatMap(makeContext, (context) => context(sql as SqlClient)).pipe(
+    Effect.provide(RomancyConfig.layer()),
+    Effect.provideService(WorkerId, self)
+  )
+
+const route = (sql: PgClient.PgClient) =>
+  Effect.flatMap(contextOn(sql), (context) => PgDeliveryStatements.route(context, 100))
+
+describe("a broadcast message", () => {
+  live(
+    "that is routed while a receive waits for the subscription is what the receive gets",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* publish(message(news, 1))
+      const routing = yield* hold(sql, route(sql))
+      const receiving = yield* Effect.forkScoped(receive(lease, news, 1), {
+        startImmediately: true
+      })
+      yield* engineWaits(sql)
+      yield* routing.commit
+      assert.strictEqual(numberOf(yield* Fiber.join(receiving)), 1)
+    })
+  )
+
+  live(
+    "that is routed while its receive is noted finds that it waits",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      const noting = yield* hold(
+        sql,
+        sql`update romancy_subscriptions set waiting = ${receiveName(news, 1)}`
+      )
+      yield* publish(message(news, 1))
+      const delivering = yield* Effect.forkScoped(deliver(), { startImmediately: true })
+      yield* engineWaits(sql)
+      yield* noting.commit
+      assert.strictEqual((yield* Fiber.join(delivering)).count, 1)
+      assert.strictEqual(numberOf(yield* receive(lease, news, 1)), "Taken")
+    })
+  )
+
+  live(
+    "of a transaction that began before a subscription and commits after it reaches it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const slow = yield* hold(sql, publish(message(news, 1)))
+      const lease = yield* subscribed(store, "a", news)
+      yield* slow.commit
+      yield* publish(message(news, 2))
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(lease, news), [1, 2])
+    })
+  )
+
+  live(
+    "is routed once by two who route at the same time",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      for (let n = 1; n <= 5; n++) yield* publish(message(news, n))
+      const routing = yield* hold(sql, route(sql))
+      yield* deliver()
+      yield* routing.commit
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(lease, news), [1, 2, 3, 4, 5])
+    })
+  )
+})
+
+describe("a competing message", () => {
+  live(
+    "that is committed between the look of a receive and its wait is what the receive gets",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", jobs)
+      const held = yield* hold(
+        sql,
+        sql`select from romancy_subscriptions where execution_id = 'a' for update`
+      )
+      const receiving = yield* Effect.forkScoped(receive(lease, jobs, 1), {
+        startImmediately: true
+      })
+      yield* engineWaits(sql)
+      yield* publish(message(jobs, 1))
+      yield* held.rollback
+      assert.strictEqual(numberOf(yield* Fiber.join(receiving)), 1)
+    })
+  )
+
+  live(
+    "is for one of two that look for it at the same time",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const second = yield* worker("worker-second")
+      const a = yield* subscribed(store, "a", jobs)
+      yield* running(second, "b", { claimFor: "worker-second" })
+      yield* publish(message(jobs, 1))
+      yield* publish(message(jobs, 2))
+      const taking = yield* hold(
+        sql,
+        sql`select from romancy_messages where state = 'Kept' order by message_id limit 1 for update`
+      )
+      // Somebody else has the first under way.
+      assert.strictEqual(numberOf(yield* receive(a, jobs, 1)), 2)
+      assert.strictEqual(numberOf(yield* receive(a, jobs, 2)), "Waiting")
+      yield* taking.rollback
+      assert.strictEqual((yield* deliver()).count, 1)
+    })
+  )
+})
+
+describe("a direct message", () => {
+  live(
+    "that is routed while its target subscribes is collected",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* publish(message(mail, 1, { target: "a" }))
+      // It has been looked at, and nobody was there.
+      const routing = yield* hold(sql, route(sql))
+      const subscribing = yield* Effect.forkScoped(subscribe(lease, mail), {
+        startImmediately: true
+      })
+      yield* until(sql, `exists (select from romancy_subscriptions)`)
+      yield* routing.commit
+      yield* Fiber.join(subscribing)
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(lease, mail), [1])
+    })
+  )
+})
+
+describe("two first subscribers of different modes", () => {
+  for (const [end, answer] of [
+    ["commit", "Conflict"],
+    ["rollback", "Subscribed"]
+  ] as const) {
+    live(
+      `wait for one another: the second is told "${answer}" after a ${end} of the first`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const [a, b] = [yield* running(store, "a"), yield* running(store, "b")]
+        const first = yield* hold(
+          sql,
+          sql`select romancy_subscribe(${a.executionId}, ${a.token}, ${self}, 'news', 'broadcast',
+            clock_timestamp())`
+        )
+        const second = yield* Effect.forkScoped(subscribe(b, { ...news, mode: "competing" }), {
+          startImmediately: true
+        })
+        yield* engineWaits(sql)
+        yield* first[end]
+        assert.strictEqual(yield* Fiber.join(second), answer)
+      })
+    )
+  }
+})
+
+describe("a delivery", () => {
+  live(
+    "passes over an instance that somebody else holds, says so, and serves the others",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["a", "b"]) {
+        const lease = yield* subscribed(store, id, news)
+        yield* receive(lease, news, 1)
+        yield* store.suspend(lease, suspension())
+      }
+      yield* publish(message(news, 1))
+      const user = yield* hold(sql, store.resume("a"))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: true })
+      assert.strictEqual((yield* load(store, "b")).deferreds.length, 1)
+      yield* user.rollback
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual((yield* load(store, "a")).deferreds.length, 1)
+    })
+  )
+
+  live(
+    "and the end of a receive's time at the same moment record one outcome",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const second = yield* worker("worker-second")
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1, 0)
+      yield* publish(message(news, 1))
+      // Held, so that both have seen the same before either does anything.
+      const held = yield* hold(sql, sql`select from romancy_subscriptions for update`)
+      const both = yield* Effect.forkScoped(
+        Effect.all([deliver(), deliver()], { concurrency: 2 }),
+        { startImmediately: true }
+      )
+      yield* engineWaits(sql)
+      yield* held.rollback
+      const counts = (yield* Fiber.join(both)).map(({ count }) => count)
+      assert.strictEqual(counts[0]! + counts[1]!, 1)
+      assert.strictEqual((yield* load(second, "a")).deferreds.length, 1)
+      // Whichever it was, the message is there once.
+      const rest = yield* drain(lease, news, 2)
+      const [deferred] = (yield* load(store, "a")).deferreds
+      const outcome = (deferred?.exit as { value: { _tag: string } }).value._tag
+      assert.deepStrictEqual(rest, outcome === "Message" ? [] : [1])
+    })
+  )
+
+  live(
+    "costs a look nothing where a million old messages lie",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      const consumer = yield* subscribed(store, "c", jobs)
+      yield* sql`insert into romancy_messages
+        (message_id, channel, mode, body, metadata, state, published_at)
+        select nextval('romancy_message_ids'), case n % 2 when 0 then 'news' else 'jobs' end,
+          case n % 2 when 0 then 'broadcast' else 'competing' end, '{"n":0}', '{}', 'Routed', now()
+        from generate_series(1, 200000) n`
+      yield* sql`analyze romancy_messages`
+      yield* publish(message(news, 1))
+      yield* publish(message(jobs, 2))
+      yield* sql`select pg_stat_reset()`
+      yield* deliver()
+      assert.strictEqual(numberOf(yield* receive(lease, news, 1)), 1)
+      assert.strictEqual(numberOf(yield* receive(consumer, jobs, 1)), 2)
+      assert.strictEqual(numberOf(yield* receive(lease, news, 2)), "Waiting")
+      yield* sql`select pg_stat_force_next_flush()`
+      const [read] = yield* sql<{ rows: number }>`
+        select (seq_tup_read + idx_tup_fetch)::int4 as rows from pg_stat_user_tables
+        where relname = 'romancy_messages'`
+      assert.isBelow(read!.rows, 100)
+    })
+  )
+})
