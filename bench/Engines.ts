@@ -22,7 +22,7 @@ export interface Place {
 /** A worker with the workflows that it runs; its context, for the length of the scope. */
 export const worker = <E>(
   { options, url }: Place,
-  workflows: Layer.Layer<never, E, WorkflowEngine | PgClient.PgClient>
+  workflows: Layer.Layer<never, E, Romancy.Provides | PgClient.PgClient>
 ) =>
   workflows.pipe(
     Layer.provideMerge(Romancy.layer(options)),

@@ -18,6 +18,8 @@ export interface RemotePlace {
   readonly options?: RomancyConfig.Options
   /** Not Romancy, but the least engine there is, and how an execution waits there. */
   readonly least?: "parks" | "suspends"
+  /** An execution waits for a message, not for a deferred. */
+  readonly messages?: true
 }
 
 /** What a process is told at its start. */

@@ -18,16 +18,18 @@ import * as Remote from "./Remote.ts"
 import { percentile } from "./Samples.ts"
 import type { Section } from "./Section.ts"
 
-interface Way {
+/** A way from an event to the step that it lets run. */
+export interface Way {
   readonly name: string
   /** How it is to be woken; `undefined` is the floor, which has no engine. */
   readonly parked: boolean | undefined
   readonly options?: Parameters<typeof Remote.place>[2]
   readonly least?: Remote.RemotePlace["least"]
+  readonly messages?: true
   readonly goal?: number
 }
 
-const floor: Way = { name: "floor", parked: undefined }
+export const floor: Way = { name: "floor", parked: undefined }
 /**
  * The least that a wake costs which is durable, counted, and announced by a hint that has to be
  * read; and one that somebody has to take first.
@@ -52,7 +54,7 @@ const polling: Way = {
   options: { parkDuration: 0, listenNotify: false }
 }
 
-interface Processes {
+export interface Processes {
   readonly completes: WorkerProcess
   readonly waits: WorkerProcess
 }
@@ -84,7 +86,7 @@ const wake = Effect.fnUntraced(function* (
   return went.at - called.at
 })
 
-const sample = Effect.fnUntraced(function* (
+export const sample = Effect.fnUntraced(function* (
   processes: Processes,
   ways: ReadonlyArray<Way>,
   count: number,
@@ -110,7 +112,7 @@ const proveDone = Effect.fnUntraced(function* (url: Redacted.Redacted, way: Way,
   yield* until(`${way.name}: completed workflows`, look, ([row]) => row?.done === count)
 }, Effect.scoped)
 
-const toFigures = (
+export const toFigures = (
   way: Way,
   samples: ReadonlyArray<number>,
   floored: ReadonlyArray<number> | undefined
@@ -126,7 +128,7 @@ const toFigures = (
       : { ...figure, floor, ratio }
   })
 
-const createFloor = Effect.fnUntraced(function* (url: Redacted.Redacted) {
+export const createFloor = Effect.fnUntraced(function* (url: Redacted.Redacted) {
   const sql = yield* connect(url)
   for (const statement of Raw.createFloorTables) yield* sql.unsafe(statement)
 }, Effect.scoped)
@@ -136,6 +138,13 @@ const proveFloor = Effect.fnUntraced(function* (url: Redacted.Redacted, count: n
   const [row] = yield* sql<{ rows: number }>`select count(*)::int4 as rows from bench_floor`
   yield* equal("rows of the floor", row!.rows, count)
 }, Effect.scoped)
+
+/** The engine of a way, in its database. */
+export const placeOf = (way: Way, url: Redacted.Redacted): Remote.RemotePlace => ({
+  ...Remote.place(way.name, url, way.options),
+  ...(way.least === undefined ? {} : { least: way.least }),
+  ...(way.messages === undefined ? {} : { messages: way.messages })
+})
 
 const measure = Effect.fnUntraced(function* (size: {
   readonly warmUp: number
@@ -150,10 +159,7 @@ const measure = Effect.fnUntraced(function* (size: {
     yield* createFloor(url)
   }
   const orders = {
-    places: ways.map((way) => ({
-      ...Remote.place(way.name, urls.get(way)!, way.options),
-      ...(way.least === undefined ? {} : { least: way.least })
-    })),
+    places: ways.map((way) => placeOf(way, urls.get(way)!)),
     floor: Remote.place(floor.name, placeOfFloors).url
   }
   const waits = yield* Remote.start({ ...orders, role: "waits" })

@@ -10,6 +10,7 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
+import * as Channel from "../src/Channel.ts"
 
 /** What a waiting workflow waits for. */
 export const Go = DurableDeferred.make("go")
@@ -17,6 +18,23 @@ export const Go = DurableDeferred.make("go")
 /** Waits for `Go`, then runs one step. */
 export const Waiting = Workflow.make("Waiting", {
   payload: { id: Schema.String },
+  idempotencyKey: ({ id }) => id
+})
+
+/** What `Receiving` and `Consuming` receive. */
+export const Notices = Channel.make("notices", { payload: Schema.String, mode: "broadcast" })
+export const Tasks = Channel.make("tasks", { payload: Schema.String, mode: "competing" })
+
+/** Receives one message, then runs one step. */
+export const Receiving = Workflow.make("Receiving", {
+  payload: { id: Schema.String },
+  idempotencyKey: ({ id }) => id
+})
+
+/** Receives messages until one says that there are no more, and gives how many there were. */
+export const Consuming = Workflow.make("Consuming", {
+  payload: { id: Schema.String, competing: Schema.Boolean },
+  success: Schema.Int,
   idempotencyKey: ({ id }) => id
 })
 

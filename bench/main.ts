@@ -23,6 +23,7 @@ import { BenchServer } from "./BenchServer.ts"
 import { type Findings, table } from "./Figure.ts"
 import { NotProved } from "./Proof.ts"
 import type { Section } from "./Section.ts"
+import { channels } from "./Channels.ts"
 import { idle } from "./Idle.ts"
 import { notify } from "./Notify.ts"
 import { recover } from "./Recover.ts"
@@ -30,7 +31,15 @@ import { throughput } from "./Throughput.ts"
 import { timers } from "./Timers.ts"
 import { wakes } from "./Wake.ts"
 
-const sections: ReadonlyArray<Section> = [wakes, throughput, notify, timers, idle, recover]
+const sections: ReadonlyArray<Section> = [
+  wakes,
+  channels,
+  throughput,
+  notify,
+  timers,
+  idle,
+  recover
+]
 
 const { values: options } = parseArgs({
   options: {

@@ -10,6 +10,7 @@
  * Feeds: `Remote`.
  * Guarantees: moments are those of the monotonic clock that all processes share.
  */
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -19,7 +20,9 @@ import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Channel from "../src/Channel.ts"
 import { OnResumption } from "../src/Resumption.ts"
+import type * as Romancy from "../src/Romancy.ts"
 import { toParent } from "../test/support/WorkerProcess.ts"
 import * as Engines from "./Engines.ts"
 import * as LeastEngine from "./LeastEngine.ts"
@@ -28,7 +31,7 @@ import { until } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
-import { Go, release, Waiting, Work } from "./Workflows.ts"
+import { Go, Notices, Receiving, release, Waiting, Work } from "./Workflows.ts"
 
 interface Question extends Turn {
   readonly id: number
@@ -53,13 +56,20 @@ const noted = Layer.succeed(OnResumption, ({ executionId, parked }) =>
   Effect.sync(() => void resumptions.set(executionId, parked))
 )
 
+const after = (id: string) =>
+  Activity.make({
+    name: "after",
+    execute: Effect.suspend(() => toParent({ ran: id, at: now() }))
+  })
+
 const goesOn = ({ id }: { readonly id: string }) =>
-  Effect.andThen(
-    DurableDeferred.await(Go),
-    Activity.make({
-      name: "after",
-      execute: Effect.suspend(() => toParent({ ran: id, at: now() }))
-    })
+  Effect.andThen(DurableDeferred.await(Go), after(id))
+
+const receives = ({ id }: { readonly id: string }) =>
+  Channel.subscribe(Notices).pipe(
+    Effect.andThen(Channel.receive(Notices)),
+    Effect.andThen(after(id)),
+    Effect.orDie
   )
 
 /** Starts one that waits, and answers when it does. */
@@ -67,7 +77,9 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
   const workflows = Waiting.toLayer(goesOn)
   const engines = yield* build(orders.places, (place, least) =>
     least === undefined
-      ? Engines.worker(place, workflows).pipe(Effect.provide(noted))
+      ? Engines.worker(place, Layer.merge(workflows, Receiving.toLayer(receives))).pipe(
+          Effect.provide(noted)
+        )
       : Engines.least(workflows, LeastEngine.layer(place.url, least))
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
@@ -89,13 +101,17 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
     if (executionId !== undefined) {
       return Effect.sync(() => ({ parked: resumptions.get(executionId) }))
     }
+    const workflow = takesMessages(orders, place) ? Receiving : Waiting
     return Effect.gen(function* () {
-      const executionId = yield* Waiting.execute({ id: name }, { discard: true })
-      yield* until("the wait", Waiting.poll(executionId), Option.isSome, { every: "2 millis" })
+      const executionId = yield* workflow.execute({ id: name }, { discard: true })
+      yield* until("the wait", workflow.poll(executionId), Option.isSome, { every: "2 millis" })
       return { executionId }
     }).pipe(Engines.on(engines.get(place)!))
   }) satisfies Answer
 })
+
+const takesMessages = ({ places }: Orders, name: string) =>
+  places.find((place) => place.name === name)?.messages === true
 
 /** Completes what an execution waits for, or sends the notification of the floor. */
 const completes = Effect.fnUntraced(function* (orders: Orders) {
@@ -107,10 +123,17 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   return (({ executionId, name, place }) => {
     const engine = engines.get(place)
-    const completed =
-      engine === undefined
-        ? (name.includes("count") ? Raw.countAndNotify : Raw.insertAndNotify)(session, name)
+    const send = (): Effect.Effect<unknown, unknown> => {
+      if (engine === undefined) {
+        return (name.includes("count") ? Raw.countAndNotify : Raw.insertAndNotify)(session, name)
+      }
+      return takesMessages(orders, place)
+        ? Channel.publish(Notices, name).pipe(
+            Engines.on(engine as Context.Context<Romancy.Provides>)
+          )
         : release(Waiting, executionId).pipe(Engines.on(engine))
+    }
+    const completed = send()
     return Effect.suspend(() => {
       const at = now()
       // Said when all is over: whoever hears it wants a core, and here there may be only two.
