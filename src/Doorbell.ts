@@ -2,7 +2,7 @@
  * How a write of this process tells the dispatchers of this process, with no round trip.
  *
  * Reads: nothing.
- * Feeds: the wakes of the dispatchers, which answer it; rung by `Engine`.
+ * Feeds: the wakes of the dispatchers, which answer it; rung by `Engine` and `Outbox`.
  * Guarantees: ringing never waits, never fails and is never lost while somebody answers.
  *
  * @since 0.1.0
@@ -26,6 +26,8 @@ export interface Rings {
   readonly workflows: (source: "home" | "alarm") => void
   /** A timer was registered that is due after so many milliseconds. */
   readonly timer: (remainingMillis: number) => void
+  /** An event waits in the outbox. */
+  readonly outbox: () => void
 }
 
 /**
@@ -48,6 +50,7 @@ export class Doorbell extends Context.Service<
     return Doorbell.of({
       workflows: (source) => answering.forEach((rings) => rings.workflows?.(source)),
       timer: (remainingMillis) => answering.forEach((rings) => rings.timer?.(remainingMillis)),
+      outbox: () => answering.forEach((rings) => rings.outbox?.()),
       answer: (rings) =>
         Effect.acquireRelease(
           Effect.sync(() => void answering.add(rings)),

@@ -16,7 +16,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
-import * as PgExecution from "./PgExecution.ts"
+import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
@@ -31,7 +31,7 @@ import * as Store from "./WorkflowStore.ts"
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
   const { anywhere, batched, context, direct, fail, once, run, theirs, transaction } =
-    yield* PgExecution.make
+    yield* PgExecution
 
   const woken = (row: {
     readonly status: Store.Status | null
@@ -294,4 +294,4 @@ export const layer: Layer.Layer<
   Store.WorkflowStore,
   MigrationError | StoreError,
   PgClient.PgClient | Sessions | RomancyConfig | WorkerId
-> = Layer.effect(Store.WorkflowStore, make)
+> = Layer.effect(Store.WorkflowStore, make).pipe(Layer.provide(PgExecution.layer))
