@@ -16,7 +16,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Activity from "effect/workflow/Activity"
-import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { type CloudEvent, toJson } from "./CloudEvent.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { InStep } from "./InStep.ts"
@@ -94,7 +94,7 @@ const make = Effect.gen(function* () {
   const asStep = (stepName: string, publication: Omit<Publication, "publication">) =>
     transactional(
       Activity.make({ name: stepName, execute: Effect.orDie(write(publication)) })
-    ).asEffect() as Effect.Effect<void>
+    ) as Effect.Effect<void, never, WorkflowEngine | WorkflowInstance> as Effect.Effect<void>
 
   const publish = Effect.fnUntraced(function* (event: CloudEvent, { key }: PublishOptions = {}) {
     const stepName = `publish ${event.id}`

@@ -152,9 +152,9 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
     const { "content-type": contentType, ...attributes } = message.headers
     const request = HttpClientRequest.post(url).pipe(
       HttpClientRequest.setHeaders({ ...headers, ...attributes }),
-      contentType === undefined
+      contentType === undefined && message.body.length === 0
         ? (request) => request
-        : HttpClientRequest.bodyUint8Array(message.body, contentType)
+        : HttpClientRequest.bodyUint8Array(message.body, contentType ?? "application/octet-stream")
     )
     return client.execute(request).pipe(
       // Read to its end, so that the connection can be used again.

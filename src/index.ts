@@ -6,10 +6,16 @@
  *
  * @since 0.1.0
  */
+export * as CloudEvent from "./CloudEvent.ts"
+export * as CloudEventHttp from "./CloudEventHttp.ts"
 export * as DbClock from "./DbClock.ts"
 export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
 export * as Listener from "./Listener.ts"
 export * as Notification from "./Notification.ts"
+export * as Outbox from "./Outbox.ts"
+export * as OutboxDestination from "./OutboxDestination.ts"
+export * as OutboxRelay from "./OutboxRelay.ts"
+export * as OutboxStore from "./OutboxStore.ts"
 export * as PgMigrations from "./PgMigrations.ts"
 export * as PgWorkflowStore from "./PgWorkflowStore.ts"
 export * as Resumption from "./Resumption.ts"

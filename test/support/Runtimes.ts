@@ -46,7 +46,7 @@ export const polling = {
 } satisfies RomancyConfig.Options
 
 /** What a runtime provides to programs. */
-export type Services = WorkflowEngine | Listener | PgClient.PgClient | SqlClient
+export type Services = Romancy.Provides | PgClient.PgClient | SqlClient
 
 export interface Runtime {
   /** Runs a program on this runtime. */
@@ -66,7 +66,7 @@ export interface Runtime {
 export interface Options {
   readonly config?: RomancyConfig.Options
   /** Another composition than `Romancy.layer`. */
-  readonly layer?: typeof Romancy.layer
+  readonly layer?: typeof Romancy.layerClient
   /** References to build it with. */
   readonly provide?: Layer.Layer<never>
 }
