@@ -14,6 +14,8 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
+import { CloudEvent } from "../../../src/CloudEvent.ts"
+import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
 
 /** The process that a body runs in. */
@@ -161,6 +163,17 @@ const parent = Parent.toLayer(
   })
 )
 
+/** Publishes an event in its body, and between that and the next step it can be held. */
+export const Publisher = Workflow.make("Publisher", base)
+const publisher = Publisher.toLayer(
+  Effect.fnUntraced(function* ({ id }) {
+    const event = new CloudEvent({ id, source: "/publisher", type: "published" })
+    yield* Effect.orDie(Outbox.publish(event))
+    yield* pass(id, "published")
+    yield* step(id, "after", Schema.String, "")
+  })
+)
+
 /** The layers that register the workflows, by name. */
 export const flows = {
   Three: three,
@@ -169,9 +182,10 @@ export const flows = {
   Waiter: waiter,
   Saga: saga,
   Child: child,
-  Parent: parent
+  Parent: parent,
+  Publisher: publisher
 }
 export type FlowName = keyof typeof flows
 
 /** What a test may have a process start. */
-export const startable = { Three, Slow, Waiter, Saga, Child, Parent }
+export const startable = { Three, Slow, Waiter, Saga, Child, Parent, Publisher }
