@@ -119,11 +119,11 @@ const make = Effect.sync(() => {
         return "Written"
       }),
 
-    advance: (key, chain) =>
+    advance: ({ chain, key }) =>
       at((now) => {
         const waiting = lineOf(key)
           .slice(0, chain)
-          .filter((row) => row.state === "Pending" && row.nextAttemptAt > now)
+          .filter((row) => row.state === "Pending")
         for (const row of waiting) row.nextAttemptAt = now
         return waiting.length
       }),

@@ -179,8 +179,10 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
       }
     }
     const { key } = chain[0]!.event
-    if (key !== undefined && delayMillis === undefined && !stopping) {
-      const advanced = yield* Effect.orElseSucceed(store.advance(key, maxChain), () => 0)
+    if (key !== undefined && delayMillis === undefined) {
+      // A relay that stops leaves it to the others.
+      const advance = store.advance({ key, chain: maxChain, tell: stopping })
+      const advanced = yield* Effect.orElseSucceed(advance, () => 0)
       if (advanced > 0) wake.ring("home")
     }
     if (hungry) wake.ring("home")

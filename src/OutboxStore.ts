@@ -148,10 +148,14 @@ export class OutboxStore extends Context.Service<
       settlement: Settlement
     ) => Effect.Effect<"Written" | "Fenced", StoreError>
     /**
-     * Makes the first `chain` events due that were put off behind others with this key. For the
-     * relay that had the key and is done with it, after its settlements.
+     * Makes the first `chain` events due that wait with this key, and says how many these are. For the
+     * relay that had the key and is done with it, after its settlements. With `tell` it notifies.
      */
-    readonly advance: (key: string, chain: number) => Effect.Effect<number, StoreError>
+    readonly advance: (options: {
+      readonly key: string
+      readonly chain: number
+      readonly tell: boolean
+    }) => Effect.Effect<number, StoreError>
     /** Prolongs the leases that a relay has, and gives the positions of those it still had. */
     readonly renew: (options: {
       readonly relayId: string

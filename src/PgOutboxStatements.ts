@@ -207,35 +207,42 @@ from input i join locked l using (position)` as unknown as Rows<{
   )
 
 /**
- * Makes due what was put off behind others of these keys. Served by `outbox_line (key, position)`.
- * Notifies nobody: the relay that asks looks itself.
+ * Makes due what waits behind others of these keys, from this moment. Served by
+ * `outbox_line (key, position)`. Notifies the first of those that others are to be told of: the
+ * relay that asks looks itself.
+ *
+ * It writes what is due already too, and so tells a claim which began before and would put it off
+ * that what it has read is no longer so. What it compares is what the lock has returned.
  *
  * @since 0.1.0
  * @category statements
  */
 export const advance = (
   context: StatementContext,
-  rows: ReadonlyArray<{ readonly key: string; readonly chain: number }>
+  rows: ReadonlyArray<{ readonly key: string; readonly chain: number; readonly tell: boolean }>
 ) =>
   byOrd(
     rows,
     context.sql`
 with input as (
   select * from unnest(${column(rows, (row) => row.key)}::text[],
-    ${column(rows, (row) => row.chain)}::int4[]) with ordinality as t (key, chain, ord)
+    ${column(rows, (row) => row.chain)}::int4[], ${column(rows, (row) => row.tell)}::boolean[])
+    with ordinality as t (key, chain, tell, ord)
 ), moment as materialized (select ${context.now} as now),
 locked as materialized (
-  select o.position from ${table(context, "outbox")} o where o.position in (
+  select o.position, o.state from ${table(context, "outbox")} o where o.position in (
     select p.position from input cross join lateral (
       select o.position from ${table(context, "outbox")} o
       where o.key = input.key and o.finished_at is null order by o.position limit input.chain) p)
   order by o.position for no key update
 ), due as (
-  update ${table(context, "outbox")} o set next_attempt_at = now from moment
-  where o.position in (select position from locked) and o.state = 'Pending' and o.next_attempt_at > now
-  returning o.key
-)
-select ord::int4, (select count(*)::int4 from due where due.key = input.key) as advanced
+  update ${table(context, "outbox")} o set next_attempt_at = now from moment, locked l
+  where o.position = l.position and l.state = 'Pending'
+  returning o.position, o.event_id, o.key
+), told as (select position, event_id from due where key in (select key from input where tell)),
+hinted as materialized (${pending(context, context.sql`told`)})
+select ord::int4, (select count(*)::int4 from due where due.key = input.key) as advanced,
+  (select count(*)::int4 from hinted) as hinted
 from input` as unknown as Rows<{ readonly ord: number; readonly advanced: number }>,
     { advanced: 0 }
   )

@@ -45,7 +45,7 @@ const make = Effect.gen(function* () {
       ),
     settle: (lease, settlement) =>
       Effect.map(settle({ lease, settlement }), ({ written }) => (written ? "Written" : "Fenced")),
-    advance: (key, chain) => Effect.map(advance({ key, chain }), ({ advanced }) => advanced),
+    advance: (options) => Effect.map(advance(options), ({ advanced }) => advanced),
     renew: (options) =>
       options.positions.length === 0
         ? Effect.succeed([])

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import * as DbClock from "../src/DbClock.ts"
@@ -14,7 +15,7 @@ import { Sessions } from "../src/Sessions.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { self } from "./conformance/Harness.ts"
 import { claim, publish, suite, take } from "./conformance/Outbox.ts"
-import { hold } from "./conformance/Postgres.ts"
+import { engineWaits, hold } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
 const layerStore = (clock: Layer.Layer<never> = Layer.empty) =>
@@ -136,6 +137,22 @@ describe("the outbox on PostgreSQL", () => {
       assert.deepStrictEqual([(yield* claim(store)).handled, yield* take(store)], [0, []])
       yield* held.rollback
       assert.deepStrictEqual(yield* take(store), ["a1", "a2"])
+    })
+  )
+
+  live("advances what somebody is putting off at that moment", ({ sql, store }) =>
+    Effect.gen(function* () {
+      yield* publish(store, "a1", "a")
+      const putOff = yield* hold(
+        sql,
+        sql`update romancy_outbox set next_attempt_at = clock_timestamp() + interval '1 hour'`
+      )
+      const advance = store.advance({ key: "a", chain: 10, tell: false })
+      const advancing = yield* Effect.forkChild(advance)
+      yield* engineWaits(sql)
+      yield* putOff.commit
+      assert.strictEqual(yield* Fiber.join(advancing), 1)
+      assert.deepStrictEqual(yield* take(store), ["a1"])
     })
   )
 

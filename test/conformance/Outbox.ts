@@ -200,9 +200,10 @@ export const suite = (name: string, layer: Layer.Layer<OutboxStore, unknown>): v
         // The second of the key is still on its way.
         assert.deepStrictEqual(yield* take(store, { relayId: "relay-b" }), [])
         yield* settleAll(store, claimed.slice(1, 2), delivered)
-        assert.strictEqual(yield* store.advance("a", 2), 2)
-        assert.strictEqual(yield* store.advance("a", 2), 0)
+        const advance = store.advance({ key: "a", chain: 2, tell: false })
+        assert.strictEqual(yield* advance, 2)
         assert.deepStrictEqual(yield* take(store, { relayId: "relay-b" }), ["a3", "a4"])
+        assert.strictEqual(yield* advance, 0)
       })
     )
 
@@ -243,7 +244,7 @@ export const suite = (name: string, layer: Layer.Layer<OutboxStore, unknown>): v
         for (const id of ["a1", "a2"]) yield* publish(store, id, "a")
         const { claimed } = yield* claim(store, { chain: 1 })
         yield* settleAll(store, claimed, refused)
-        yield* store.advance("a", 1)
+        yield* store.advance({ key: "a", chain: 1, tell: false })
         assert.deepStrictEqual(yield* take(store, { chain: 1 }), ["a2"])
       })
     )

@@ -20,6 +20,8 @@ export type Answer =
   | "cut"
   | "silence"
 
+export type HttpSink = Effect.Success<ReturnType<typeof make>>
+
 export const make = Effect.fnUntraced(function* (answer: (received: Received) => Answer) {
   const received: Array<Received> = []
   let connections = 0
