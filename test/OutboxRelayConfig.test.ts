@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { readFileSync } from "node:fs"
 import * as OutboxRelayConfig from "../src/OutboxRelayConfig.ts"
 
 const fromEnv = (env: Record<string, string>, options?: OutboxRelayConfig.Options) =>
@@ -40,6 +41,23 @@ describe("OutboxRelayConfig", () => {
         option: Object.keys(options)[0]!,
         variable: OutboxRelayConfig.outboxVariable(Object.keys(options)[0]!)
       })
+    })
+  )
+
+  it.effect("is what the README says", () =>
+    Effect.gen(function* () {
+      const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8")
+      const table = /\| relay option \|.*\n\|[- |]*\n((?:\|.*\n)+)/.exec(readme)?.[1] ?? ""
+      const options = Array.from(table.matchAll(/^\| `(\w+)` \| `(.*?)` \|/gm), (row) => [
+        row[1],
+        JSON.parse(row[2]!)
+      ])
+      const defaults = yield* OutboxRelayConfig.make()
+      assert.deepStrictEqual(yield* OutboxRelayConfig.make(Object.fromEntries(options)), defaults)
+      assert.deepStrictEqual(
+        options.map(([option]) => option),
+        Object.keys(defaults)
+      )
     })
   )
 
