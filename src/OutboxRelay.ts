@@ -23,6 +23,7 @@ import * as Clock from "effect/Clock"
 import type * as Config from "effect/Config"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
@@ -107,12 +108,20 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const ageMillis = ({ event, sinceNanos }: Held) =>
     event.ageMillis + Number(nowNanos() - sinceNanos) / 1e6
 
-  /** Writes what became of an event, which is then in hand no more. */
-  const settle = (held: Held, settlement: Settlement): Effect.Effect<void> =>
+  // By its own lease: this relay may have the event again, under the next.
+  const letGo = (held: Held) => {
+    if (inHand.get(held.event.position) === held) inHand.delete(held.event.position)
+  }
+
+  /** Writes what became of an event, which is then in hand no more, and says whether it is written. */
+  const settle = (held: Held, settlement: Settlement): Effect.Effect<boolean> =>
     store.settle(held.event, settlement).pipe(
+      Effect.map((verdict) => verdict === "Written"),
       // The lease ends, and it is sent again: at least once.
-      Effect.catch((error) => Effect.logWarning("an event could not be settled", error)),
-      Effect.ensuring(Effect.sync(() => inHand.delete(held.event.position))),
+      Effect.catch((error) =>
+        Effect.as(Effect.logWarning("an event could not be settled", error), false)
+      ),
+      Effect.ensuring(Effect.sync(() => letGo(held))),
       Effect.annotateLogs({ event_id: held.event.eventId })
     )
 
@@ -135,8 +144,8 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     held.sending = true
     const sent = yield* fromJson(held.event.event).pipe(
       Effect.flatMap(destination.send),
+      // Only of its own: where this fiber is interrupted, nothing more is run.
       Effect.catchCause((cause): Effect.Effect<Sent> => {
-        if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
         const error = Cause.squash(cause)
         return error instanceof CloudEventError
           ? Effect.succeed({ _tag: "Refused", reason: error.message })
@@ -160,26 +169,30 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
         )
       : Effect.void
 
-  /** Sends events one after the other: one without a key, or those of one key. */
+  /**
+   * Sends events one after the other: one without a key, or those of one key. Where one is to be
+   * retried, or is another relay's by now, those behind it are given back.
+   */
   const sendChain = Effect.fnUntraced(function* (chain: ReadonlyArray<Held>) {
-    let delayMillis: number | undefined
+    let broken = false
+    let delayMillis = 0
     for (const held of chain) {
-      if (!isOurs(held)) {
-        inHand.delete(held.event.position)
-      } else if (stopping || delayMillis !== undefined) {
-        yield* settle(held, { _tag: "GivenBack", delayMillis: delayMillis ?? 0 })
-      } else {
-        const settlement = yield* attempt(held)
-        yield* log(held, settlement)
-        yield* settle(held, settlement)
-        if (settlement._tag === "Retry") {
-          delayMillis = settlement.delayMillis
-          yield* wake.alarm.set(delayMillis)
-        }
+      broken ||= !isOurs(held)
+      if (broken || stopping) {
+        yield* settle(held, { _tag: "GivenBack", delayMillis })
+        continue
+      }
+      const settlement = yield* attempt(held)
+      yield* log(held, settlement)
+      broken = !(yield* settle(held, settlement))
+      if (settlement._tag === "Retry") {
+        broken = true
+        delayMillis = settlement.delayMillis
+        yield* wake.alarm.set(delayMillis)
       }
     }
     const { key } = chain[0]!.event
-    if (key !== undefined && delayMillis === undefined) {
+    if (key !== undefined && !broken) {
       // A relay that stops leaves it to the others.
       const advance = store.advance({ key, chain: maxChain, tell: stopping })
       const advanced = yield* Effect.orElseSucceed(advance, () => 0)
@@ -188,10 +201,9 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     if (hungry) wake.ring("home")
   })
 
-  const chains = yield* FiberSet.make<void>()
+  const chains = yield* FiberSet.make<unknown, unknown>()
 
-  // What is claimed is launched, whatever becomes of the fiber that claimed it.
-  const drain = Effect.fnUntraced(function* (): Effect.fn.Return<Dispatcher.Drained, StoreError> {
+  const look = Effect.fnUntraced(function* (): Effect.fn.Return<Dispatcher.Drained, StoreError> {
     const limit = Math.min(options.concurrency - inHand.size, options.maxEventsPerBatch)
     hungry = limit === 0
     if (hungry) return { full: false }
@@ -203,13 +215,25 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
         return { event, sinceNanos: askedNanos, untilNanos, lost: false, sending: false }
       })
       for (const held of helds) inHand.set(held.event.position, held)
-      yield* FiberSet.run(chains, sendChain(helds))
+      yield* FiberSet.run(chains, launch(helds))
     }
     if (claims.nextMillis !== undefined) yield* wake.alarm.set(claims.nextMillis)
     const full = claims.handled === limit
     hungry = full && inHand.size >= options.concurrency
     return { full: full && !hungry, passed: claims.passed }
-  }, Effect.uninterruptible)
+  })
+
+  /** Whatever ends a chain, nothing of it stays in hand, unless the stop is to see to it. */
+  const launch = (chain: ReadonlyArray<Held>) =>
+    Effect.ensuring(
+      sendChain(chain),
+      Effect.sync(() => {
+        if (!stopping) chain.forEach(letGo)
+      })
+    )
+
+  // In a fiber of its own: what is claimed is launched, though the dispatcher is interrupted.
+  const drain = () => Effect.flatMap(FiberSet.run(chains, look()), Fiber.join)
 
   const renewal = Effect.gen(function* () {
     yield* Effect.sleep(config.heartbeatInterval)

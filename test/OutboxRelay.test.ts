@@ -20,7 +20,14 @@ import { OutboxStore } from "../src/OutboxStore.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as HttpSink from "./support/HttpSink.ts"
-import { eventually, hourly, makeDatabase, type Runtime, start } from "./support/Runtimes.ts"
+import {
+  eventually,
+  hourly,
+  makeDatabase,
+  type Runtime,
+  start,
+  within
+} from "./support/Runtimes.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
@@ -247,6 +254,25 @@ describe("a relay", () => {
     })
   )
 
+  it.live("takes a destination that interrupts itself for one that died", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const runtime = yield* start(database.url, { config: patient })
+      let sends = 0
+      const layer = Layer.succeed(OutboxDestination.OutboxDestination, {
+        send: () =>
+          Effect.suspend(() =>
+            ++sends === 1 ? Effect.interrupt : Effect.succeed({ _tag: "Accepted" } as const)
+          )
+      })
+      yield* relay(runtime, layer, { ...idle, retryDelay: "5 millis" })
+      yield* publish(runtime, ["e1"])
+      const rows = database.sql`select state, attempts from romancy_outbox`
+      yield* eventually("delivered", rows, ([row]) => row?.state === "Delivered")
+      assert.strictEqual(sends, 2)
+    })
+  )
+
   it.live("lets an event expire that is too old, with the error of its last attempt", () =>
     Effect.gen(function* () {
       const { client, sent, sql, states } = yield* world(1, () => unavailable, {
@@ -365,6 +391,16 @@ describe("a relay's lease", () => {
 })
 
 describe("a relay that stops", () => {
+  it.live("while its first look waits for a database that is down does not hang", () =>
+    Effect.gen(function* () {
+      const config = { ...patient, listenNotify: false, shutdownTimeout: "100 millis" } as const
+      const runtime = yield* start(Redacted.make("postgres://nobody@127.0.0.1:1/none"), { config })
+      const stop = yield* relay(runtime, makeDestination().layer, { pollInterval: "5 millis" })
+      yield* Effect.sleep("100 millis")
+      yield* within("its end")(stop)
+    })
+  )
+
   /** A destination whose sends wait for the test, and what was sent. */
   const gated = Effect.gen(function* () {
     const gate = yield* Deferred.make<void>()
