@@ -230,6 +230,42 @@ describe("a relay", () => {
       })
   )
 
+  it.live("over HTTP tries again after 5xx and a cut connection, and not after 4xx", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const runtime = yield* start(database.url, { config: patient })
+      const idOf = ({ headers }: HttpSink.Received) => headers["ce-id"]
+      const sink: HttpSink.HttpSink = yield* HttpSink.make((received) => {
+        if (idOf(received) === "lost") return { status: 404 }
+        const attempt = sink.received.filter((one) => idOf(one) === idOf(received)).length
+        return attempt === 1 ? { status: 503 } : attempt === 2 ? "cut" : { status: 202 }
+      })
+      const http = OutboxDestination.layerHttp({ url: sink.url, mode: "binary" }).pipe(
+        Layer.provide(FetchHttpClient.layer),
+        Layer.orDie
+      )
+      yield* relay(runtime, http, { ...idle, retryDelay: "5 millis" })
+      yield* publish(runtime, ["e1", "lost", "e2"], () => "k")
+      const rows = database.sql`select event_id, state, attempts, last_error
+        from romancy_outbox order by position`
+      yield* eventually("delivered", rows, ([, , e2]) => e2?.state === "Delivered")
+      const retried = {
+        state: "Delivered",
+        attempts: 3,
+        last_error: "TransportError: UND_ERR_SOCKET"
+      }
+      assert.deepStrictEqual(yield* rows, [
+        { event_id: "e1", ...retried },
+        { event_id: "lost", state: "Refused", attempts: 1, last_error: "HTTP status 404" },
+        { event_id: "e2", ...retried }
+      ])
+      assert.deepStrictEqual(sink.received.map(idOf), [
+        ...["e1", "e1", "e1", "lost"],
+        ...["e2", "e2", "e2"]
+      ])
+    })
+  )
+
   it.live("refuses what is stored and is no event, and survives a destination that dies", () =>
     Effect.gen(function* () {
       const { client, sql, states, until } = yield* world(
