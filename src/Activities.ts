@@ -17,6 +17,7 @@ import * as Exit from "effect/Exit"
 import type * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import { InStep } from "./InStep.ts"
 import type { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { TooLarge } from "./RomancyError.ts"
@@ -106,10 +107,9 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       awaitedDeferreds: run.activityAwaits
     })
     own.interrupted = instance.interrupted
-    const body = Effect.provideService(
-      Workflow.intoResult(activity.executeEncoded),
-      WorkflowEngine.WorkflowInstance,
-      own
+    const body = Workflow.intoResult(activity.executeEncoded).pipe(
+      Effect.provideService(WorkflowEngine.WorkflowInstance, own),
+      Effect.provideService(InStep, true)
     ) as Effect.Effect<Result>
     return Context.get(activity.annotations, Transactional)
       ? performInTransaction(run, activity, attempt, restore(body))

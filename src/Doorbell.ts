@@ -2,7 +2,7 @@
  * How a write of this process tells the dispatchers of this process, with no round trip.
  *
  * Reads: nothing.
- * Feeds: the wakes of the dispatchers, which answer it; rung by `Engine`.
+ * Feeds: the wakes of the dispatchers, which answer it; rung by `Engine` and `Outbox`.
  * Guarantees: ringing never waits, never fails and is never lost while somebody answers.
  *
  * @since 0.1.0
@@ -30,6 +30,8 @@ export interface Rings {
   readonly messages: () => void
   /** A receive waits that ends after so many milliseconds. */
   readonly messagesIn: (remainingMillis: number) => void
+  /** An event waits in the outbox. */
+  readonly outbox: () => void
 }
 
 /**
@@ -55,6 +57,7 @@ export class Doorbell extends Context.Service<
       messages: () => answering.forEach((rings) => rings.messages?.()),
       messagesIn: (remainingMillis) =>
         answering.forEach((rings) => rings.messagesIn?.(remainingMillis)),
+      outbox: () => answering.forEach((rings) => rings.outbox?.()),
       answer: (rings) =>
         Effect.acquireRelease(
           Effect.sync(() => void answering.add(rings)),

@@ -4,7 +4,7 @@
  *
  * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be in
  * the application's transaction; the migrations, which come before the first statement.
- * Feeds: `PgWorkflowStore`, `PgChannelStore`.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`, `PgOutboxStore`.
  * Guarantees: writes of many fibers share a statement (`GroupCommit`), except inside a transaction
  * of the application's, where they go straight into it and live or die with it. A full notification
  * queue fails no commit of the engine's. Whatever is safe to repeat is repeated until the database
@@ -63,7 +63,8 @@ export const makeContext = Effect.gen(function* () {
     completed: channel(config, "workflow_completed"),
     signal: channel(config, "workflow_signal"),
     worker: channel(config, "worker"),
-    message: channel(config, "channel_message")
+    message: channel(config, "channel_message"),
+    outbox: channel(config, "outbox_pending")
   }
   return (
     sql: SqlClient,

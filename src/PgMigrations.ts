@@ -160,6 +160,38 @@ $$`,
       ]
     },
     {
+      id: 5,
+      name: "outbox",
+      statements: [
+        // What is finished leaves the indexes that publishing, claiming and settling read.
+        `create table if not exists ${table.outbox} (
+  position bigint generated always as identity primary key,
+  publication text not null unique,
+  event_id text not null,
+  key text,
+  event json not null,
+  state text not null default 'Pending' check (state in ('Pending', 'Sending', 'Delivered',
+    'Refused', 'Expired')),
+  attempts int not null default 0,
+  token int not null default 0,
+  owner text,
+  next_attempt_at timestamptz not null,
+  last_error text,
+  created_at timestamptz not null,
+  queued_at timestamptz not null,
+  finished_at timestamptz
+)`,
+        `create index if not exists ${index("outbox_due")}
+  on ${table.outbox} (next_attempt_at, position) where finished_at is null`,
+        `create index if not exists ${index("outbox_line")}
+  on ${table.outbox} (key, position) where finished_at is null`,
+        `create index if not exists ${index("outbox_delivered")}
+  on ${table.outbox} (finished_at) where state = 'Delivered'`,
+        `create index if not exists ${index("outbox_dead")}
+  on ${table.outbox} (position) where state in ('Refused', 'Expired')`
+      ]
+    },
+    {
       id: 6,
       name: "channels",
       statements: [

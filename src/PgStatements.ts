@@ -36,6 +36,7 @@ export interface StatementContext {
     readonly signal: string
     readonly worker: string
     readonly message: string
+    readonly outbox: string
   }
   readonly now: Statement.Fragment
   readonly hints: boolean

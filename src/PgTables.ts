@@ -27,6 +27,7 @@ export interface PgTables {
   readonly inbox: string
   /** The function that subscribes an instance to a channel. */
   readonly subscribe: string
+  readonly outbox: string
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
@@ -54,6 +55,7 @@ export const tableNames = (
     messageIds: name("message_ids"),
     inbox: name("inbox"),
     subscribe: name("subscribe"),
+    outbox: name("outbox"),
     migrations: name("migrations"),
     awaitLock: name("await_lock"),
     record: name("record")

@@ -17,7 +17,7 @@
  * ```
  *
  * Reads: the application's `PgClient`.
- * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged.
+ * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged; `Outbox`.
  * Guarantees: notifications only make it fast. With every one of them lost, everything still
  * happens, within `notifyFallbackInterval`.
  *
@@ -35,8 +35,12 @@ import * as Digests from "./Digests.ts"
 import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
 import { Listener } from "./Listener.ts"
+import * as MemoryOutboxStore from "./MemoryOutboxStore.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
 import * as PgChannelStore from "./PgChannelStore.ts"
+import { Outbox } from "./Outbox.ts"
+import type { OutboxStore } from "./OutboxStore.ts"
+import * as PgOutboxStore from "./PgOutboxStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
 import { RomancyConfig, variable } from "./RomancyConfig.ts"
 import {
@@ -56,9 +60,12 @@ import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowDispatcher from "./WorkflowDispatcher.ts"
 
 /** What is stored, and the sessions that it is written through. */
-const store = Layer.merge(PgWorkflowStore.layer, PgChannelStore.layer).pipe(
+const store = Layer.mergeAll(PgWorkflowStore.layer, PgChannelStore.layer, PgOutboxStore.layer).pipe(
   Layer.provideMerge(Sessions.layer)
 )
+
+/** The same in memory. */
+const storeInMemory = Layer.merge(MemoryWorkflowStore.layer, MemoryOutboxStore.layer)
 
 /** What hears of changes, and what acts on them. */
 const dispatchers = Layer.mergeAll(
@@ -74,7 +81,7 @@ const runs = Runs.layer.pipe(Layer.provideMerge(Awaiting.layer))
 const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Layer.merge(Engine.layer, RunChannels.layer).pipe(
+const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -85,7 +92,7 @@ const worker = Layer.merge(Engine.layer, RunChannels.layer).pipe(
 )
 
 /** The same without what claims and runs. */
-const client = Layer.merge(Engine.layerClient, RunChannels.layer).pipe(
+const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.layer).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -94,23 +101,31 @@ const client = Layer.merge(Engine.layerClient, RunChannels.layer).pipe(
 )
 
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Layer.merge(Engine.layer, RunChannels.layer).pipe(
+const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),
   Layer.provideMerge(runs),
-  Layer.provideMerge(MemoryWorkflowStore.layer),
+  Layer.provideMerge(storeInMemory),
   Layer.provideMerge(identity)
 )
 
 /**
- * What a runtime provides besides the engine: channels, and the listener, whose status can be read
- * and subscribed to.
+ * What a client provides: the engine, channels and the outbox to publish in, and the listener, whose
+ * status can be read and subscribed to.
  *
  * @since 0.1.0
  * @category models
  */
-export type Provides = WorkflowEngine | Channels | Listener
+export type ProvidesClient = WorkflowEngine | Channels | Outbox | Listener
+
+/**
+ * What a worker provides: besides that, what an `OutboxRelay` needs.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Provides = ProvidesClient | OutboxStore | Doorbell | RomancyConfig
 
 /**
  * What may be wrong at start. A database that is down is not: it is waited for.
@@ -161,7 +176,7 @@ export const layerConfig = (
  */
 export const layerClient = (
   options?: RomancyConfig.Options
-): Layer.Layer<Provides, StartError, PgClient.PgClient> =>
+): Layer.Layer<ProvidesClient, StartError, PgClient.PgClient> =>
   compose(client, RomancyConfig.layer(options))
 
 /**
@@ -172,7 +187,7 @@ export const layerClient = (
  */
 export const layerClientConfig = (
   options?: RomancyConfig.Options
-): Layer.Layer<Provides, StartError | Config.ConfigError, PgClient.PgClient> =>
+): Layer.Layer<ProvidesClient, StartError | Config.ConfigError, PgClient.PgClient> =>
   compose(client, RomancyConfig.layerConfig(options))
 
 /**
@@ -203,4 +218,4 @@ const inMemory = Effect.fnUntraced(function* (options?: RomancyConfig.Options) {
 const compose = <A, E, R, E2, R2>(
   runtime: Layer.Layer<A, E, R>,
   config: Layer.Layer<RomancyConfig, E2, R2>
-) => Layer.merge(Layer.fresh(runtime).pipe(Layer.provide(config)), Digests.layer)
+) => Layer.merge(Layer.fresh(runtime).pipe(Layer.provideMerge(config)), Digests.layer)

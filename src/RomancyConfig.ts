@@ -366,5 +366,5 @@ export const channel = (
  */
 export const table = (
   config: Pick<RomancyConfig.Values, "prefix" | "schema">,
-  table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "migrations"
+  table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "outbox" | "migrations"
 ): string => `"${config.schema}"."${config.prefix}_${table}"`

@@ -14,7 +14,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import * as Activity from "effect/workflow/Activity"
-import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Channels } from "./Channels.ts"
 import {
   type ChannelKey,
@@ -24,12 +24,15 @@ import {
   receiveName
 } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { InStep } from "./InStep.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 import type { Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
+
+type Body = WorkflowEngine | WorkflowInstance
 
 const make = Effect.gen(function* () {
   const store = yield* ChannelStore
@@ -38,18 +41,18 @@ const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const names = new Names(config)
 
-  /** The run whose body this is; none in an activity, which has a scope of its own, or outside. */
-  const runOf = (instance: WorkflowInstance["Service"]): Run | undefined => {
-    const run = runs.get(instance.executionId)
-    return run?.instance?.scope === instance.scope ? run : undefined
-  }
+  /** The run whose body this is; none in a step, or outside. A fiber whose run has left goes nowhere. */
+  const runOf: Effect.Effect<Run | undefined> = Effect.gen(function* () {
+    const instance = yield* Effect.serviceOption(WorkflowInstance)
+    if (Option.isNone(instance) || (yield* InStep)) return undefined
+    const run = runs.get(instance.value.executionId)
+    return run === undefined || run.abandoned ? yield* Effect.never : run
+  })
   const bodyOf = (what: string) =>
-    Effect.flatMap(WorkflowInstance, (instance) => {
-      const run = runs.get(instance.executionId)
-      if (run === undefined || run.abandoned) return Effect.never
-      return runOf(instance) === undefined
-        ? Effect.die(new BodyOnly({ what, workflowName: instance.workflow._tag }))
-        : Effect.succeed(run)
+    Effect.gen(function* () {
+      const { workflow } = yield* WorkflowInstance
+      const run = yield* runOf
+      return run ?? (yield* Effect.die(new BodyOnly({ what, workflowName: workflow._tag })))
     })
 
   const checked = ({ channel }: ChannelKey) => names.check(channel, "The name of a channel")
@@ -67,21 +70,14 @@ const make = Effect.gen(function* () {
     yield* checked(publication)
     yield* within(publication.body, `A message for ${publication.channel}`)
     yield* within(publication.metadata, `The metadata of a message for ${publication.channel}`)
-    const instance = yield* Effect.serviceOption(WorkflowInstance)
-    const engine = yield* Effect.serviceOption(WorkflowEngine)
-    const run = Option.isSome(instance) ? runOf(instance.value) : undefined
-    if (run === undefined || Option.isNone(instance) || Option.isNone(engine)) {
-      return yield* send({ ...publication, origin: undefined })
-    }
+    const run = yield* runOf
+    if (run === undefined) return yield* send({ ...publication, origin: undefined })
     const name = run.nameOf("publish", publication)
     return yield* Activity.make({
       name,
       error: ChannelConflict,
       execute: send({ ...publication, origin: `${run.executionId}/${name}` })
-    }).pipe(
-      Effect.provideService(WorkflowInstance, instance.value),
-      Effect.provideService(WorkflowEngine, engine.value)
-    )
+    }) as Effect.Effect<void, ChannelConflict, Body> as Effect.Effect<void, ChannelConflict>
   })
 
   const subscribe: Channels["Service"]["subscribe"] = Effect.fnUntraced(function* (key) {

@@ -246,7 +246,7 @@ describe("a delivery", () => {
       // Whichever it was, the message is there once.
       const rest = yield* drain(lease, news, 2)
       const [deferred] = (yield* load(store, "a")).deferreds
-      const outcome = (deferred?.exit as { value: { _tag: string } }).value._tag
+      const outcome = (deferred!.exit as { value: { _tag: string } }).value._tag
       assert.deepStrictEqual(rest, outcome === "Message" ? [] : [1])
     })
   )

@@ -18,6 +18,8 @@ import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { CloudEvent } from "../src/CloudEvent.ts"
+import * as Outbox from "../src/Outbox.ts"
 import * as Romancy from "../src/Romancy.ts"
 import * as RomancyConfig from "../src/RomancyConfig.ts"
 import * as Database from "./support/TestDatabase.ts"
@@ -245,7 +247,8 @@ describe("the documents", () => {
       const handler = Task.toLayer(({ n }) =>
         Activity.make({ name: "double", success: Schema.Int, execute: Effect.succeed(n * 2) })
       )
-      const result = yield* Task.execute({ n: 21 }).pipe(
+      const event = new CloudEvent({ id: "e", source: "/readme", type: "t" })
+      const result = yield* Effect.andThen(Outbox.publish(event), Task.execute({ n: 21 })).pipe(
         Effect.provide(
           handler.pipe(
             Layer.provideMerge(Romancy.layer({ migrations: "verify" })),

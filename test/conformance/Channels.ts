@@ -246,7 +246,7 @@ export const channels = (it: Case): void => {
       assert.deepInclude(taken, { executionId: "a", wakes: 1, token: 2 })
       const [deferred] = taken!.record.deferreds
       assert.strictEqual(deferred?.name, receiveName(news, 1))
-      const { id, ...rest } = (deferred?.exit as { value: { id: number } }).value
+      const { id, ...rest } = (deferred!.exit as { value: { id: number } }).value
       assert.isNumber(id)
       assert.deepStrictEqual(rest as object, {
         _tag: "Message",

@@ -25,7 +25,6 @@ import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
-import type { Channels } from "../../src/Channels.ts"
 import { Listener, type ListenerStatus } from "../../src/Listener.ts"
 import * as Romancy from "../../src/Romancy.ts"
 import { type ChannelName, channels, type RomancyConfig } from "../../src/RomancyConfig.ts"
@@ -48,7 +47,7 @@ export const polling = {
 } satisfies RomancyConfig.Options
 
 /** What a runtime provides to programs. */
-export type Services = WorkflowEngine | Channels | Listener | PgClient.PgClient | SqlClient
+export type Services = Romancy.Provides | PgClient.PgClient | SqlClient
 
 export interface Runtime {
   /** Runs a program on this runtime. */
@@ -68,7 +67,7 @@ export interface Runtime {
 export interface Options {
   readonly config?: RomancyConfig.Options
   /** Another composition than `Romancy.layer`. */
-  readonly layer?: typeof Romancy.layer
+  readonly layer?: typeof Romancy.layerClient
   /** References to build it with. */
   readonly provide?: Layer.Layer<never>
 }

@@ -15,6 +15,8 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import * as Channel from "../../../src/Channel.ts"
+import { CloudEvent } from "../../../src/CloudEvent.ts"
+import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
 
 /** The process that a body runs in. */
@@ -173,6 +175,17 @@ const consumer = Consumer.toLayer(
   }, Effect.orDie)
 )
 
+/** Publishes an event in its body, and between that and the next step it can be held. */
+export const Publisher = Workflow.make("Publisher", base)
+const publisher = Publisher.toLayer(
+  Effect.fnUntraced(function* ({ id }) {
+    const event = new CloudEvent({ id, source: "/publisher", type: "published" })
+    yield* Effect.orDie(Outbox.publish(event))
+    yield* pass(id, "published")
+    yield* step(id, "after", Schema.String, "")
+  })
+)
+
 /** The layers that register the workflows, by name. */
 export const flows = {
   Three: three,
@@ -182,9 +195,10 @@ export const flows = {
   Saga: saga,
   Child: child,
   Parent: parent,
-  Consumer: consumer
+  Consumer: consumer,
+  Publisher: publisher
 }
 export type FlowName = keyof typeof flows
 
 /** What a test may have a process start. */
-export const startable = { Three, Slow, Waiter, Saga, Child, Parent, Consumer }
+export const startable = { Three, Slow, Waiter, Saga, Child, Parent, Consumer, Publisher }

@@ -1,0 +1,255 @@
+/**
+ * An event as CloudEvents 1.0 describes it, and its JSON format.
+ *
+ * Reads: what a program publishes, what a producer sends.
+ * Feeds: `Outbox`, `CloudEventHttp`, `OutboxDestination`.
+ * Guarantees: a `CloudEvent` keeps the rules of the specification; what does not is refused with the
+ * attribute that is wrong. What was encoded decodes to the same event, points in time to the
+ * millisecond.
+ *
+ * @since 0.1.0
+ */
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import { Buffer } from "node:buffer"
+
+/**
+ * What was sent is no CloudEvent: `attribute` names what is wrong. `data` and `extensions` are
+ * attributes here, and so is `content-type` where a message is not in a mode of the binding.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class CloudEventError extends Schema.TaggedError<CloudEventError>("romancy/CloudEventError")(
+  "CloudEventError",
+  { attribute: Schema.String, reason: Schema.String }
+) {
+  override get message(): string {
+    return `The attribute ${this.attribute} of a CloudEvent ${this.reason}`
+  }
+}
+
+/** What is wrong with a value, if anything is. */
+type Rule = (value: unknown) => string | undefined
+
+// Control characters and noncharacters, which no attribute may have; \p{Cs} is a lone surrogate.
+const unfit = /[\p{Cc}\p{Cs}\p{Noncharacter_Code_Point}]/u
+
+const text: Rule = (value) =>
+  typeof value !== "string"
+    ? "must be a string"
+    : value === ""
+      ? "must not be empty"
+      : unfit.test(value)
+        ? "has a character that is not allowed"
+        : undefined
+
+const matching =
+  (pattern: RegExp, what: string): Rule =>
+  (value) =>
+    text(value) ?? (pattern.test(value as string) ? undefined : `must be ${what}`)
+
+const uriCharacters = "(?:[A-Za-z0-9\\-._~:/?#[\\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})"
+const token = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+
+const rules = {
+  id: text,
+  source: matching(new RegExp(`^${uriCharacters}+$`), "a URI reference"),
+  type: text,
+  subject: text,
+  datacontenttype: matching(
+    new RegExp(`^${token}/${token}(?:\\s*;\\s*${token}=(?:${token}|"(?:[^"\\\\]|\\\\.)*"))*$`),
+    "a media type"
+  ),
+  dataschema: matching(new RegExp(`^[A-Za-z][A-Za-z0-9+.-]*:${uriCharacters}*$`), "a URI")
+} satisfies Record<string, Rule>
+
+/** The attributes that the specification defines, besides `specversion` and `time`. */
+type TextAttribute = keyof typeof rules
+
+const reserved = new Set([...Object.keys(rules), "specversion", "time", "data", "data_base64"])
+
+const extensionName = (name: string): string | undefined =>
+  /^[a-z0-9]+$/.test(name) && !reserved.has(name)
+    ? undefined
+    : "must have a name of a-z and 0-9 that the specification does not use"
+
+const extensionValue: Rule = (value) => {
+  if (typeof value === "boolean") return undefined
+  if (typeof value === "number") {
+    return Number.isInteger(value) && value === (value | 0)
+      ? undefined
+      : "must be a whole number of 32 bits"
+  }
+  if (typeof value !== "string") return "must be a string, a boolean or a whole number"
+  return unfit.test(value) ? "has a character that is not allowed" : undefined
+}
+
+/** The value of an extension attribute. */
+const Extension = Schema.Union([Schema.String, Schema.Boolean, Schema.Int])
+
+const checked = (rule: Rule) =>
+  Schema.String.check(Schema.makeFilter((value) => rule(value) ?? true))
+
+/**
+ * An event. `data` is a JSON value, or bytes; what it is a value of, `datacontenttype` says.
+ *
+ * **Example** (An event of one's own)
+ *
+ * ```ts
+ * new CloudEvent({
+ *   id: crypto.randomUUID(),
+ *   source: "/orders",
+ *   type: "com.example.order.placed",
+ *   data: { order: 42 }
+ * })
+ * ```
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export class CloudEvent extends Schema.Class<CloudEvent>("romancy/CloudEvent")({
+  id: checked(rules.id),
+  source: checked(rules.source),
+  type: checked(rules.type),
+  specversion: Schema.Literal("1.0").pipe(
+    Schema.withConstructorDefault(Effect.succeed("1.0" as const))
+  ),
+  subject: Schema.optionalKey(checked(rules.subject)),
+  time: Schema.optionalKey(Schema.DateTimeUtc),
+  datacontenttype: Schema.optionalKey(checked(rules.datacontenttype)),
+  dataschema: Schema.optionalKey(checked(rules.dataschema)),
+  extensions: Schema.Record(Schema.String, Extension)
+    .check(
+      Schema.makeFilter((extensions) => {
+        const wrong = Object.entries(extensions).find(
+          ([name, value]) => (extensionName(name) ?? extensionValue(value)) !== undefined
+        )
+        return wrong === undefined ? true : `the extension "${wrong[0]}" is not allowed`
+      })
+    )
+    .pipe(Schema.withConstructorDefault(Effect.succeed({}))),
+  data: Schema.optionalKey(Schema.Union([Schema.Uint8Array, Schema.Json]))
+}) {}
+
+/**
+ * Whether a media type is JSON. An event that names none has JSON.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isJson = (mediaType: string | undefined): boolean =>
+  mediaType === undefined || /^[^;]*[/+]json\s*(?:;|$)/i.test(mediaType)
+
+/**
+ * The event as an object of the JSON format.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const toJson = (event: CloudEvent): Record<string, Schema.Json> => {
+  const { data, extensions, time, ...attributes } = event
+  return {
+    ...attributes,
+    ...(time === undefined ? {} : { time: DateTime.formatIso(time) }),
+    ...extensions,
+    ...(data === undefined
+      ? {}
+      : data instanceof Uint8Array
+        ? { data_base64: Buffer.from(data).toString("base64") }
+        : { data })
+  }
+}
+
+/**
+ * Reads an event from a parsed value of the JSON format.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const fromJson = Effect.fnUntraced(function* (
+  value: unknown
+): Effect.fn.Return<CloudEvent, CloudEventError> {
+  if (!Predicate.isObject(value)) {
+    return yield* wrong("data", "must be an object of the JSON format")
+  }
+  const { data, data_base64: base64, ...attributes } = value as Record<string, unknown>
+  if (base64 === undefined || base64 === null) {
+    return yield* fromAttributes(attributes, data as Schema.Json | undefined)
+  }
+  if (data !== undefined) return yield* wrong("data", "must not be given together with data_base64")
+  if (typeof base64 !== "string" || !isBase64(base64)) {
+    return yield* wrong("data_base64", "must be a string in Base64")
+  }
+  return yield* fromAttributes(attributes, new Uint8Array(Buffer.from(base64, "base64")))
+})
+
+const isBase64 = (text: string) =>
+  /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)
+
+/**
+ * Reads an event from its attributes, the extensions among them, by name. One that is `null` or
+ * `undefined` is not set.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const fromAttributes = Effect.fnUntraced(function* (
+  attributes: Readonly<Record<string, unknown>>,
+  data: Schema.Json | Uint8Array | undefined
+): Effect.fn.Return<CloudEvent, CloudEventError> {
+  const given = Object.entries(attributes).filter(
+    ([, value]) => value !== undefined && value !== null
+  )
+  const fields: Record<string, unknown> = {}
+  const extensions: Record<string, string | number | boolean> = {}
+  if (attributes.specversion !== "1.0") return yield* wrong("specversion", `must be "1.0"`)
+  for (const required of ["id", "source", "type"]) {
+    if (!given.some(([name]) => name === required)) return yield* wrong(required, "is missing")
+  }
+  for (const [name, value] of given) {
+    if (name === "specversion") continue
+    if (name === "time") fields.time = yield* instant(value)
+    else if (Object.hasOwn(rules, name)) {
+      fields[name] = yield* accept(name, value, rules[name as TextAttribute](value))
+    } else {
+      yield* accept(name, value, extensionName(name) ?? extensionValue(value))
+      extensions[name] = value as string | number | boolean
+    }
+  }
+  // All of it is checked by now.
+  return new CloudEvent(
+    { ...fields, extensions, ...(data === undefined ? {} : { data }) } as never,
+    { disableChecks: true }
+  )
+})
+
+const wrong = (attribute: string, reason: string) =>
+  Effect.fail(new CloudEventError({ attribute, reason }))
+
+const accept = (attribute: string, value: unknown, reason: string | undefined) =>
+  reason === undefined ? Effect.succeed(value) : wrong(attribute, reason)
+
+const rfc3339 =
+  /^(\d{4})-(\d{2})-(\d{2})[Tt]([01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)$/
+
+/** A point in time of RFC 3339. A leap second is the one after it, as clocks count. */
+const instant = (value: unknown): Effect.Effect<DateTime.Utc, CloudEventError> => {
+  const parts = typeof value === "string" ? rfc3339.exec(value) : null
+  const fail = wrong("time", "must be a point in time of RFC 3339")
+  if (parts === null) return fail
+  const [year, month, day] = parts.slice(1, 4).map(Number) as [number, number, number]
+  // The day before the first of the next month is the last of this one.
+  const last = DateTime.makeUnsafe(Date.UTC(year, month, 0))
+  if (month < 1 || month > 12 || day < 1 || day > DateTime.toPartsUtc(last).day) return fail
+  const leap = /:60/.test(parts[0].slice(16, 19))
+  const parsed = DateTime.make(parts[0].toUpperCase().replace(/^(.{16}):60/, "$1:59"))
+  return Option.match(parsed, {
+    onNone: () => fail,
+    onSome: (at) =>
+      Effect.succeed(DateTime.makeUnsafe(DateTime.toEpochMillis(at) + (leap ? 1000 : 0)))
+  })
+}

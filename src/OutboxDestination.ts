@@ -1,0 +1,208 @@
+/**
+ * Where the relay sends events.
+ *
+ * Reads: nothing.
+ * Feeds: `OutboxRelay`, which calls `send` for each attempt.
+ * Guarantees: over HTTP an event is accepted only by a status of 200 to 299; what may be different
+ * next time is to be retried, everything else is final. What a destination says of a failure has no
+ * URL, no header and no payload in it.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as HttpClient from "effect/http/HttpClient"
+import type { HttpClientError } from "effect/http/HttpClientError"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import type { HttpClientResponse } from "effect/http/HttpClientResponse"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as Stream from "effect/Stream"
+import type { CloudEvent } from "./CloudEvent.ts"
+import * as CloudEventHttp from "./CloudEventHttp.ts"
+import { liveClock } from "./Deadlines.ts"
+import { RomancyConfigError } from "./RomancyError.ts"
+
+/**
+ * What a destination says of an attempt.
+ *
+ * - `Accepted`: it has the event
+ * - `Refused`: it will never take it
+ * - `Retry`: it may take it later; `after`, if given, not before so long
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Sent =
+  | { readonly _tag: "Accepted" }
+  | { readonly _tag: "Refused"; readonly reason: string }
+  | { readonly _tag: "Retry"; readonly reason: string; readonly after?: Duration.Duration }
+
+/**
+ * The destination of the events. Implement `send` for a broker; it is called by several fibers at
+ * once, and again with the same event when its answer was lost. A defect of it counts as `Retry`.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class OutboxDestination extends Context.Service<
+  OutboxDestination,
+  { readonly send: (event: CloudEvent) => Effect.Effect<Sent> }
+>()("romancy/OutboxDestination") {}
+
+/**
+ * How events are sent over HTTP.
+ *
+ * - `url`: http or https; may be secret
+ * - `mode`: `"structured"` (default) has the whole event in the body, `"binary"` its attributes in
+ *   headers
+ * - `headers`: more headers, for authorization say
+ * - `timeout`: how long an answer may take. Default 10 seconds
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface HttpOptions {
+  readonly url: string | URL | Redacted.Redacted
+  readonly mode?: "structured" | "binary" | undefined
+  readonly headers?: Readonly<Record<string, string | Redacted.Redacted>> | undefined
+  readonly timeout?: Duration.Input | undefined
+}
+
+/**
+ * Sends each event by POST. 2xx accepts it; 408, 425, 429, 5xx, a network error and no answer in
+ * time are retried, no sooner than `Retry-After` says; any other status refuses it, redirections
+ * too, which are not followed.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerHttp = (
+  options: HttpOptions
+): Layer.Layer<OutboxDestination, RomancyConfigError, HttpClient.HttpClient> =>
+  Layer.effect(OutboxDestination, makeHttp(options))
+
+/**
+ * {@link layerHttp} with `ROMANCY_OUTBOX_URL` as its URL, unless one is given in code. Fails with
+ * `RomancyConfigError` where there is neither.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerConfig = (
+  options: Partial<HttpOptions> = {}
+): Layer.Layer<OutboxDestination, RomancyConfigError | Config.ConfigError, HttpClient.HttpClient> =>
+  Layer.effect(
+    OutboxDestination,
+    Effect.gen(function* () {
+      const url = options.url ?? Option.getOrUndefined(yield* Config.option(fromEnvironment))
+      return yield* url === undefined
+        ? Effect.fail(badUrl("not set"))
+        : makeHttp({ ...options, url })
+    })
+  )
+
+const fromEnvironment = Config.Redacted("ROMANCY_OUTBOX_URL")
+
+/**
+ * Puts every event into a queue and accepts it. For tests.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerQueue = (queue: Queue.Enqueue<CloudEvent>): Layer.Layer<OutboxDestination> =>
+  Layer.succeed(OutboxDestination, {
+    send: (event) => Effect.as(Queue.offer(queue, event), accepted)
+  })
+
+const accepted: Sent = { _tag: "Accepted" }
+
+const badUrl = (value: string) =>
+  new RomancyConfigError({
+    option: "url",
+    variable: "ROMANCY_OUTBOX_URL",
+    value,
+    accepts: "an http:// or https:// URL"
+  })
+
+const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
+  const client = yield* HttpClient.HttpClient
+  const text = Redacted.isRedacted(options.url) ? Redacted.value(options.url) : String(options.url)
+  const url = URL.parse(text)
+  if (url === null || !/^https?:$/.test(url.protocol)) return yield* badUrl("<redacted>")
+  const timeout = Duration.fromInputUnsafe(options.timeout ?? "10 seconds")
+  const encode = options.mode === "binary" ? CloudEventHttp.binary : CloudEventHttp.structured
+  const headers = Object.fromEntries(
+    Object.entries(options.headers ?? {}).map(([name, value]) => [
+      name,
+      Redacted.isRedacted(value) ? Redacted.value(value) : value
+    ])
+  )
+
+  const send = (event: CloudEvent): Effect.Effect<Sent> => {
+    const message = encode(event)
+    const { "content-type": contentType, ...attributes } = message.headers
+    const request = HttpClientRequest.post(url).pipe(
+      HttpClientRequest.setHeaders({ ...headers, ...attributes }),
+      contentType === undefined && message.body.length === 0
+        ? (request) => request
+        : HttpClientRequest.bodyUint8Array(message.body, contentType ?? "application/octet-stream")
+    )
+    return client.execute(request).pipe(
+      // Read to its end, so that the connection can be used again.
+      Effect.tap((response) => Effect.ignore(Stream.runDrain(response.stream))),
+      Effect.flatMap(judge),
+      Effect.catch((error) => Effect.succeed(retry(describe(error)))),
+      Effect.timeoutOption(timeout),
+      Effect.map(Option.getOrElse(() => retry(`no answer within ${Duration.format(timeout)}`))),
+      // A redirection would turn the POST into a GET.
+      Effect.provideService(FetchHttpClient.RequestInit, { redirect: "manual" }),
+      // It waits for a wire, which knows no other clock.
+      Effect.provideService(Clock.Clock, liveClock)
+    )
+  }
+  return OutboxDestination.of({ send })
+})
+
+const retry = (reason: string, after?: Duration.Duration): Sent =>
+  after === undefined ? { _tag: "Retry", reason } : { _tag: "Retry", reason, after }
+
+const judge = (response: HttpClientResponse): Effect.Effect<Sent> => {
+  const { status } = response
+  if (status >= 200 && status < 300) return Effect.succeed(accepted)
+  const reason = `HTTP status ${status}`
+  return status >= 500 || status === 408 || status === 425 || status === 429
+    ? Effect.map(retryAfter(response.headers["retry-after"]), (after) => retry(reason, after))
+    : Effect.succeed({ _tag: "Refused", reason })
+}
+
+/** A number of seconds, or a point in time. */
+const retryAfter = (header: string | undefined): Effect.Effect<Duration.Duration | undefined> => {
+  if (header === undefined) return Effect.undefined
+  if (/^\s*\d+\s*$/.test(header)) return Effect.succeed(Duration.seconds(Number(header)))
+  return Option.match(DateTime.make(header), {
+    onNone: () => Effect.undefined,
+    onSome: (at) =>
+      Effect.map(DateTime.now, (now) => Duration.max(DateTime.distance(now, at), Duration.zero))
+  })
+}
+
+/** What went wrong, without the URL that the message of the error has in it. */
+const describe = ({ reason }: HttpClientError): string => {
+  const causes: Array<unknown> = [reason.cause]
+  for (const cause of causes) {
+    if (Predicate.hasProperty(cause, "code") && typeof cause.code === "string") {
+      return `${reason._tag}: ${cause.code}`
+    }
+    if (causes.length < 5 && Predicate.hasProperty(cause, "cause")) causes.push(cause.cause)
+  }
+  return reason._tag
+}
