@@ -4,7 +4,7 @@
  *
  * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be in
  * the application's transaction; the migrations, which come before the first statement.
- * Feeds: `PgWorkflowStore`.
+ * Feeds: `PgWorkflowStore`, `PgQueueStore`.
  * Guarantees: writes of many fibers share a statement (`GroupCommit`), except inside a transaction
  * of the application's, where they go straight into it and live or die with it. A full notification
  * queue fails no commit of the engine's. Whatever is safe to repeat is repeated until the database
@@ -14,8 +14,10 @@
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
@@ -60,7 +62,8 @@ export const makeContext = Effect.gen(function* () {
     timer: channel(config, "timer_expired"),
     completed: channel(config, "workflow_completed"),
     signal: channel(config, "workflow_signal"),
-    worker: channel(config, "worker")
+    worker: channel(config, "worker"),
+    queue: channel(config, "queue")
   }
   return (
     sql: SqlClient,
@@ -85,13 +88,8 @@ export const makeContext = Effect.gen(function* () {
     )
 })
 
-/**
- * Makes the ways to run a statement. Migrates or verifies the tables first.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const make = Effect.gen(function* () {
+/** Makes the ways to run a statement. Migrates or verifies the tables first. */
+const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const own = yield* Sessions
@@ -204,5 +202,26 @@ export const make = Effect.gen(function* () {
       )
   })
 
-  return { anywhere, batched, context, direct, fail, once, run, theirs, transaction }
+  /** Runs an effect once the transaction that the caller is in has committed, or at once. */
+  const afterCommit = client.afterCommit
+
+  return { afterCommit, anywhere, batched, context, direct, fail, once, run, theirs, transaction }
 })
+
+/**
+ * The ways to run a statement, shared by what is stored in one database.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class PgExecution extends Context.Service<PgExecution, Effect.Success<typeof make>>()(
+  "romancy/PgExecution"
+) {
+  /**
+   * Migrates or verifies the tables first.
+   *
+   * @since 0.1.0
+   * @category layers
+   */
+  static readonly layer = Layer.effect(this, make)
+}

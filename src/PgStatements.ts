@@ -35,6 +35,7 @@ export interface StatementContext {
     readonly completed: string
     readonly signal: string
     readonly worker: string
+    readonly queue: string
   }
   readonly now: Statement.Fragment
   readonly hints: boolean

@@ -19,6 +19,7 @@ export interface PgTables {
   readonly deferreds: string
   readonly timers: string
   readonly workers: string
+  readonly queue: string
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
@@ -40,6 +41,7 @@ export const tableNames = (
     deferreds: name("deferreds"),
     timers: name("timers"),
     workers: name("workers"),
+    queue: name("queue"),
     migrations: name("migrations"),
     awaitLock: name("await_lock"),
     record: name("record")

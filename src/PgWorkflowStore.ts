@@ -16,9 +16,10 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
-import * as PgExecution from "./PgExecution.ts"
+import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
+import * as PgQueueStatements from "./PgQueueStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
@@ -31,7 +32,7 @@ import * as Store from "./WorkflowStore.ts"
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
   const { anywhere, batched, context, direct, fail, once, run, theirs, transaction } =
-    yield* PgExecution.make
+    yield* PgExecution
 
   const woken = (row: {
     readonly status: Store.Status | null
@@ -100,11 +101,16 @@ const make = Effect.gen(function* () {
   const bury = (workerIds: ReadonlyArray<string>) =>
     workerIds.length === 0
       ? Effect.succeed(0)
-      : Effect.map(
-          direct("free what a dead worker owned", (context) =>
-            PgWorkerStatements.bury(context, workerIds)
+      : direct("free what a dead worker was processing", (context) =>
+          PgQueueStatements.free(context, workerIds)
+        ).pipe(
+          // Last, because it strikes the worker off: until then somebody does all of it again.
+          Effect.andThen(
+            direct("free what a dead worker owned", (context) =>
+              PgWorkerStatements.bury(context, workerIds)
+            )
           ),
-          ([row]) => row!.instances
+          Effect.map(([row]) => row!.instances)
         )
 
   const remove = (which: { readonly workerId: string; readonly expired: boolean }) =>
@@ -294,4 +300,4 @@ export const layer: Layer.Layer<
   Store.WorkflowStore,
   MigrationError | StoreError,
   PgClient.PgClient | Sessions | RomancyConfig | WorkerId
-> = Layer.effect(Store.WorkflowStore, make)
+> = Layer.effect(Store.WorkflowStore, make).pipe(Layer.provide(PgExecution.layer))

@@ -27,6 +27,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
 import * as Digests from "./Digests.ts"
@@ -34,6 +35,7 @@ import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
 import { Listener } from "./Listener.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
+import * as PgQueueStore from "./PgQueueStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
 import { RomancyConfig, variable } from "./RomancyConfig.ts"
 import {
@@ -66,8 +68,11 @@ const runs = Runs.layer.pipe(Layer.provideMerge(Awaiting.layer))
 
 const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 
+/** What Effect's `DurableQueue` asks for: queues beside the workflows, in the same store. */
+const queues = PersistedQueue.layer.pipe(Layer.provideMerge(PgQueueStore.layer))
+
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Engine.layer.pipe(
+const worker = Layer.merge(Engine.layer, queues).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -78,7 +83,7 @@ const worker = Engine.layer.pipe(
 )
 
 /** The same without what claims and runs. */
-const client = Engine.layerClient.pipe(
+const client = Layer.merge(Engine.layerClient, queues).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -86,8 +91,12 @@ const client = Engine.layerClient.pipe(
   Layer.provideMerge(identity)
 )
 
+const queuesInMemory = PersistedQueue.layer.pipe(
+  Layer.provideMerge(PersistedQueue.layerStoreMemory)
+)
+
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Engine.layer.pipe(
+const memory = Layer.merge(Engine.layer, queuesInMemory).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),
@@ -97,13 +106,17 @@ const memory = Engine.layer.pipe(
 )
 
 /**
- * What a runtime provides besides the engine: the listener, whose status can be read and
- * subscribed to.
+ * What a runtime provides besides the engine: the queues that `DurableQueue` asks for, and the
+ * listener, whose status can be read and subscribed to.
  *
  * @since 0.1.0
  * @category models
  */
-export type Provides = WorkflowEngine | Listener
+export type Provides =
+  | WorkflowEngine
+  | PersistedQueue.PersistedQueueFactory
+  | PersistedQueue.PersistedQueueStore
+  | Listener
 
 /**
  * What may be wrong at start. A database that is down is not: it is waited for.

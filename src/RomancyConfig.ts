@@ -330,6 +330,7 @@ export const channels = [
   "workflow_completed",
   "workflow_signal",
   "worker",
+  "queue",
   "self_test"
 ] as const
 
@@ -360,5 +361,5 @@ export const channel = (
  */
 export const table = (
   config: Pick<RomancyConfig.Values, "prefix" | "schema">,
-  table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "migrations"
+  table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "queue" | "migrations"
 ): string => `"${config.schema}"."${config.prefix}_${table}"`
