@@ -74,6 +74,13 @@ export interface Written {
   readonly written: boolean
 }
 
+/**
+ * Any of the rows of a CTE. As an array, because the planner has no idea how few they are, and for
+ * many it would rather read the whole table in the order of the key.
+ */
+const some = ({ sql }: StatementContext, rows: Statement.Fragment) =>
+  sql`any(array(select sequence from ${rows}))`
+
 /** As an interval. */
 const after = ({ sql }: StatementContext, millis: Statement.Fragment) =>
   sql`${millis}::float8 * interval '1 millisecond'`
@@ -168,31 +175,27 @@ wanted as (
     ${column(wanted, (row) => row.limit)}::int4[], ${column(wanted, (row) => row.maxAttempts)}::int4[])
     as w (queue_name, wanted, max_attempts)
 ), picked as materialized (
-  select p.*, w.queue_name, w.max_attempts, p.attempts < w.max_attempts as fit
+  select p.sequence, p.ready_at, w.queue_name, p.attempts < w.max_attempts as fit
   from wanted w cross join moment m cross join lateral (
     select q.sequence, q.attempts, q.ready_at from ${queue} q
     where q.state = 'Pending' and q.queue_name = w.queue_name and q.ready_at <= m.now
     order by q.ready_at, q.sequence limit w.wanted for update skip locked
   ) p
 ), taken as (
-  update ${queue} q set token = q.token + 1,
-    attempts = q.attempts + p.fit::int4,
-    owner = case when p.fit then ${context.self} end,
-    state = case when p.fit then 'Pending' else 'Failed' end,
-    ready_at = case when p.fit
-      then m.now + ${after(context, sql`${options.leaseMillis}`)} else q.ready_at end,
-    ended_at = case when not p.fit then m.now end,
-    last_failure = case when p.fit then q.last_failure
-      else coalesce(q.last_failure, 'the lease ended in the last attempt') end
-  from picked p cross join moment m where q.sequence = p.sequence
-  returning q.sequence::text, q.queue_name, q.id, q.element, q.attempts, q.token, q.state,
-    p.ready_at as ready, q.sequence as place
+  update ${queue} q set owner = ${context.self}, token = q.token + 1, attempts = q.attempts + 1,
+    ready_at = m.now + ${after(context, sql`${options.leaseMillis}`)}
+  from moment m where q.sequence = ${some(context, sql`picked where fit`)}
+  returning q.sequence, q.id, q.element, q.attempts, q.token
+), failed as (
+  update ${queue} q set state = 'Failed', owner = null, ended_at = m.now,
+    last_failure = coalesce(q.last_failure, 'the lease ended in the last attempt')
+  from moment m where q.sequence = ${some(context, sql`picked where not fit`)}
 ), rest as materialized (
   select m.now, w.queue_name from wanted w cross join moment m
   where (select count(*) from picked p where p.queue_name = w.queue_name) < w.wanted
 )
-select looked.passed, looked.next, taken.sequence, taken.queue_name, taken.id, taken.element,
-  taken.attempts, taken.token, taken.state
+select looked.passed, looked.next, picked.sequence::text, picked.queue_name, picked.fit, taken.id,
+  taken.element, taken.attempts, taken.token
 from (
   select set_config('synchronous_commit', 'off', true), exists (
     select from rest r cross join lateral (
@@ -206,7 +209,8 @@ from (
         and q.ready_at > r.now order by q.ready_at limit 1
     ) n
   ) as next
-) looked left join taken on true order by taken.ready, taken.place` as unknown as Rows<
+) looked left join picked on true left join taken using (sequence)
+order by picked.ready_at, picked.sequence` as unknown as Rows<
     { readonly passed: boolean; readonly next: number | null } & (
       | TakenRow
       | { readonly sequence: null }
@@ -215,7 +219,7 @@ from (
 }
 
 /**
- * An element that was taken, or was set aside as failed because nobody may try it again.
+ * An element that was taken, or was found to have failed.
  *
  * @since 0.1.0
  * @category models
@@ -227,7 +231,8 @@ export interface TakenRow {
   readonly element: unknown
   readonly attempts: number
   readonly token: number
-  readonly state: "Pending" | "Failed"
+  /** Whether it may be tried once more. If not it has failed, and is nobody's. */
+  readonly fit: boolean
 }
 
 /**
@@ -301,7 +306,7 @@ with mine as materialized (
 )
 update ${table(context, "queue")} q
 set ready_at = ${context.now} + ${after(context, context.sql`${options.leaseMillis}`)}
-from mine where q.sequence = mine.sequence` as unknown as Rows<never>
+where q.sequence = ${some(context, context.sql`mine`)}` as unknown as Rows<never>
 
 /**
  * Lets others take what workers that have died were processing. The attempt counts. What is locked
@@ -317,7 +322,7 @@ with owned as materialized (
   order by q.sequence for update skip locked
 ), freed as (
   update ${table(context, "queue")} q set owner = null, ready_at = ${context.now}
-  from owned where q.sequence = owned.sequence returning q.queue_name
+  where q.sequence = ${some(context, context.sql`owned`)} returning q.queue_name
 ), ${hinted({ ...context, self: "" }, context.sql`freed`)}
 select count(*)::int4 as hinted from hinted` as unknown as Rows<{ readonly hinted: number }>
 
@@ -343,6 +348,7 @@ with old as materialized (
     and q.ended_at <= ${context.now} - ${after(context, context.sql`${options.olderThanMillis}`)}
   order by q.ended_at limit ${options.limit}::int4 for update skip locked
 ), gone as (
-  delete from ${table(context, "queue")} q using old where q.sequence = old.sequence returning 1
+  delete from ${table(context, "queue")} q
+  where q.sequence = ${some(context, context.sql`old`)} returning 1
 )
 select count(*)::int4 as gone from gone` as unknown as Rows<{ readonly gone: number }>

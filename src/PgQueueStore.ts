@@ -99,7 +99,7 @@ const make = Effect.gen(function* () {
     const [looked] = rows
     if (looked!.next !== null) yield* wake.alarm.set(looked!.next)
     yield* Effect.forEach(
-      found.filter((row) => row.state === "Pending"),
+      found.filter((row) => row.fit),
       give,
       { discard: true }
     )

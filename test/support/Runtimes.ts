@@ -46,7 +46,7 @@ export const polling = {
 } satisfies RomancyConfig.Options
 
 /** What a runtime provides to programs. */
-export type Services = WorkflowEngine | Listener | PgClient.PgClient | SqlClient
+export type Services = Romancy.Provides | PgClient.PgClient | SqlClient
 
 export interface Runtime {
   /** Runs a program on this runtime. */
@@ -244,7 +244,7 @@ export const makeDatabase = Effect.gen(function* () {
         (row) => row!
       ),
     /** How many rows a table has. */
-    rows: (table: "instances" | "steps" | "deferreds" | "timers" | "workers") =>
+    rows: (table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "queue") =>
       Effect.map(
         sql.unsafe<{ n: number }>(`select count(*)::int4 as n from romancy_${table}`),
         ([row]) => row!.n
