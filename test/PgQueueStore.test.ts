@@ -10,6 +10,7 @@ import * as Layer from "effect/Layer"
 import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import * as Romancy from "../src/Romancy.ts"
 import { numbers, suite, takeOne } from "./PersistedQueueConformance.ts"
 import {
@@ -27,9 +28,8 @@ suite("Romancy", Romancy.layer(hourly).pipe(Layer.provide(TestDatabase.layer)))
 suite("a client of Romancy", Romancy.layerClient(hourly).pipe(Layer.provide(TestDatabase.layer)))
 suite("Romancy in memory", Romancy.layerMemory())
 
-const live = <E>(title: string, body: Effect.Effect<void, E, never>) =>
-  it.live(title, () => body, 30_000)
-const scoped = <E, R>(body: Effect.Effect<void, E, R>) => Effect.scoped(body)
+const live = <E>(title: string, body: Effect.Effect<void, E, Scope.Scope>) =>
+  it.live(title, () => Effect.scoped(body), 30_000)
 
 /** A taker that waits already, for the length of the scope. */
 const waiting = (queue: Effect.Success<ReturnType<typeof numbers>>) =>
@@ -64,116 +64,102 @@ const rowOf = (sql: PgClient.PgClient, id: string) =>
 describe("a taker that waits", () => {
   live(
     "is woken by an offer in another process, although every poll is an hour away",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b, eavesdrop } = yield* pair()
-        const ear = yield* eavesdrop()
-        const taker = yield* waiting(yield* a.on(numbers("q")))
-        yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
-        const [said] = yield* ear.said("queue")
-        assert.strictEqual(JSON.parse(said!).queue_name, "q")
-      })
-    )
+    Effect.gen(function* () {
+      const { a, b, eavesdrop } = yield* pair()
+      const ear = yield* eavesdrop()
+      const taker = yield* waiting(yield* a.on(numbers("q")))
+      yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+      const [said] = yield* ear.said("queue")
+      assert.strictEqual(JSON.parse(said!).queue_name, "q")
+    })
   )
 
   live(
     "is woken by an offer in its own process where nobody listens and no poll comes",
-    scoped(
-      Effect.gen(function* () {
-        const { sql, url } = yield* makeDatabase
-        const runtime = yield* start(url, { config: { ...hourly, listenNotify: false } })
-        const queue = yield* runtime.on(numbers("q"))
-        const taker = yield* waiting(queue)
-        yield* queue.offer(1)
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+    Effect.gen(function* () {
+      const { sql, url } = yield* makeDatabase
+      const runtime = yield* start(url, { config: { ...hourly, listenNotify: false } })
+      const queue = yield* runtime.on(numbers("q"))
+      const taker = yield* waiting(queue)
+      yield* queue.offer(1)
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
 
-        // And by one in a transaction, but only once that has committed.
-        const other = yield* waiting(queue)
-        yield* runtime.on(
-          Effect.flatMap(PgClient.PgClient, (own) =>
-            own.withTransaction(
-              Effect.gen(function* () {
-                yield* queue.offer(2)
-                assert.strictEqual((yield* sql`select from romancy_queue`).length, 1)
-                assert.isUndefined(other.pollUnsafe())
-              })
-            )
+      // And by one in a transaction, but only once that has committed.
+      const other = yield* waiting(queue)
+      yield* runtime.on(
+        Effect.flatMap(PgClient.PgClient, (own) =>
+          own.withTransaction(
+            Effect.gen(function* () {
+              yield* queue.offer(2)
+              assert.strictEqual((yield* sql`select from romancy_queue`).length, 1)
+              assert.isUndefined(other.pollUnsafe())
+            })
           )
         )
-        assert.strictEqual(yield* within("the second")(Fiber.join(other)), 2)
-      })
-    )
+      )
+      assert.strictEqual(yield* within("the second")(Fiber.join(other)), 2)
+    })
   )
 
   live(
     "is woken by its alarm for an element that another process offered with a delay",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b } = yield* pair()
-        const taker = yield* waiting(yield* a.on(numbers("q")))
-        yield* Effect.flatMap(b.on(numbers("q")), (queue) =>
-          queue.offer(1, { delay: "200 millis" })
-        )
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
-      })
-    )
+    Effect.gen(function* () {
+      const { a, b } = yield* pair()
+      const taker = yield* waiting(yield* a.on(numbers("q")))
+      yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1, { delay: "200 millis" }))
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+    })
   )
 
   live(
     "finds by polling what no notification told it of",
-    scoped(
-      Effect.gen(function* () {
-        const { url } = yield* makeDatabase
-        const a = yield* start(url, { config: polling })
-        const b = yield* start(url, { config: polling })
-        const taker = yield* waiting(yield* a.on(numbers("q")))
-        yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
-      })
-    )
+    Effect.gen(function* () {
+      const { url } = yield* makeDatabase
+      const a = yield* start(url, { config: polling })
+      const b = yield* start(url, { config: polling })
+      const taker = yield* waiting(yield* a.on(numbers("q")))
+      yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+    })
   )
 
   live(
     "is not woken by an offer that is rolled back",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b, rows } = yield* pair()
-        const taker = yield* waiting(yield* a.on(numbers("q")))
-        const queue = yield* b.on(numbers("q"))
-        yield* b.on(
-          Effect.flatMap(PgClient.PgClient, (sql) =>
-            Effect.ignore(
-              sql.withTransaction(Effect.andThen(queue.offer(1), Effect.fail("rolled back")))
-            )
+    Effect.gen(function* () {
+      const { a, b, rows } = yield* pair()
+      const taker = yield* waiting(yield* a.on(numbers("q")))
+      const queue = yield* b.on(numbers("q"))
+      yield* b.on(
+        Effect.flatMap(PgClient.PgClient, (sql) =>
+          Effect.ignore(
+            sql.withTransaction(Effect.andThen(queue.offer(1), Effect.fail("rolled back")))
           )
         )
-        assert.strictEqual(yield* rows("queue"), 0)
-        yield* queue.offer(2)
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 2)
-      })
-    )
+      )
+      assert.strictEqual(yield* rows("queue"), 0)
+      yield* queue.offer(2)
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 2)
+    })
   )
 
   live(
     "asks nothing of the database while it waits",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b, calls } = yield* pair()
-        const takes = calls("%max_attempts%")
-        const queue = yield* a.on(numbers("q"))
-        const taker = yield* waiting(queue)
-        yield* eventually("the first look", takes, (n) => n > 0)
-        const before = yield* takes
-        // Elements of queues that nobody here takes from are no reason to look.
-        yield* Effect.flatMap(b.on(numbers("foreign")), (foreign) =>
-          Effect.forEach([1, 2, 3], (n) => foreign.offer(n))
-        )
-        yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
-        yield* within("the element")(Fiber.join(taker))
-        assert.strictEqual(yield* takes, before + 1)
-      })
-    )
+    Effect.gen(function* () {
+      const { a, b, calls } = yield* pair()
+      const takes = calls("%max_attempts%")
+      const queue = yield* a.on(numbers("q"))
+      const taker = yield* waiting(queue)
+      yield* eventually("the first look", takes, (n) => n > 0)
+      const before = yield* takes
+      // Elements of queues that nobody here takes from are no reason to look.
+      yield* Effect.flatMap(b.on(numbers("foreign")), (foreign) =>
+        Effect.forEach([1, 2, 3], (n) => foreign.offer(n))
+      )
+      yield* Effect.flatMap(b.on(numbers("q")), (queue) => queue.offer(1))
+      yield* within("the element")(Fiber.join(taker))
+      assert.strictEqual(yield* takes, before + 1)
+    })
   )
 })
 
@@ -187,25 +173,23 @@ describe("an element that is being processed", () => {
 
   live(
     "stays with its taker for as long as that takes, over several leases",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b, rows, sql } = yield* pair(brief)
-        const queue = yield* a.on(numbers("q"))
-        yield* queue.offer(1, { id: "long" })
-        const { attempts, end, taker } = yield* holding(queue)
-        assert.strictEqual(yield* attempts, 1)
-        const other = yield* waiting(yield* b.on(numbers("q")))
-        const lease = sql<{ until: Date; past: boolean }>`
+    Effect.gen(function* () {
+      const { a, b, rows, sql } = yield* pair(brief)
+      const queue = yield* a.on(numbers("q"))
+      yield* queue.offer(1, { id: "long" })
+      const { attempts, end, taker } = yield* holding(queue)
+      assert.strictEqual(yield* attempts, 1)
+      const other = yield* waiting(yield* b.on(numbers("q")))
+      const lease = sql<{ until: Date; past: boolean }>`
           select ready_at as until, clock_timestamp() > created_at + interval '3 seconds' as past
           from romancy_queue`
-        yield* eventually("three leases", lease, ([row]) => row!.past)
-        assert.isUndefined(other.pollUnsafe())
-        yield* Deferred.succeed(end, undefined)
-        yield* Fiber.join(taker)
-        assert.strictEqual((yield* rowOf(sql, "long")).state, "Completed")
-        assert.strictEqual(yield* rows("queue"), 1)
-      })
-    )
+      yield* eventually("three leases", lease, ([row]) => row!.past)
+      assert.isUndefined(other.pollUnsafe())
+      yield* Deferred.succeed(end, undefined)
+      yield* Fiber.join(taker)
+      assert.strictEqual((yield* rowOf(sql, "long")).state, "Completed")
+      assert.strictEqual(yield* rows("queue"), 1)
+    })
   )
 
   /** Ends the lease of everything, as if the taker had been frozen. */
@@ -218,124 +202,114 @@ describe("an element that is being processed", () => {
   ] as ReadonlyArray<[string, (end: Deferred.Deferred<void, string>) => Effect.Effect<unknown>]>) {
     live(
       `is its new taker's once the lease has ended: the old one ${how} nothing`,
-      scoped(
-        Effect.gen(function* () {
-          const { a, b, sql } = yield* pair()
-          const queue = yield* a.on(numbers("q"))
-          yield* queue.offer(1, { id: "x" })
-          const old = yield* holding(queue)
-          assert.strictEqual(yield* old.attempts, 1)
-          yield* lapse(sql)
-          const heir = yield* holding(yield* b.on(numbers("q")))
-          assert.strictEqual(yield* heir.attempts, 2)
-          const before = yield* rowOf(sql, "x")
-          yield* finish(old.end)
-          yield* Fiber.await(old.taker)
-          assert.deepStrictEqual(yield* rowOf(sql, "x"), before)
-          yield* Deferred.succeed(heir.end, undefined)
-          yield* Fiber.join(heir.taker)
-          assert.strictEqual((yield* rowOf(sql, "x")).state, "Completed")
-        })
-      )
-    )
-  }
-
-  live(
-    "is fenced by its token where the same process has taken it again",
-    scoped(
       Effect.gen(function* () {
-        const { a, sql } = yield* pair()
+        const { a, b, sql } = yield* pair()
         const queue = yield* a.on(numbers("q"))
         yield* queue.offer(1, { id: "x" })
         const old = yield* holding(queue)
-        yield* old.attempts
+        assert.strictEqual(yield* old.attempts, 1)
         yield* lapse(sql)
-        const heir = yield* holding(queue)
+        const heir = yield* holding(yield* b.on(numbers("q")))
         assert.strictEqual(yield* heir.attempts, 2)
-        yield* Deferred.succeed(old.end, undefined)
+        const before = yield* rowOf(sql, "x")
+        yield* finish(old.end)
         yield* Fiber.await(old.taker)
-        assert.strictEqual((yield* rowOf(sql, "x")).state, "Pending")
+        assert.deepStrictEqual(yield* rowOf(sql, "x"), before)
         yield* Deferred.succeed(heir.end, undefined)
         yield* Fiber.join(heir.taker)
         assert.strictEqual((yield* rowOf(sql, "x")).state, "Completed")
       })
     )
+  }
+
+  live(
+    "is fenced by its token where the same process has taken it again",
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      const queue = yield* a.on(numbers("q"))
+      yield* queue.offer(1, { id: "x" })
+      const old = yield* holding(queue)
+      yield* old.attempts
+      yield* lapse(sql)
+      const heir = yield* holding(queue)
+      assert.strictEqual(yield* heir.attempts, 2)
+      yield* Deferred.succeed(old.end, undefined)
+      yield* Fiber.await(old.taker)
+      assert.strictEqual((yield* rowOf(sql, "x")).state, "Pending")
+      yield* Deferred.succeed(heir.end, undefined)
+      yield* Fiber.join(heir.taker)
+      assert.strictEqual((yield* rowOf(sql, "x")).state, "Completed")
+    })
   )
 
   live(
     "is failed when its lease ends in the last attempt, and the taker gets the next",
-    scoped(
-      Effect.gen(function* () {
-        const { a, b, sql } = yield* pair()
-        const queue = yield* a.on(numbers("q", 1))
-        yield* queue.offer(1, { id: "x" })
-        yield* (yield* holding(queue)).attempts
-        yield* lapse(sql)
-        yield* queue.offer(2)
-        const taker = yield* waiting(yield* b.on(numbers("q", 1)))
-        assert.strictEqual(yield* within("the next")(Fiber.join(taker)), 2)
-        const row = yield* rowOf(sql, "x")
-        assert.strictEqual(row.state, "Failed")
-        assert.include(row.last_failure, "lease ended")
-      })
-    )
+    Effect.gen(function* () {
+      const { a, b, sql } = yield* pair()
+      const queue = yield* a.on(numbers("q", 1))
+      yield* queue.offer(1, { id: "x" })
+      yield* (yield* holding(queue)).attempts
+      yield* lapse(sql)
+      yield* queue.offer(2)
+      const taker = yield* waiting(yield* b.on(numbers("q", 1)))
+      assert.strictEqual(yield* within("the next")(Fiber.join(taker)), 2)
+      const row = yield* rowOf(sql, "x")
+      assert.strictEqual(row.state, "Failed")
+      assert.include(row.last_failure, "lease ended")
+    })
   )
 
   live(
     "is completed together with what its processing wrote in a transaction, or not at all",
-    scoped(
-      Effect.gen(function* () {
-        const { a, sql } = yield* pair()
-        yield* sql`create table ledger (entry int)`
-        const queue = yield* a.on(numbers("q"))
-        const inTransaction = (ending: Effect.Effect<void, string>) =>
-          a.on(
-            Effect.flatMap(PgClient.PgClient, (own) =>
-              Effect.exit(
-                own.withTransaction(
-                  queue
-                    .take((n) => own`insert into ledger values (${n})`)
-                    .pipe(Effect.andThen(ending))
-                )
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      yield* sql`create table ledger (entry int)`
+      const queue = yield* a.on(numbers("q"))
+      const inTransaction = (ending: Effect.Effect<void, string>) =>
+        a.on(
+          Effect.flatMap(PgClient.PgClient, (own) =>
+            Effect.exit(
+              own.withTransaction(
+                queue
+                  .take((n) => own`insert into ledger values (${n})`)
+                  .pipe(Effect.andThen(ending))
               )
             )
           )
-        yield* queue.offer(1, { id: "x" })
-        assert.isTrue(Exit.isFailure(yield* inTransaction(Effect.fail("rolled back"))))
-        assert.strictEqual((yield* rowOf(sql, "x")).state, "Pending")
-        yield* lapse(sql)
-        assert.isTrue(Exit.isSuccess(yield* inTransaction(Effect.void)))
-        assert.strictEqual((yield* rowOf(sql, "x")).state, "Completed")
-        assert.deepStrictEqual(yield* sql`select entry from ledger`, [{ entry: 1 }])
-      })
-    )
+        )
+      yield* queue.offer(1, { id: "x" })
+      assert.isTrue(Exit.isFailure(yield* inTransaction(Effect.fail("rolled back"))))
+      assert.strictEqual((yield* rowOf(sql, "x")).state, "Pending")
+      yield* lapse(sql)
+      assert.isTrue(Exit.isSuccess(yield* inTransaction(Effect.void)))
+      assert.strictEqual((yield* rowOf(sql, "x")).state, "Completed")
+      assert.deepStrictEqual(yield* sql`select entry from ledger`, [{ entry: 1 }])
+    })
   )
 
   live(
     "is found again when somebody else had it locked as the taker looked",
-    scoped(
-      Effect.gen(function* () {
-        const { a, sql } = yield* pair()
-        const queue = yield* a.on(numbers("q"))
-        yield* queue.offer(1, { id: "x" })
-        const [locked, free] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
-        const holder = yield* Effect.forkScoped(
-          sql.withTransaction(
-            Effect.gen(function* () {
-              yield* sql`select from romancy_queue for update`
-              yield* Deferred.succeed(locked, undefined)
-              yield* Deferred.await(free)
-            })
-          )
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      const queue = yield* a.on(numbers("q"))
+      yield* queue.offer(1, { id: "x" })
+      const [locked, free] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const holder = yield* Effect.forkScoped(
+        sql.withTransaction(
+          Effect.gen(function* () {
+            yield* sql`select from romancy_queue for update`
+            yield* Deferred.succeed(locked, undefined)
+            yield* Deferred.await(free)
+          })
         )
-        yield* Deferred.await(locked)
-        const taker = yield* waiting(queue)
-        yield* a.on(eventuallyPassedOver)
-        yield* Deferred.succeed(free, undefined)
-        yield* Fiber.join(holder)
-        assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
-      })
-    )
+      )
+      yield* Deferred.await(locked)
+      const taker = yield* waiting(queue)
+      yield* a.on(eventuallyPassedOver)
+      yield* Deferred.succeed(free, undefined)
+      yield* Fiber.join(holder)
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+    })
   )
 })
 
@@ -353,96 +327,86 @@ const eventuallyPassedOver = Effect.flatMap(PgClient.PgClient, (sql) =>
 describe("a queue", () => {
   live(
     "keeps what JSON can hold, and the failures of its elements as text",
-    scoped(
-      Effect.gen(function* () {
-        const { a, sql } = yield* pair()
-        const texts = yield* a.on(
-          PersistedQueue.make({
-            name: "texts",
-            schema: Schema.String,
-            retrySchedule: Schedule.spaced("1 millis")
-          })
-        )
-        const text = '\u0000 \ud800 ü 💶 " \\'
-        yield* texts.offer(text, { id: "x" })
-        yield* Effect.ignore(texts.take(() => Effect.fail(new Error("nul \u0000, lone \ud800"))))
-        assert.include((yield* rowOf(sql, "x")).last_failure, "nul")
-        assert.strictEqual(yield* texts.take(Effect.succeed), text)
-      })
-    )
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      const texts = yield* a.on(
+        PersistedQueue.make({
+          name: "texts",
+          schema: Schema.String,
+          retrySchedule: Schedule.spaced("1 millis")
+        })
+      )
+      const text = '\u0000 \ud800 ü 💶 " \\'
+      yield* texts.offer(text, { id: "x" })
+      yield* Effect.ignore(texts.take(() => Effect.fail(new Error("nul \u0000, lone \ud800"))))
+      assert.include((yield* rowOf(sql, "x")).last_failure, "nul")
+      assert.strictEqual(yield* texts.take(Effect.succeed), text)
+    })
   )
 
   live(
     "refuses what is too large before it is written, and spoils no other offer",
-    scoped(
-      Effect.gen(function* () {
-        const { url, rows } = yield* makeDatabase
-        const runtime = yield* start(url, {
-          config: { ...hourly, maxPayloadBytes: 100, maxNameBytes: 20 }
-        })
-        const texts = yield* runtime.on(
-          PersistedQueue.make({ name: "texts", schema: Schema.String })
-        )
-        const large = [
-          texts.offer("x".repeat(200)),
-          texts.offer("x", { id: "i".repeat(30) }),
-          Effect.flatMap(runtime.on(numbers("n".repeat(30))), (queue) => queue.offer(1))
-        ]
-        for (const offer of large) {
-          const defect = yield* Effect.flip(
-            Effect.catchDefect(offer, (defect) => Effect.fail(defect))
-          )
-          assert.strictEqual((defect as { _tag?: string })._tag, "TooLarge")
-        }
-        // PostgreSQL has no text with a NUL in it: the one who offers it hears so, and nobody else.
-        const offers = yield* Effect.forEach(
-          ["a", "nul \u0000", "b"],
-          (id) => Effect.exit(texts.offer("x", { id })),
-          { concurrency: "unbounded" }
-        )
-        assert.deepStrictEqual(offers.map(Exit.isSuccess), [true, false, true])
-        assert.strictEqual(yield* rows("queue"), 2)
+    Effect.gen(function* () {
+      const { url, rows } = yield* makeDatabase
+      const runtime = yield* start(url, {
+        config: { ...hourly, maxPayloadBytes: 100, maxNameBytes: 20 }
       })
-    )
+      const texts = yield* runtime.on(PersistedQueue.make({ name: "texts", schema: Schema.String }))
+      const large = [
+        texts.offer("x".repeat(200)),
+        texts.offer("x", { id: "i".repeat(30) }),
+        Effect.flatMap(runtime.on(numbers("n".repeat(30))), (queue) => queue.offer(1))
+      ]
+      for (const offer of large) {
+        const defect = yield* Effect.flip(
+          Effect.catchDefect(offer, (defect) => Effect.fail(defect))
+        )
+        assert.strictEqual((defect as { _tag?: string })._tag, "TooLarge")
+      }
+      // PostgreSQL has no text with a NUL in it: the one who offers it hears so, and nobody else.
+      const offers = yield* Effect.forEach(
+        ["a", "nul \u0000", "b"],
+        (id) => Effect.exit(texts.offer("x", { id })),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(offers.map(Exit.isSuccess), [true, false, true])
+      assert.strictEqual(yield* rows("queue"), 2)
+    })
   )
 
   live(
     "with many elements that are finished, foreign or not due costs a taker nothing more",
-    scoped(
-      Effect.gen(function* () {
-        const { a, sql } = yield* pair()
-        yield* sql`insert into romancy_queue (queue_name, id, state, element, ready_at, created_at, ended_at)
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      yield* sql`insert into romancy_queue (queue_name, id, state, element, ready_at, created_at, ended_at)
           select case n % 3 when 0 then 'foreign' else 'q' end, n::text,
             case n % 3 when 1 then 'Completed' else 'Pending' end, '1',
             clock_timestamp() + case n % 3 when 2 then interval '1 day' else interval '0' end,
             clock_timestamp(), case n % 3 when 1 then clock_timestamp() end
           from generate_series(1, 60000) n`
-        yield* sql`analyze romancy_queue`
-        const queue = yield* a.on(numbers("q"))
-        yield* queue.offer(7)
-        assert.strictEqual(yield* within("the element")(takeOne(queue)), 7)
-        const [blocks] = yield* sql<{ touched: number }>`
+      yield* sql`analyze romancy_queue`
+      const queue = yield* a.on(numbers("q"))
+      yield* queue.offer(7)
+      assert.strictEqual(yield* within("the element")(takeOne(queue)), 7)
+      const [blocks] = yield* sql<{ touched: number }>`
           select max((shared_blks_hit + shared_blks_read) / calls)::int4 as touched
           from pg_stat_statements where query like '%max_attempts%' and query not like '%pg_stat%'
             and dbid = (select oid from pg_database where datname = current_database())`
-        assert.isBelow(blocks!.touched, 80)
-      })
-    )
+      assert.isBelow(blocks!.touched, 80)
+    })
   )
 
   live(
     "is swept in batches, and only of what has ended long enough ago",
-    scoped(
-      Effect.gen(function* () {
-        const { a, rows, sql } = yield* pair()
-        yield* sql`insert into romancy_queue (queue_name, id, state, element, ready_at, created_at, ended_at)
+    Effect.gen(function* () {
+      const { a, rows, sql } = yield* pair()
+      yield* sql`insert into romancy_queue (queue_name, id, state, element, ready_at, created_at, ended_at)
           select 'q', n::text, 'Completed', '1', now(), now(),
             clock_timestamp() - case when n <= 2500 then interval '2 days' else interval '1 hour' end
           from generate_series(1, 2600) n`
-        const store = yield* a.on(PersistedQueue.PersistedQueueStore)
-        yield* store.cleanup({ timeToLive: Duration.days(1), failedTimeToLive: undefined })
-        assert.strictEqual(yield* rows("queue"), 100)
-      })
-    )
+      const store = yield* a.on(PersistedQueue.PersistedQueueStore)
+      yield* store.cleanup({ timeToLive: Duration.days(1), failedTimeToLive: undefined })
+      assert.strictEqual(yield* rows("queue"), 100)
+    })
   )
 })
