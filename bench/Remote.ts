@@ -2,7 +2,7 @@
  * The other processes: what a section asks of one, and how one answers.
  *
  * Reads: `WorkerProcess`.
- * Feeds: `Wake`, `Notify`, `Recover`; `worker` is the other side.
+ * Feeds: `Wake`, `Notify`, `Recover`, `Queue`; `worker` is the other side.
  * Guarantees: an answer belongs to its question; a process that ended fails whoever waits for it,
  * with its output.
  */
@@ -18,11 +18,13 @@ export interface RemotePlace {
   readonly options?: RomancyConfig.Options
   /** Not Romancy, but the least engine there is, and how an execution waits there. */
   readonly least?: "parks" | "suspends"
+  /** Not an engine, but a queue, and whose. */
+  readonly queue?: "romancy" | "sql" | undefined
 }
 
 /** What a process is told at its start. */
 export interface Orders {
-  readonly role: "waits" | "completes" | "works" | "writes"
+  readonly role: "waits" | "completes" | "works" | "writes" | "takes" | "offers"
   readonly places: ReadonlyArray<RemotePlace>
   /** The database of the floor. */
   readonly floor?: string

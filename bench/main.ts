@@ -25,12 +25,13 @@ import { NotProved } from "./Proof.ts"
 import type { Section } from "./Section.ts"
 import { idle } from "./Idle.ts"
 import { notify } from "./Notify.ts"
+import { queues } from "./Queue.ts"
 import { recover } from "./Recover.ts"
 import { throughput } from "./Throughput.ts"
 import { timers } from "./Timers.ts"
 import { wakes } from "./Wake.ts"
 
-const sections: ReadonlyArray<Section> = [wakes, throughput, notify, timers, idle, recover]
+const sections: ReadonlyArray<Section> = [wakes, throughput, notify, timers, queues, idle, recover]
 
 const { values: options } = parseArgs({
   options: {

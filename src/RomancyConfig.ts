@@ -53,7 +53,7 @@ export declare namespace RomancyConfig {
     readonly maxWorkflowsPerBatch: number
     /** Timers fired by one statement. Default 100. */
     readonly maxTimersPerBatch: number
-    /** Channel messages handled by one statement. Default 100. */
+    /** Channel messages, or elements of a queue, handled by one statement. Default 100. */
     readonly maxMessagesPerBatch: number
     /** Time between polls for runnable workflows while not listening. Default 1 second. */
     readonly workflowResumptionInterval: Duration.Duration

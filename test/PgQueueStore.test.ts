@@ -1,6 +1,7 @@
 /** Queues on PostgreSQL: the contract, and what PostgreSQL adds to it. */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -11,16 +12,19 @@ import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import * as DurableQueue from "effect/workflow/DurableQueue"
 import * as Romancy from "../src/Romancy.ts"
 import { numbers, suite, takeOne } from "./PersistedQueueConformance.ts"
 import {
+  define,
+  eventually,
+  finished,
   hourly,
+  makeDatabase,
   pair,
   polling,
   start,
-  makeDatabase,
-  within,
-  eventually
+  within
 } from "./support/Runtimes.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
@@ -407,6 +411,67 @@ describe("a queue", () => {
       const store = yield* a.on(PersistedQueue.PersistedQueueStore)
       yield* store.cleanup({ timeToLive: Duration.days(1), failedTimeToLive: undefined })
       assert.strictEqual(yield* rows("queue"), 100)
+    })
+  )
+})
+
+describe("a durable queue", () => {
+  live(
+    "is worked on in another process, and the execution goes on at once with what came of it",
+    Effect.gen(function* () {
+      const { a, b } = yield* pair()
+      const Calls = DurableQueue.make({
+        name: "calls",
+        payload: { n: Schema.Int },
+        success: Schema.Int,
+        idempotencyKey: ({ n }) => `${n}`
+      })
+      const Flow = define("Flow", { success: Schema.Int })
+      yield* a.register(Flow.toLayer(() => DurableQueue.process(Calls, { n: 21 })))
+      yield* b.register(DurableQueue.worker(Calls, ({ n }) => Effect.succeed(n * 2)))
+      assert.strictEqual(yield* within("the result")(a.on(Flow.execute({ id: "1" }))), 42)
+    })
+  )
+
+  live(
+    "is worked on by a client, which runs no workflow",
+    Effect.gen(function* () {
+      const { url } = yield* makeDatabase
+      const worker = yield* start(url, { config: hourly })
+      const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
+      yield* Effect.all([worker.until("Listening"), client.until("Listening")])
+      const Calls = DurableQueue.make({
+        name: "calls",
+        payload: { n: Schema.Int },
+        error: Schema.String,
+        idempotencyKey: ({ n }) => `${n}`
+      })
+      const Flow = define("Flow", { error: Schema.String })
+      yield* worker.register(Flow.toLayer(() => DurableQueue.process(Calls, { n: 1 })))
+      yield* client.register(DurableQueue.worker(Calls, () => Effect.fail("refused")))
+      const error = yield* within("the result")(Effect.flip(worker.on(Flow.execute({ id: "1" }))))
+      assert.strictEqual(error, "refused")
+    })
+  )
+
+  live(
+    "dies of an item that is too large, and does not try for ever",
+    Effect.gen(function* () {
+      const { url } = yield* makeDatabase
+      const runtime = yield* start(url, { config: { ...hourly, maxPayloadBytes: 400 } })
+      const Calls = DurableQueue.make({
+        name: "calls",
+        payload: { text: Schema.String },
+        idempotencyKey: ({ text }) => text
+      })
+      const Flow = define("Flow")
+      yield* runtime.register(
+        Flow.toLayer(() => DurableQueue.process(Calls, { text: "x".repeat(400) }))
+      )
+      const executionId = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      const exit = yield* finished(runtime, Flow, executionId)
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+      assert.include(String(Exit.isFailure(exit) && Cause.squash(exit.cause)), "maxPayloadBytes")
     })
   )
 })
