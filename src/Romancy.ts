@@ -17,7 +17,8 @@
  * ```
  *
  * Reads: the application's `PgClient`.
- * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged.
+ * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged, and the
+ * queues that its `DurableQueue` asks for, which are woken in the same way.
  * Guarantees: notifications only make it fast. With every one of them lost, everything still
  * happens, within `notifyFallbackInterval`.
  *
@@ -91,6 +92,7 @@ const client = Layer.merge(Engine.layerClient, queues).pipe(
   Layer.provideMerge(identity)
 )
 
+/** Effect's own store is what queues in one process need. */
 const queuesInMemory = PersistedQueue.layer.pipe(
   Layer.provideMerge(PersistedQueue.layerStoreMemory)
 )

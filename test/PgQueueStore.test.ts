@@ -2,6 +2,7 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -12,7 +13,9 @@ import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
 import * as DurableQueue from "effect/workflow/DurableQueue"
+import * as DbClock from "../src/DbClock.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { numbers, suite, takeOne } from "./PersistedQueueConformance.ts"
 import {
@@ -313,6 +316,86 @@ describe("an element that is being processed", () => {
       yield* Deferred.succeed(free, undefined)
       yield* Fiber.join(holder)
       assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
+    })
+  )
+})
+
+describe("the time that an element waits", () => {
+  it.effect("is that of its delay or its retry schedule, by the database's clock", () =>
+    Effect.gen(function* () {
+      const { sql, url } = yield* makeDatabase
+      const runtime = yield* start(url, {
+        config: { ...hourly, listenNotify: false },
+        layer: Romancy.layerClient,
+        provide: DbClock.layerClock
+      })
+      const queue = yield* runtime.on(
+        PersistedQueue.make({
+          name: "q",
+          schema: Schema.Int,
+          retrySchedule: Schedule.exponential("1 second")
+        })
+      )
+      const remaining = Effect.gen(function* () {
+        const now = yield* Clock.currentTimeMillis
+        const [row] = yield* sql<{ at: number }>`
+          select (extract(epoch from ready_at) * 1000)::float8 as at from romancy_queue`
+        return row!.at - now
+      })
+      yield* queue.offer(1, { delay: "90 minutes" })
+      assert.strictEqual(yield* remaining, 90 * 60_000)
+      for (const wait of ["90 minutes", "1 second", "2 seconds", "4 seconds"] as const) {
+        assert.strictEqual(yield* remaining, Duration.toMillis(Duration.fromInputUnsafe(wait)))
+        yield* TestClock.adjust(wait)
+        const attempt = queue.take(() => Effect.fail("no"))
+        assert.strictEqual(yield* within("the attempt")(Effect.flip(attempt)), "no")
+      }
+    })
+  )
+})
+
+describe("a taker that gives up", () => {
+  live(
+    "while its element is being taken lets others have it, and the attempt does not count",
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair()
+      const queue = yield* a.on(numbers("q", 1))
+      yield* queue.offer(1, { id: "x" })
+      const [locked, free] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const holder = yield* Effect.forkScoped(
+        sql.withTransaction(
+          Effect.gen(function* () {
+            yield* sql`lock table romancy_queue in access exclusive mode`
+            yield* Deferred.succeed(locked, undefined)
+            yield* Deferred.await(free)
+          })
+        )
+      )
+      yield* Deferred.await(locked)
+      const taker = yield* waiting(queue)
+      yield* eventually(
+        "a take that waits",
+        a.on(
+          Effect.flatMap(
+            PgClient.PgClient,
+            (other) => other`select from pg_stat_activity where wait_event_type = 'Lock'
+              and application_name = 'romancy-writer' and datname = current_database()`
+          )
+        ),
+        (rows) => rows.length > 0
+      )
+      yield* Fiber.interrupt(taker)
+      yield* Deferred.succeed(free, undefined)
+      yield* Fiber.join(holder)
+      const row = sql<{ token: number; owner: string | null; attempts: number }>`
+        select token, owner, attempts from romancy_queue`
+      yield* eventually(
+        "it was taken and given back",
+        row,
+        ([row]) => row!.token === 1 && row!.owner === null
+      )
+      assert.strictEqual((yield* row)[0]!.attempts, 0)
+      assert.strictEqual(yield* within("the element")(takeOne(queue)), 1)
     })
   )
 })
