@@ -170,14 +170,15 @@ describe("a taker that waits", () => {
   )
 })
 
-describe("an element that is being processed", () => {
-  const brief = {
-    ...hourly,
-    leaseDuration: "1 second",
-    heartbeatInterval: "300 millis",
-    heartbeatTimeout: "250 millis"
-  } as const
+/** Leases of a second. */
+const brief = {
+  ...hourly,
+  leaseDuration: "1 second",
+  heartbeatInterval: "300 millis",
+  heartbeatTimeout: "250 millis"
+} as const
 
+describe("an element that is being processed", () => {
   live(
     "stays with its taker for as long as that takes, over several leases",
     Effect.gen(function* () {
@@ -396,6 +397,35 @@ describe("a taker that gives up", () => {
       )
       assert.strictEqual((yield* row)[0]!.attempts, 0)
       assert.strictEqual(yield* within("the element")(takeOne(queue)), 1)
+    })
+  )
+})
+
+describe("a taker that is interrupted", () => {
+  live(
+    "is held up no longer than its lease lasts by a database that does not answer",
+    Effect.gen(function* () {
+      const { a, sql } = yield* pair({ ...hourly, ...brief })
+      const queue = yield* a.on(numbers("q"))
+      yield* queue.offer(1, { id: "x" })
+      const { attempts, taker } = yield* holding(queue)
+      yield* attempts
+      const [locked, free] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const holder = yield* Effect.forkScoped(
+        sql.withTransaction(
+          Effect.gen(function* () {
+            yield* sql`lock table romancy_queue in access exclusive mode`
+            yield* Deferred.succeed(locked, undefined)
+            yield* Deferred.await(free)
+          })
+        )
+      )
+      yield* Deferred.await(locked)
+      yield* within("the end of the taker")(Fiber.interrupt(taker))
+      // What it had to say is still said once the database answers.
+      yield* Deferred.succeed(free, undefined)
+      yield* Fiber.join(holder)
+      yield* eventually("it was given back", rowOf(sql, "x"), (row) => row.owner === null)
     })
   )
 })
