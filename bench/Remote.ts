@@ -2,7 +2,7 @@
  * The other processes: what a section asks of one, and how one answers.
  *
  * Reads: `WorkerProcess`.
- * Feeds: `Wake`, `Notify`, `Recover`; `worker` is the other side.
+ * Feeds: `Wake`, `Notify`, `Recover`, `Queue`; `worker` is the other side.
  * Guarantees: an answer belongs to its question; a process that ended fails whoever waits for it,
  * with its output.
  */
@@ -20,11 +20,13 @@ export interface RemotePlace {
   readonly least?: "parks" | "suspends"
   /** An execution waits for a message, not for a deferred. */
   readonly messages?: true
+  /** Not an engine, but a queue, and whose. */
+  readonly queue?: "romancy" | "sql" | undefined
 }
 
 /** What a process is told at its start. */
 export interface Orders {
-  readonly role: "waits" | "completes" | "works" | "writes"
+  readonly role: "waits" | "completes" | "works" | "writes" | "takes" | "offers"
   readonly places: ReadonlyArray<RemotePlace>
   /** The database of the floor. */
   readonly floor?: string

@@ -26,6 +26,7 @@ import type { Section } from "./Section.ts"
 import { channels } from "./Channels.ts"
 import { idle } from "./Idle.ts"
 import { notify } from "./Notify.ts"
+import { queues } from "./Queue.ts"
 import { recover } from "./Recover.ts"
 import { throughput } from "./Throughput.ts"
 import { timers } from "./Timers.ts"
@@ -37,6 +38,7 @@ const sections: ReadonlyArray<Section> = [
   throughput,
   notify,
   timers,
+  queues,
   idle,
   recover
 ]

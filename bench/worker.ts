@@ -5,6 +5,8 @@
  * - `completes`: completes what they wait for, and tells when it called
  * - `works`: runs many steps at once; is killed, or takes over from one that was
  * - `writes`: completes many deferreds in the engine's statements, without an engine
+ * - `takes`: takes elements of queues, and tells when it has one
+ * - `offers`: offers them, and tells when it called
  *
  * Reads: orders from its first argument, questions as messages.
  * Feeds: `Remote`.
@@ -28,6 +30,7 @@ import * as Engines from "./Engines.ts"
 import * as LeastEngine from "./LeastEngine.ts"
 import { type Turn, writes } from "./Notify.ts"
 import { until } from "./Proof.ts"
+import { offers, takes } from "./Queue.ts"
 import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
@@ -186,7 +189,7 @@ const build = <A, E, R>(
     (engines) => new Map(engines)
   )
 
-const roles = { waits, completes, works, writes }
+const roles = { waits, completes, works, writes, takes, offers }
 
 const main = Effect.gen(function* () {
   const orders: Orders = JSON.parse(process.argv[2]!)

@@ -108,8 +108,8 @@ export class Listener extends Context.Service<
     )
 
   /**
-   * {@link layer} for a process that runs nothing: it hears of completions, and is not woken by
-   * what only workers act on.
+   * {@link layer} for a process that runs nothing: it hears of completions and of queues,
+   * and is not woken by what only workers act on.
    *
    * @since 0.1.0
    * @category layers
@@ -120,7 +120,7 @@ export class Listener extends Context.Service<
     PgClient.PgClient | RomancyConfig
   > = Layer.effect(
     this,
-    Effect.suspend(() => make(["workflow_completed", "self_test"]))
+    Effect.suspend(() => make(["workflow_completed", "queue", "self_test"]))
   )
 
   /**

@@ -71,6 +71,13 @@ const WorkflowSignal = Schema.Struct({
 /** Workers came or went: channel `worker`. */
 const WorkerChanged = Schema.Struct({ _tag: Schema.tagDefaultOmit("WorkerChanged") })
 
+/** Elements of a queue can be taken, or will be: channel `queue`. */
+const QueueFilled = Schema.Struct({
+  _tag: Schema.tagDefaultOmit("QueueFilled"),
+  queueName: text,
+  workerId: text
+}).pipe(Schema.encodeKeys({ queueName: "queue_name", workerId: "worker_id" }))
+
 /** A listener asks itself whether notifications arrive: channel `self_test`. */
 const SelfTest = Schema.Struct({ _tag: Schema.tagDefaultOmit("SelfTest"), nonce: text })
 
@@ -89,6 +96,7 @@ export type Notification =
   | typeof WorkflowCompleted.Type
   | typeof WorkflowSignal.Type
   | typeof WorkerChanged.Type
+  | typeof QueueFilled.Type
   | typeof SelfTest.Type
 
 /**
@@ -107,6 +115,7 @@ const schemas = {
   workflow_completed: WorkflowCompleted,
   workflow_signal: WorkflowSignal,
   worker: WorkerChanged,
+  queue: QueueFilled,
   self_test: SelfTest
 } satisfies Record<ChannelName, Schema.Top>
 
@@ -118,6 +127,7 @@ const tags = {
   workflow_completed: "WorkflowCompleted",
   workflow_signal: "WorkflowSignal",
   worker: "WorkerChanged",
+  queue: "QueueFilled",
   self_test: "SelfTest"
 } as const satisfies Record<ChannelName, Tag>
 

@@ -4,7 +4,7 @@
  *
  * Reads: `Sessions` for the engine's own writes, the application's `PgClient` for what has to be in
  * the application's transaction; the migrations, which come before the first statement.
- * Feeds: `PgWorkflowStore`, `PgChannelStore`, `PgOutboxStore`.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`, `PgOutboxStore`, `PgQueueStore`.
  * Guarantees: writes of many fibers share a statement (`GroupCommit`), except inside a transaction
  * of the application's, where they go straight into it and live or die with it. A full notification
  * queue fails no commit of the engine's. Whatever is safe to repeat is repeated until the database
@@ -64,7 +64,8 @@ export const makeContext = Effect.gen(function* () {
     signal: channel(config, "workflow_signal"),
     worker: channel(config, "worker"),
     message: channel(config, "channel_message"),
-    outbox: channel(config, "outbox_pending")
+    outbox: channel(config, "outbox_pending"),
+    queue: channel(config, "queue")
   }
   return (
     sql: SqlClient,
@@ -89,6 +90,7 @@ export const makeContext = Effect.gen(function* () {
     )
 })
 
+/** Makes the ways to run a statement. Migrates or verifies the tables first. */
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
@@ -205,7 +207,10 @@ const make = Effect.gen(function* () {
       )
   })
 
-  return { anywhere, batched, context, direct, fail, once, run, theirs, transaction }
+  /** Runs an effect once the transaction that the caller is in has committed, or at once. */
+  const afterCommit = client.afterCommit
+
+  return { afterCommit, anywhere, batched, context, direct, fail, once, run, theirs, transaction }
 })
 
 /**

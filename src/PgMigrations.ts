@@ -280,6 +280,35 @@ begin
 end
 $$`
       ]
+    },
+    {
+      id: 7,
+      name: "queues",
+      statements: [
+        // Whoever takes an element moves ready_at to the end of its lease, so one index finds what
+        // was offered, what is to be tried again and what its taker has left behind.
+        `create table if not exists ${table.queue} (
+  sequence bigint generated always as identity primary key,
+  queue_name text not null,
+  id text not null,
+  state text not null check (state in ('Pending', 'Completed', 'Failed')),
+  element json not null,
+  attempts int not null default 0,
+  token int not null default 0,
+  owner text,
+  ready_at timestamptz not null,
+  last_failure text,
+  created_at timestamptz not null,
+  ended_at timestamptz,
+  unique (queue_name, id)
+)`,
+        `create index if not exists ${index("queue_ready")}
+  on ${table.queue} (queue_name, ready_at, sequence) where state = 'Pending'`,
+        `create index if not exists ${index("queue_owned")}
+  on ${table.queue} (owner) where owner is not null`,
+        `create index if not exists ${index("queue_ended")}
+  on ${table.queue} (state, ended_at) where state <> 'Pending'`
+      ]
     }
   ]
 }

@@ -37,6 +37,7 @@ export interface StatementContext {
     readonly worker: string
     readonly message: string
     readonly outbox: string
+    readonly queue: string
   }
   readonly now: Statement.Fragment
   readonly hints: boolean

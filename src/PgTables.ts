@@ -28,6 +28,7 @@ export interface PgTables {
   /** The function that subscribes an instance to a channel. */
   readonly subscribe: string
   readonly outbox: string
+  readonly queue: string
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
@@ -56,6 +57,7 @@ export const tableNames = (
     inbox: name("inbox"),
     subscribe: name("subscribe"),
     outbox: name("outbox"),
+    queue: name("queue"),
     migrations: name("migrations"),
     awaitLock: name("await_lock"),
     record: name("record")

@@ -19,6 +19,7 @@ import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
+import * as PgQueueStatements from "./PgQueueStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
@@ -100,11 +101,16 @@ const make = Effect.gen(function* () {
   const bury = (workerIds: ReadonlyArray<string>) =>
     workerIds.length === 0
       ? Effect.succeed(0)
-      : Effect.map(
-          direct("free what a dead worker owned", (context) =>
-            PgWorkerStatements.bury(context, workerIds)
+      : direct("free what a dead worker was processing", (context) =>
+          PgQueueStatements.free(context, workerIds)
+        ).pipe(
+          // Last, because it strikes the worker off: until then somebody does all of it again.
+          Effect.andThen(
+            direct("free what a dead worker owned", (context) =>
+              PgWorkerStatements.bury(context, workerIds)
+            )
           ),
-          ([row]) => row!.instances
+          Effect.map(([row]) => row!.instances)
         )
 
   const remove = (which: { readonly workerId: string; readonly expired: boolean }) =>

@@ -17,7 +17,8 @@
  * ```
  *
  * Reads: the application's `PgClient`.
- * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged; `Outbox`.
+ * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged, with the
+ * queues that its `DurableQueue` asks for; `Channels`, `Outbox`.
  * Guarantees: notifications only make it fast. With every one of them lost, everything still
  * happens, within `notifyFallbackInterval`.
  *
@@ -27,6 +28,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
 import * as ChannelDispatcher from "./ChannelDispatcher.ts"
@@ -41,6 +43,7 @@ import * as PgChannelStore from "./PgChannelStore.ts"
 import { Outbox } from "./Outbox.ts"
 import type { OutboxStore } from "./OutboxStore.ts"
 import * as PgOutboxStore from "./PgOutboxStore.ts"
+import * as PgQueueStore from "./PgQueueStore.ts"
 import * as PgWorkflowStore from "./PgWorkflowStore.ts"
 import { RomancyConfig, variable } from "./RomancyConfig.ts"
 import {
@@ -80,8 +83,11 @@ const runs = Runs.layer.pipe(Layer.provideMerge(Awaiting.layer))
 
 const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 
+/** What Effect's `DurableQueue` asks for: queues beside the workflows, in the same store. */
+const queues = PersistedQueue.layer.pipe(Layer.provideMerge(PgQueueStore.layer))
+
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pipe(
+const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, queues).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -92,7 +98,7 @@ const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pip
 )
 
 /** The same without what claims and runs. */
-const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.layer).pipe(
+const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.layer, queues).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -100,8 +106,13 @@ const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.laye
   Layer.provideMerge(identity)
 )
 
+/** Effect's own store is what queues in one process need. */
+const queuesInMemory = PersistedQueue.layer.pipe(
+  Layer.provideMerge(PersistedQueue.layerStoreMemory)
+)
+
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pipe(
+const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, queuesInMemory).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),
@@ -111,13 +122,19 @@ const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer).pip
 )
 
 /**
- * What a client provides: the engine, channels and the outbox to publish in, and the listener, whose
- * status can be read and subscribed to.
+ * What a client provides: the engine, channels and the outbox to publish in, the queues that
+ * `DurableQueue` asks for, and the listener, whose status can be read and subscribed to.
  *
  * @since 0.1.0
  * @category models
  */
-export type ProvidesClient = WorkflowEngine | Channels | Outbox | Listener
+export type ProvidesClient =
+  | WorkflowEngine
+  | Channels
+  | Outbox
+  | PersistedQueue.PersistedQueueFactory
+  | PersistedQueue.PersistedQueueStore
+  | Listener
 
 /**
  * What a worker provides: besides that, what an `OutboxRelay` needs.

@@ -53,7 +53,7 @@ export declare namespace RomancyConfig {
     readonly maxWorkflowsPerBatch: number
     /** Timers fired by one statement. Default 100. */
     readonly maxTimersPerBatch: number
-    /** Channel messages handled by one statement. Default 100. */
+    /** Channel messages, or elements of a queue, handled by one statement. Default 100. */
     readonly maxMessagesPerBatch: number
     /** Time between polls for runnable workflows while not listening. Default 1 second. */
     readonly workflowResumptionInterval: Duration.Duration
@@ -336,6 +336,7 @@ export const channels = [
   "workflow_completed",
   "workflow_signal",
   "worker",
+  "queue",
   "self_test"
 ] as const
 
@@ -366,5 +367,13 @@ export const channel = (
  */
 export const table = (
   config: Pick<RomancyConfig.Values, "prefix" | "schema">,
-  table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "outbox" | "migrations"
+  table:
+    | "instances"
+    | "steps"
+    | "deferreds"
+    | "timers"
+    | "workers"
+    | "outbox"
+    | "queue"
+    | "migrations"
 ): string => `"${config.schema}"."${config.prefix}_${table}"`

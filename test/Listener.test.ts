@@ -79,31 +79,35 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
             "OutboxPending",
             "WorkflowCompleted",
             "WorkflowSignal",
-            "WorkerChanged"
+            "WorkerChanged",
+            "QueueFilled"
           ]
         )
       })
   )
 
-  it.effect("of a client hears of completions, and of nothing that only workers act on", () =>
-    Effect.gen(function* () {
-      const { notify, url } = yield* foreign
-      const { listener, statuses } = yield* start(
-        { url },
-        { prefix: "client" },
-        Listener.layerClient
-      )
-      const subscription = yield* listener.subscribe
-      yield* statuses.until("Listening")
-      for (const channel of channels) {
-        if (channel !== "self_test") yield* notify(`client_${channel}`)
-      }
-      yield* notify("client_workflow_completed", '{"instance_ids":["last"]}')
-      assert.deepStrictEqual(
-        [yield* PubSub.take(subscription), yield* PubSub.take(subscription)],
-        [{ _tag: "WorkflowCompleted" }, { _tag: "WorkflowCompleted", instanceIds: ["last"] }]
-      )
-    })
+  it.effect(
+    "of a client hears of completions and queues, and of nothing that only workers act on",
+    () =>
+      Effect.gen(function* () {
+        const { notify, url } = yield* foreign
+        const { listener, statuses } = yield* start(
+          { url },
+          { prefix: "client" },
+          Listener.layerClient
+        )
+        const subscription = yield* listener.subscribe
+        yield* statuses.until("Listening")
+        for (const channel of channels) {
+          if (channel !== "self_test") yield* notify(`client_${channel}`)
+        }
+        yield* notify("client_workflow_completed", '{"instance_ids":["last"]}')
+        assert.deepStrictEqual(Array.from(yield* PubSub.takeBetween(subscription, 3, 3)), [
+          { _tag: "WorkflowCompleted" },
+          { _tag: "QueueFilled" },
+          { _tag: "WorkflowCompleted", instanceIds: ["last"] }
+        ])
+      })
   )
 
   it.effect(

@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import type { PersistedQueueFactory } from "effect/persistence/PersistedQueue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -65,10 +66,13 @@ export const defaultDifferences: Differences = {
   suspendedResources: "released"
 }
 
+/** What a case may use: the engine, and the queues that go with it. */
+export type Services = WorkflowEngine.WorkflowEngine | PersistedQueueFactory
+
 /** The engine under test. */
 export interface Options {
   /** Built afresh for every case, and closed after whatever the case registered. */
-  readonly layer: Layer.Layer<WorkflowEngine.WorkflowEngine, unknown>
+  readonly layer: Layer.Layer<Services, unknown>
   readonly differences?: Partial<Differences>
   /** The longest a case may take. Default 30 s. */
   readonly timeout?: Duration.Input
@@ -83,10 +87,7 @@ export interface Options {
 export interface Contract {
   readonly differences: Differences
   readonly inTransaction: Options["inTransaction"]
-  readonly test: (
-    title: string,
-    body: Effect.Effect<void, unknown, WorkflowEngine.WorkflowEngine | Scope.Scope>
-  ) => void
+  readonly test: (title: string, body: Effect.Effect<void, unknown, Services | Scope.Scope>) => void
 }
 
 /** Binds the cases to an engine. They run on the live clock: what they wait for may be a wire. */

@@ -8,7 +8,6 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Schema from "effect/Schema"
 import * as DurableQueue from "effect/workflow/DurableQueue"
 import {
@@ -34,8 +33,6 @@ const makeQueue = () =>
     idempotencyKey: ({ n }) => `${n}`
   })
 
-const store = PersistedQueue.layer.pipe(Layer.provide(PersistedQueue.layerStoreMemory))
-
 export const queues = ({ test }: Contract): void => {
   test(
     "a worker processes what an execution puts into a queue, once, and the execution gets it",
@@ -56,7 +53,7 @@ export const queues = ({ test }: Contract): void => {
             })
           ),
           DurableQueue.worker(queue, ({ n }) => Effect.as(log.add(`work ${n}`), n * 10))
-        ).pipe(Layer.provide(Layer.fresh(store)))
+        )
       )
       const executionId = yield* flow.execute({ id: "1" }, { discard: true })
       yield* log.seen("both")
@@ -77,10 +74,36 @@ export const queues = ({ test }: Contract): void => {
           DurableQueue.worker(queue, ({ n }) =>
             Effect.fail(new Refused({ code: n, since: new Date(0) }))
           )
-        ).pipe(Layer.provide(Layer.fresh(store)))
+        )
       )
       const executionId = yield* flow.execute({ id: "1" }, { discard: true })
       assert.strictEqual(assertFailure(yield* completed(flow, executionId)).code, 1)
+    })
+  )
+
+  test(
+    "executions that share a queue get each the answer to its own item, from any of its workers",
+    Effect.gen(function* () {
+      const flow = define("queue shared", { success: Schema.Int, error: Refused })
+      const queue = makeQueue()
+      const log = makeLog()
+      yield* register(
+        Layer.merge(
+          flow.toLayer(({ id }) => DurableQueue.process(queue, { n: Number(id) })),
+          DurableQueue.worker(queue, ({ n }) => Effect.as(log.add(`work ${n}`), n * 10), {
+            concurrency: 3
+          })
+        )
+      )
+      const numbers = Array.from({ length: 20 }, (_, n) => n)
+      const results = yield* Effect.forEach(numbers, (n) => flow.execute({ id: `${n}` }), {
+        concurrency: "unbounded"
+      })
+      assert.deepStrictEqual(
+        results,
+        numbers.map((n) => n * 10)
+      )
+      for (const n of numbers) assert.strictEqual(log.count(`work ${n}`), 1)
     })
   )
 }

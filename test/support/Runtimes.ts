@@ -245,7 +245,7 @@ export const makeDatabase = Effect.gen(function* () {
         (row) => row!
       ),
     /** How many rows a table has. */
-    rows: (table: "instances" | "steps" | "deferreds" | "timers" | "workers") =>
+    rows: (table: "instances" | "steps" | "deferreds" | "timers" | "workers" | "queue") =>
       Effect.map(
         sql.unsafe<{ n: number }>(`select count(*)::int4 as n from romancy_${table}`),
         ([row]) => row!.n
