@@ -16,7 +16,8 @@ import type { News } from "./WorkflowStore.ts"
 
 /**
  * Puts new messages into the inbox of those they are for: everybody whose subscription does not
- * show them, or the target. One whose target has not subscribed is kept. Served by
+ * show them, or the target. One whose target has not subscribed is kept. The commit does not wait
+ * for the disk: what a crash of the server undoes is done again. Served by
  * `messages_new (message_id)` and `subscriptions_of (channel, mode)`. Notifies nobody.
  *
  * @since 0.1.0
@@ -25,10 +26,12 @@ import type { News } from "./WorkflowStore.ts"
 export const route = (context: StatementContext, limit: number) => {
   const subscriptions = table(context, "subscriptions")
   return context.sql`
-with picked as materialized (
-  select m.message_id, m.channel, m.mode, m.target, m.published_at, m.published_by
-  from ${table(context, "messages")} m where m.state = 'New'
-  order by m.message_id limit ${limit}::int4 for update skip locked
+with relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+picked as materialized (
+  select p.* from relaxed cross join lateral (
+    select m.message_id, m.channel, m.mode, m.target, m.published_at, m.published_by
+    from ${table(context, "messages")} m where m.state = 'New'
+    order by m.message_id limit ${limit}::int4 for update skip locked) p
 ), matched as materialized (
   select s.execution_id, s.channel, s.mode, p.message_id
   from picked p join ${subscriptions} s on s.channel = p.channel and s.mode = 'broadcast'

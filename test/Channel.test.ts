@@ -3,68 +3,37 @@ import * as Cause from "effect/Cause"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
-import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { TestClock } from "effect/testing"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
-import * as DbClock from "../src/DbClock.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { ChannelConflict, NotSubscribed, ReceiveTimeout } from "../src/RomancyError.ts"
 import { assertDefect, assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
 import {
   define,
-  eventually,
   finished,
   fromLayer,
   hourly,
   makeDatabase,
   makeLog,
-  pair,
   polling,
   type Runtime,
   start,
   suspended
 } from "./support/Runtimes.ts"
-
-const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
-const Jobs = Channel.make("jobs", { payload: Schema.Int, mode: "competing" })
-const Mail = Channel.make("mail", { payload: Schema.String, mode: "direct" })
-
-/** Receives as many messages as its id says first, and gives their payloads. */
-const reader = (name: string, channel: Channel.Channel<Schema.Codec<any, any>, any>) => {
-  const Reader = define(name, { success: Schema.Array(Schema.Unknown) })
-  const live = Reader.toLayer(
-    Effect.fnUntraced(function* ({ id }) {
-      yield* Channel.subscribe(channel)
-      const got: Array<unknown> = []
-      while (got.length < Number.parseInt(id, 10)) {
-        got.push((yield* Channel.receive(channel)).payload)
-      }
-      return got
-    }, Effect.orDie)
-  )
-  return Object.assign(Reader, { live })
-}
-const NewsReader = reader("NewsReader", News)
-const Worker = reader("Worker", Jobs)
-const MailReader = reader("MailReader", Mail)
-
-/** A handler that dies of what its body does not expect. */
-const bodyOf = <S extends Schema.Top, E, R>(
-  workflow: ReturnType<typeof define<S>>,
-  body: () => Effect.Effect<S["Type"], E, R>
-) => workflow.toLayer(() => Effect.orDie(body()))
-
-/** Starts a reader that waits for its first message. */
-const waiting = (runtime: Runtime, workflow: typeof NewsReader, id: string) =>
-  Effect.tap(runtime.on(workflow.execute({ id }, { discard: true })), (executionId) =>
-    suspended(runtime, workflow, executionId)
-  )
+import {
+  bodyOf,
+  Jobs,
+  Mail,
+  MailReader,
+  News,
+  NewsReader,
+  waiting,
+  Worker
+} from "./support/Readers.ts"
 
 const worlds = {
   memory: fromLayer(Romancy.layerMemory()),
@@ -343,180 +312,3 @@ for (const [name, world] of Object.entries(worlds)) {
       }))
   })
 }
-
-describe("channels between processes", () => {
-  it.live(
-    "a message published in one wakes the workflow in another, and says so to everybody",
-    () =>
-      Effect.gen(function* () {
-        const { a, b, eavesdrop } = yield* pair()
-        const heard = yield* eavesdrop()
-        yield* b.register(NewsReader.live)
-        yield* b.register(MailReader.live)
-        const id = yield* waiting(b, NewsReader, "1a")
-        const mail = yield* waiting(b, MailReader, "1b")
-        yield* a.on(Channel.publish(News, "hello"))
-        yield* a.on(Channel.sendTo(Mail, mail, "you"))
-        assertSuccess(yield* finished(b, NewsReader, id), ["hello"])
-        assertSuccess(yield* finished(b, MailReader, mail), ["you"])
-        const payloads = (yield* heard.said("channel_message")).map((text) => JSON.parse(text))
-        assert.deepStrictEqual(payloads, [
-          { channel_name: "news", message_id: 1 },
-          { channel_name: "mail", message_id: 2, target_instance_id: mail }
-        ])
-      })
-  )
-
-  it.live("what a transaction publishes is delivered if and only if it commits", () =>
-    Effect.gen(function* () {
-      const { a, b, eavesdrop } = yield* pair()
-      const heard = yield* eavesdrop()
-      yield* b.register(NewsReader.live)
-      const id = yield* waiting(b, NewsReader, "1a")
-      const inTransaction = (text: string, end: Effect.Effect<void, string>) =>
-        a.on(
-          Effect.flatMap(PgClient.PgClient, (sql) =>
-            sql.withTransaction(Effect.andThen(Channel.publish(News, text), end))
-          )
-        )
-      yield* Effect.exit(inTransaction("rolled back", Effect.fail("no")))
-      assert.deepStrictEqual(yield* heard.said("channel_message"), [])
-      yield* suspended(b, NewsReader, id)
-      yield* inTransaction("committed", Effect.void)
-      assertSuccess(yield* finished(b, NewsReader, id), ["committed"])
-    })
-  )
-
-  it.live("a transaction with a lower number that commits later loses nothing", () =>
-    Effect.gen(function* () {
-      const { a, b, sql } = yield* pair()
-      yield* b.register(NewsReader.live)
-      const id = yield* waiting(b, NewsReader, "2a")
-      const log = makeLog()
-      const slow = yield* a
-        .on(
-          Effect.flatMap(PgClient.PgClient, (sql) =>
-            sql.withTransaction(
-              Effect.gen(function* () {
-                yield* Channel.publish(News, "slow")
-                yield* log.add("published")
-                yield* log.seen("go on")
-              })
-            )
-          )
-        )
-        .pipe(Effect.forkScoped)
-      yield* log.seen("published")
-      yield* a.on(Channel.publish(News, "quick"))
-      yield* eventually(
-        "the quick one taken",
-        sql<{ n: number }>`select count(*)::int4 as n from romancy_deferreds`,
-        ([row]) => row?.n === 1
-      )
-      yield* log.add("go on")
-      yield* Fiber.join(slow)
-      assertSuccess(yield* finished(b, NewsReader, id), ["quick", "slow"])
-      const [row] = yield* sql<{ ids: ReadonlyArray<number> }>`
-        select array_agg(message_id order by body::text)::int4[] as ids from romancy_messages`
-      assert.deepStrictEqual(row?.ids, [2, 1])
-    })
-  )
-
-  it.live("a step whose record was lost publishes nothing twice", () =>
-    Effect.gen(function* () {
-      const { a, b, row, sql } = yield* pair({ ...hourly, parkDuration: 0 })
-      yield* b.register(NewsReader.live)
-      const readerId = yield* waiting(b, NewsReader, "2a")
-      const Flow = define("Flow")
-      const handler = bodyOf(Flow, () =>
-        Effect.gen(function* () {
-          yield* Channel.publish(News, "once")
-          yield* Channel.subscribe(Mail)
-          yield* Channel.receive(Mail)
-        })
-      )
-      yield* a.register(handler)
-      const id = yield* a.on(Flow.execute({ id: "1" }, { discard: true }))
-      yield* suspended(a, Flow, id)
-      // As if the process had died between the message and the record of having sent it.
-      yield* sql`delete from romancy_steps where execution_id = ${id} and name like '%publish%'`
-      yield* a.on(Channel.sendTo(Mail, id, "go on"))
-      assertSuccess(yield* finished(a, Flow, id), undefined)
-      assert.strictEqual((yield* row(id))?.status, "Completed")
-      yield* a.on(Channel.publish(News, "end"))
-      assertSuccess(yield* finished(b, NewsReader, readerId), ["once", "end"])
-    })
-  )
-
-  it.live(
-    "a receive ends on time although every poll is an hour, also after its worker has gone",
-    () =>
-      Effect.gen(function* () {
-        const { a, b, status } = yield* pair({ ...hourly, parkDuration: 0 })
-        const Flow = define("Flow", { success: Schema.String })
-        const handler = Flow.toLayer(
-          Effect.fnUntraced(function* ({ id }) {
-            yield* Channel.subscribe(News)
-            return yield* Channel.receive(News, { timeout: Number(id) }).pipe(
-              Effect.map(({ payload }) => payload),
-              Effect.catchTag("ReceiveTimeout", () => Effect.succeed("nothing"))
-            )
-          }, Effect.orDie)
-        )
-        yield* a.register(handler)
-        yield* b.register(handler)
-        const soon = yield* a.on(Flow.execute({ id: "50" }, { discard: true }))
-        assertSuccess(yield* finished(a, Flow, soon), "nothing")
-        const later = yield* a.on(Flow.execute({ id: "300" }, { discard: true }))
-        yield* status(later, "Suspended")
-        yield* a.stop
-        assertSuccess(yield* finished(b, Flow, later), "nothing")
-      })
-  )
-})
-
-describe("a receive under a clock that the test moves", () => {
-  it.effect("ends at its millisecond, and keeps its end over a replay", () =>
-    Effect.gen(function* () {
-      const beginning = Date.parse("2026-03-01T10:20:30.456Z")
-      yield* TestClock.setTime(beginning)
-      const { url } = yield* makeDatabase
-      const runtime = yield* start(url, {
-        config: {
-          listenNotify: false,
-          parkDuration: 0,
-          workflowResumptionInterval: "1 day",
-          timerCheckInterval: "1 day",
-          channelTimeoutInterval: "1 day",
-          heartbeatInterval: "10 days",
-          leaseDuration: "30 days"
-        },
-        provide: DbClock.layerClock
-      })
-      const log = makeLog()
-      const Flow = define("Flow", { success: Schema.String })
-      yield* runtime.register(
-        Flow.toLayer(() =>
-          Effect.gen(function* () {
-            yield* log.add("replay")
-            yield* Channel.subscribe(News)
-            return yield* Channel.receive(News, { timeout: "10 seconds" }).pipe(
-              Effect.map(({ payload }) => payload),
-              Effect.catchTag("ReceiveTimeout", () => Effect.succeed("nothing"))
-            )
-          }).pipe(Effect.orDie)
-        )
-      )
-      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-      yield* suspended(runtime, Flow, id)
-      yield* TestClock.adjust("6 seconds")
-      yield* runtime.on(Flow.resume(id))
-      yield* log.seen("replay", 2)
-      yield* suspended(runtime, Flow, id)
-      yield* TestClock.adjust("3999 millis")
-      yield* suspended(runtime, Flow, id)
-      yield* TestClock.adjust("1 millis")
-      assertSuccess(yield* finished(runtime, Flow, id), "nothing")
-    })
-  )
-})

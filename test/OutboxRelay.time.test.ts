@@ -1,0 +1,306 @@
+/** What a relay does over time: its leases, its stop, its polls and alarms. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import { TestClock } from "effect/testing"
+import { toJson } from "../src/CloudEvent.ts"
+import { Doorbell } from "../src/Doorbell.ts"
+import * as MemoryOutboxStore from "../src/MemoryOutboxStore.ts"
+import * as OutboxDestination from "../src/OutboxDestination.ts"
+import * as OutboxRelay from "../src/OutboxRelay.ts"
+import type { Options } from "../src/OutboxRelayConfig.ts"
+import { OutboxStore } from "../src/OutboxStore.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as HttpSink from "./support/HttpSink.ts"
+import {
+  event,
+  gone,
+  type Judge,
+  makeDestination,
+  patient,
+  publish,
+  relay,
+  unavailable
+} from "./support/Relays.ts"
+import { eventually, hourly, makeDatabase, start, within } from "./support/Runtimes.ts"
+import * as ScriptedListener from "./support/ScriptedListener.ts"
+import * as WorkerProcess from "./support/WorkerProcess.ts"
+
+describe("a relay's lease", () => {
+  const leasing = {
+    leaseDuration: "1 second",
+    heartbeatInterval: "300 millis",
+    heartbeatTimeout: "200 millis"
+  }
+
+  it.live("is renewed for as long as a send takes", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const config = { ...hourly, ...leasing } as RomancyConfig.Options
+      const gate = yield* Deferred.make<void>()
+      let sends = 0
+      const slow = Layer.succeed(OutboxDestination.OutboxDestination, {
+        send: () =>
+          Effect.andThen(
+            Effect.sync(() => sends++),
+            Effect.as(Deferred.await(gate), { _tag: "Accepted" } as const)
+          )
+      })
+      for (let n = 0; n < 2; n++) {
+        const runtime = yield* start(database.url, { config })
+        yield* runtime.until("Listening")
+        yield* relay(runtime, slow, { pollInterval: "50 millis" })
+        if (n === 0) yield* publish(runtime, ["e1"])
+      }
+      const lease = database.sql<{ left: number; age: number }>`select
+        extract(epoch from next_attempt_at - clock_timestamp())::float8 as left,
+        extract(epoch from clock_timestamp() - created_at)::float8 as age from romancy_outbox`
+      // Three leases long.
+      yield* eventually("a long send", lease, ([row]) => row!.age > 3)
+      assert.isAbove((yield* lease)[0]!.left, 0)
+      assert.strictEqual(sends, 1)
+      yield* Deferred.succeed(gate, undefined)
+    })
+  )
+
+  it.live(
+    "ends with its process, killed between the send and its answer: another sends the same",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const config = { ...hourly, ...leasing } as RomancyConfig.Options
+        const sink: HttpSink.HttpSink = yield* HttpSink.make(() =>
+          sink.received.length === 1 ? "silence" : { status: 202 }
+        )
+        const client = yield* start(database.url, { config, layer: Romancy.layerClient })
+        const child = yield* WorkerProcess.make(
+          new URL("./support/workers/Relay.ts", import.meta.url),
+          {
+            args: [JSON.stringify(config)],
+            env: { DATABASE_URL: Redacted.value(database.url), SINK_URL: sink.url }
+          }
+        )
+        yield* publish(client, ["e1", "e2"], () => "k")
+        const received = (n: number) =>
+          eventually(
+            `${n} received`,
+            Effect.sync(() => sink.received.length),
+            (length) => length >= n
+          )
+        yield* received(1)
+        yield* child.kill
+        const heir = yield* start(database.url, { config })
+        yield* heir.until("Listening")
+        yield* relay(
+          heir,
+          OutboxDestination.layerHttp({ url: sink.url }).pipe(
+            Layer.provide(FetchHttpClient.layer),
+            Layer.orDie
+          )
+        )
+        yield* received(3)
+        const ids = sink.received.map(({ body }) => JSON.parse(new TextDecoder().decode(body)).id)
+        assert.deepStrictEqual(ids, ["e1", "e1", "e2"])
+        const rows = database.sql`select attempts, state from romancy_outbox order by position`
+        yield* eventually("delivered", rows, ([, e2]) => e2?.state === "Delivered")
+        assert.deepStrictEqual((yield* rows)[0], { attempts: 2, state: "Delivered" })
+      })
+  )
+})
+
+describe("a relay that stops", () => {
+  it.live("while its first look waits for a database that is down does not hang", () =>
+    Effect.gen(function* () {
+      const config = { ...patient, listenNotify: false, shutdownTimeout: "100 millis" } as const
+      const runtime = yield* start(Redacted.make("postgres://nobody@127.0.0.1:1/none"), { config })
+      const stop = yield* relay(runtime, makeDestination().layer, { pollInterval: "5 millis" })
+      yield* Effect.sleep("100 millis")
+      yield* within("its end")(stop)
+    })
+  )
+
+  /** A destination whose sends wait for the test, and what was sent. */
+  const gated = Effect.gen(function* () {
+    const gate = yield* Deferred.make<void>()
+    const sent: Array<string> = []
+    const layer = Layer.succeed(OutboxDestination.OutboxDestination, {
+      send: ({ id }) =>
+        Effect.andThen(
+          Effect.sync(() => void sent.push(id)),
+          Effect.as(Deferred.await(gate), { _tag: "Accepted" } as const)
+        )
+    })
+    const until = (n: number) =>
+      eventually(
+        `${n} sent`,
+        Effect.sync(() => sent.length),
+        (length) => length >= n
+      )
+    return { gate, sent, layer, until }
+  })
+
+  it.live("waits for what is on its way, and gives the rest to others at once", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const first = yield* start(database.url, { config: patient })
+      yield* first.until("Listening")
+      const slow = yield* gated
+      const stop = yield* relay(first, slow.layer)
+      yield* publish(first, ["e1"], () => "k")
+      yield* slow.until(1)
+      yield* publish(first, ["e2"], () => "k")
+      const heir = yield* start(database.url, { config: patient })
+      yield* heir.until("Listening")
+      const { accepted, layer, until } = makeDestination()
+      yield* relay(heir, layer)
+      const stopping = yield* Effect.forkChild(stop)
+      yield* Effect.sleep("50 millis")
+      assert.isUndefined(stopping.pollUnsafe())
+      yield* Deferred.succeed(slow.gate, undefined)
+      yield* eventually(
+        "stopped",
+        Effect.sync(() => stopping.pollUnsafe()),
+        (exit) => exit !== undefined
+      )
+      const [row] =
+        yield* database.sql`select state, attempts from romancy_outbox order by position`
+      assert.deepStrictEqual(row, { state: "Delivered", attempts: 1 })
+      yield* until(1)
+      assert.deepStrictEqual([slow.sent, accepted], [["e1"], ["e2"]])
+    })
+  )
+
+  it.live("waits no longer than it may: what had no answer is another's", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const config = { ...patient, shutdownTimeout: "100 millis" } satisfies RomancyConfig.Options
+      const first = yield* start(database.url, { config })
+      yield* first.until("Listening")
+      const slow = yield* gated
+      const stop = yield* relay(first, slow.layer)
+      yield* publish(first, ["e1"])
+      yield* slow.until(1)
+      yield* stop
+      const rows = yield* database.sql`select state, owner, last_error from romancy_outbox`
+      assert.deepStrictEqual(rows, [
+        {
+          state: "Pending",
+          owner: null,
+          last_error: "the relay stopped before there was an answer"
+        }
+      ])
+    })
+  )
+})
+
+describe("a relay in time", () => {
+  const settle = Effect.repeat(Effect.yieldNow, { times: 50 })
+  const adjust = (duration: Duration.Input) => Effect.andThen(TestClock.adjust(duration), settle)
+
+  /** A relay in memory with a listener that says what the test says. */
+  const timed = Effect.fnUntraced(function* (
+    judge: Judge,
+    options: Options,
+    listening: "Listening" | "Lost" = "Listening"
+  ) {
+    const scripted = yield* ScriptedListener.make(listening)
+    const destination = makeDestination(judge)
+    const context = yield* Layer.build(
+      OutboxRelay.layer(options).pipe(
+        Layer.provide(destination.layer),
+        Layer.provide(scripted.layer),
+        Layer.provideMerge(Layer.merge(MemoryOutboxStore.layer, Doorbell.layer)),
+        Layer.provide(RomancyConfig.layer())
+      )
+    )
+    const store = Context.get(context, OutboxStore)
+    // Until the streams of the wake wait for the clock.
+    yield* settle
+    const put = (id: string) =>
+      store.publish({
+        publication: id,
+        eventId: id,
+        key: undefined,
+        event: JSON.stringify(toJson(event(id)))
+      })
+    return { ...destination, ...scripted, store, put }
+  })
+  const count = (list: ReadonlyArray<string>, n: number) =>
+    eventually(
+      `${n}`,
+      Effect.sync(() => list.length),
+      (length) => length >= n
+    )
+
+  it.effect("polls by its own interval until it listens, then sweeps and waits", () =>
+    Effect.gen(function* () {
+      const { become, notify, put, sent } = yield* timed(() => undefined, {}, "Lost")
+      yield* put("e1")
+      yield* adjust(999)
+      assert.deepStrictEqual(sent, [])
+      yield* adjust(1)
+      yield* count(sent, 1)
+      yield* put("e2")
+      yield* become("Listening")
+      yield* count(sent, 2)
+      yield* put("e3")
+      yield* adjust(29_999)
+      assert.strictEqual(sent.length, 2)
+      yield* adjust(1)
+      yield* count(sent, 3)
+      yield* put("e4")
+      yield* notify({ _tag: "OutboxPending" })
+      yield* count(sent, 4)
+    })
+  )
+
+  it.effect("tries again by its alarm, and lets an event expire at its age and not before", () =>
+    Effect.gen(function* () {
+      const { notify, put, sent, store } = yield* timed(
+        (_, attempt) => (attempt < 9 ? unavailable : undefined),
+        { maxAge: "10 seconds" }
+      )
+      yield* put("e1")
+      yield* notify({ _tag: "OutboxPending" })
+      yield* count(sent, 1)
+      yield* adjust(799)
+      assert.strictEqual(sent.length, 1)
+      yield* adjust(401)
+      yield* count(sent, 2)
+      for (let n = 0; n < 8; n++) yield* adjust(1000)
+      yield* adjust(799)
+      assert.deepStrictEqual(yield* store.deadLetters({ after: 0, limit: 1 }), [])
+      yield* adjust(1)
+      const [dead] = yield* eventually(
+        "an expired event",
+        store.deadLetters({ after: 0, limit: 1 }),
+        (dead) => dead.length > 0
+      )
+      assert.deepInclude(dead, { state: "Expired", lastError: "503" })
+      assert.isBelow(sent.length, 6)
+    })
+  )
+
+  it.effect("sweeps what was finished long enough ago", () =>
+    Effect.gen(function* () {
+      const { notify, put, store } = yield* timed(() => gone, {
+        deadLetterRetention: "1 hour",
+        sweepInterval: "40 minutes"
+      })
+      yield* put("e1")
+      yield* notify({ _tag: "OutboxPending" })
+      const dead = store.deadLetters({ after: 0, limit: 9 })
+      yield* eventually("a dead letter", dead, (dead) => dead.length === 1)
+      yield* adjust("40 minutes")
+      assert.strictEqual((yield* dead).length, 1)
+      yield* adjust("40 minutes")
+      yield* eventually("none", dead, (dead) => dead.length === 0)
+    })
+  )
+})
