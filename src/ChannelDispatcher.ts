@@ -15,8 +15,9 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
+import * as Stream from "effect/Stream"
 import * as Alarm from "./Alarm.ts"
-import { ChannelStore } from "./ChannelStore.ts"
+import { ChannelStore, isReceive } from "./ChannelStore.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
@@ -59,9 +60,12 @@ export const layer: Layer.Layer<
       messagesIn: wake.alarm.setUnsafe
     })
     // The end of a receive is announced as a timer is.
-    yield* Alarm.follow(wake.alarm, listener.notifications, worker.storeMillis).pipe(
-      Effect.forkScoped
+    // Those of timers would only cost a look.
+    const announced = Stream.filter(
+      listener.notifications,
+      (notification) => notification._tag === "TimerExpired" && isReceive(notification.timerId)
     )
+    yield* Alarm.follow(wake.alarm, announced, worker.storeMillis).pipe(Effect.forkScoped)
 
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()

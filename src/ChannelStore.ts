@@ -188,3 +188,12 @@ export const timedOutExit = { _tag: "Success", value: { _tag: "TimedOut" } }
  */
 export const receiveName = ({ channel, mode }: ChannelKey, n: number): string =>
   `channel/${mode}/${channel}/${n}`
+
+/**
+ * Whether a deferred, or what announces a deadline, is that of a receive.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isReceive = (name: string | undefined): boolean =>
+  name?.startsWith("channel/") === true
