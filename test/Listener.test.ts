@@ -102,7 +102,8 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
           if (channel !== "self_test") yield* notify(`client_${channel}`)
         }
         yield* notify("client_workflow_completed", '{"instance_ids":["last"]}')
-        assert.deepStrictEqual(Array.from(yield* PubSub.takeBetween(subscription, 3, 3)), [
+        // In whatever order: each channel is drained by itself.
+        assert.sameDeepMembers(Array.from(yield* PubSub.takeBetween(subscription, 3, 3)), [
           { _tag: "WorkflowCompleted" },
           { _tag: "QueueFilled" },
           { _tag: "WorkflowCompleted", instanceIds: ["last"] }
