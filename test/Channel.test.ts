@@ -271,11 +271,12 @@ for (const [name, world] of Object.entries(worlds)) {
         const leave = yield* runtime.register(handler)
         const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
         yield* suspended(runtime, Flow, id)
-        // All of it happens while nobody runs it.
+        // All of it happens while nobody runs it. The interruption comes first, so that a claim which
+        // is still under way finds it.
         yield* leave
         yield* runtime.on(Channel.publish(Jobs, 1))
-        yield* runtime.on(succeed(Flow, id, gate, undefined))
         yield* runtime.on(Flow.interrupt(id))
+        yield* runtime.on(succeed(Flow, id, gate, undefined))
         yield* runtime.register(handler)
         assertInterrupted(yield* finished(runtime, Flow, id))
         assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [1])
