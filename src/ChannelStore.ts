@@ -2,7 +2,7 @@
  * What channels ask of a store: subscriptions, messages, and who gets which.
  *
  * Reads: nothing.
- * Feeds: `Channels`, `ChannelDispatcher`; implemented by `PgChannelStore` and `MemoryChannelStore`.
+ * Feeds: `RunChannels`, `ChannelDispatcher`, `Departure`; implemented by `PgChannelStore` and `MemoryChannelStore`.
  * Guarantees: (of every implementation) a message goes to those who were subscribed when it became
  * visible: to each of them once and in order on a broadcast channel, to exactly one on a competing
  * one, to its target alone when it is sent to one execution. What a receive came to, a message or

@@ -131,7 +131,7 @@ served as materialized (
     union all select h.execution_id, h.channel, 'competing', o.message_id
       from hands h join offered o using (channel, n)
   ) c group by 1, 2, 3
-), taken_hold as materialized (
+), lockable as materialized (
   select i.execution_id, (i.status = 'Suspended' and not i.failed) as dormant
   from ${table(context, "instances")} i
   where i.execution_id in (select execution_id from candidates)
@@ -139,7 +139,7 @@ served as materialized (
   order by i.execution_id for no key update skip locked
 ), ready as materialized (
   select s.execution_id, s.channel, s.mode, s.waiting as name, s.due_at, c.offer, h.dormant
-  from candidates c join taken_hold h using (execution_id)
+  from candidates c join lockable h using (execution_id)
     join ${subscriptions} s using (execution_id, channel, mode)
   where s.waiting is not null
   order by s.execution_id, s.channel, s.mode for no key update of s
@@ -199,7 +199,7 @@ select (select count(*)::int4 from done) as done,
   ) one) as claimed,
   (select count(*)::int4 from hinted) as hinted,
   (select count(distinct execution_id) from candidates)
-    > (select count(*) from taken_hold) as passed,
+    > (select count(*) from lockable) as passed,
   exists (select from ${messages} m where m.state = 'New') as fresh,
   (select (extract(epoch from min(u.due_at) - (select now from moment)) * 1000)::float8
     from names cross join lateral (

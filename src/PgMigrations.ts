@@ -254,7 +254,7 @@ $$`,
         `create index if not exists ${index("inbox_messages")}
   on ${table.inbox} (message_id)`,
         // Its statements have snapshots of their own: whoever holds the channel sees who has joined.
-        // A direct subscription finds what was sent before it.
+        // What was sent to one that subscribes directly is collected after that has committed.
         `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
   to_channel text, in_mode text, at_moment timestamptz) returns text
 language plpgsql volatile as $$

@@ -43,7 +43,7 @@ const silently = (database: Effect.Success<typeof makeDatabase>, count: number) 
     from generate_series(1, ${count}::int4)`
 
 const route = "%m.message_id not in (select message_id from put)%"
-const serve = "%offered as materialized%taken_hold%"
+const serve = "%offered as materialized%lockable%"
 
 describe("the dispatcher of channels", () => {
   it.effect("looks every five seconds while it does not listen, and not a millisecond before", () =>
