@@ -82,10 +82,15 @@ export const make = <Payload extends Schema.Constraint, const Mode extends Chann
   options: { readonly payload: Payload; readonly mode: Mode }
 ): Channel<Payload, Mode> => ({ name, mode: options.mode, payloadSchema: options.payload })
 
-const keyOf = ({ mode, name }: Channel<any, ChannelMode>) => ({ channel: name, mode })
+const keyOf = ({ mode, name }: Channel<Schema.Constraint, ChannelMode>) => ({ channel: name, mode })
 
-/** What a receive comes to, as it is recorded. */
-const Outcome = Schema.Union([
+/**
+ * What a receive comes to, as it is recorded.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Outcome = Schema.Union([
   Schema.TaggedStruct("Message", {
     id: Schema.Int,
     body: Schema.Json,

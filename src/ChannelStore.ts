@@ -29,20 +29,21 @@ export type ChannelMode = "broadcast" | "competing" | "direct"
 
 /**
  * A channel as the store knows it. Those of one name and different modes have nothing in common, but
- * that broadcast and competing exclude each other.
+ * that broadcast and competing exclude each other. Under `event` the events of a type arrive: with
+ * every subscriber, or with the one that they are aimed at.
  *
  * @since 0.1.0
  * @category models
  */
 export interface ChannelKey {
   readonly channel: string
-  readonly mode: ChannelMode
+  readonly mode: ChannelMode | "event"
 }
 
 /**
  * A message to be published. `body` and `metadata` are JSON; `origin` names what publishes it where
- * that may be repeated: of one origin there is one message. `target` is the execution that a direct
- * one is sent to.
+ * that may be repeated: of one origin there is one message. `target` is the execution that it is sent
+ * to, if it is for one alone.
  *
  * @since 0.1.0
  * @category models

@@ -197,8 +197,8 @@ export class ChannelConflict extends Schema.TaggedError<ChannelConflict>("romanc
   "ChannelConflict",
   {
     channel: Schema.String,
-    requested: Schema.Literals(["broadcast", "competing", "direct"]),
-    present: Schema.Literals(["broadcast", "competing", "direct"])
+    requested: Schema.Literals(["broadcast", "competing"]),
+    present: Schema.Literals(["broadcast", "competing"])
   }
 ) {
   override get message(): string {
@@ -234,6 +234,37 @@ export class ReceiveTimeout extends Schema.TaggedError<ReceiveTimeout>("romancy/
 ) {
   override get message(): string {
     return `No message came on the channel "${this.channel}" within ${this.afterMillis} ms`
+  }
+}
+
+/**
+ * No event of the type came in time. The same in every replay; a later wait may get one.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class EventTimeout extends Schema.TaggedError<EventTimeout>("romancy/EventTimeout")(
+  "EventTimeout",
+  { type: Schema.String, afterMillis: Schema.Number }
+) {
+  override get message(): string {
+    return `No event of type ${this.type} came within ${this.afterMillis} ms`
+  }
+}
+
+/**
+ * An event came whose data is not what its type is defined to carry; `reason` has the path to what
+ * is wrong. Wait again for the next one, and have its producer send what the definition says.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("romancy/InvalidEvent")(
+  "InvalidEvent",
+  { type: Schema.String, source: Schema.String, id: Schema.String, reason: Schema.String }
+) {
+  override get message(): string {
+    return `The data of the event ${this.id} of ${this.source} is not that of ${this.type}: ${this.reason}`
   }
 }
 

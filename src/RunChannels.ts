@@ -16,13 +16,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as Activity from "effect/workflow/Activity"
 import { type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Channels } from "./Channels.ts"
-import {
-  type ChannelKey,
-  type ChannelMode,
-  ChannelStore,
-  type Publication,
-  receiveName
-} from "./ChannelStore.ts"
+import { type ChannelKey, ChannelStore, type Publication, receiveName } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { InStep } from "./InStep.ts"
 import { Names } from "./Names.ts"
@@ -158,14 +152,11 @@ const begins = (run: Run, name: string): boolean =>
 
 const keyText = ({ channel, mode }: ChannelKey) => `${mode}/${channel}`
 
-const otherMode: { readonly [K in ChannelMode]: ChannelMode } = {
-  broadcast: "competing",
-  competing: "broadcast",
-  direct: "direct"
-}
-
+/** Only these two exclude each other. */
 const conflict = ({ channel, mode }: ChannelKey) =>
-  new ChannelConflict({ channel, requested: mode, present: otherMode[mode] })
+  mode === "broadcast"
+    ? new ChannelConflict({ channel, requested: mode, present: "competing" })
+    : new ChannelConflict({ channel, requested: "competing", present: "broadcast" })
 
 /**
  * @since 0.1.0
