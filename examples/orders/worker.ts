@@ -13,6 +13,7 @@ import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import { OnResumption } from "../../src/Resumption.ts"
 import * as Romancy from "../../src/Romancy.ts"
+import * as WorkerProcess from "../WorkerProcess.ts"
 import * as Fulfilment from "./Fulfilment.ts"
 import { OrderStore } from "./OrderStore.ts"
 
@@ -38,13 +39,8 @@ const Worker = Fulfilment.layer.pipe(
   Layer.provideMerge(Logger.layer([Logger.consoleLogFmt]))
 )
 
-/** Nothing is ever written to our standard input: it ends when the parent does, however it does. */
-const parentIsGone = Effect.callback<void>((resume) => {
-  process.stdin.resume().once("end", () => resume(Effect.void))
-})
-
 Layer.launch(Worker).pipe(
-  Effect.raceFirst(parentIsGone),
+  Effect.raceFirst(WorkerProcess.parentIsGone),
   Effect.annotateLogs({ worker: process.pid }),
   NodeRuntime.runMain
 )
