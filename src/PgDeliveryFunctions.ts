@@ -104,38 +104,24 @@ export const deliver = (
   out passed_over boolean, out unrouted boolean, out next_millis float8)
 language plpgsql volatile as $$
 declare
-  -- Receives that may end: c for what was found, r for what is locked and waits, d for what is done.
-  c_ids text[]; c_channels text[]; c_modes text[]; c_offers bigint[];
-  r_ids text[]; r_channels text[]; r_modes text[]; r_offers bigint[];
-  r_names text[]; r_dues timestamptz[]; r_messages bigint[];
-  d_ids text[]; d_names text[]; d_exits json[];
-  held_ids text[]; dormant_ids text[]; taken_ids text[];
-  resumable text[]; signals text[];
+  candidate record; instance record; receive record;
+  message bigint; outcome json; now_taken boolean;
+  taken_ids text[] := '{}'; own_ids text[] := '{}';
+  own_names text[] := '{}'; own_exits json[] := '{}';
+  runnable_ids text[] := '{}'; runnable_names text[] := '{}'; signals text[] := '{}';
 begin
   perform set_config('synchronous_commit', 'off', true);
   routed_count := ${table.route}(at_most, waits);
   unrouted := exists (select from ${table.messages} m where m.state = 'New');
   done_count := 0;
   passed_over := false;
+  -- A worker that was struck off takes nothing. Before the instances, as everywhere.
+  if with_slots > 0 then
+    perform from ${table.workers} w where w.worker_id = by_worker and not w.dead for key share;
+    if not found then with_slots := 0; end if;
+  end if;
 
-  select array_agg(p.execution_id), array_agg(p.channel), array_agg(p.mode),
-    array_agg(null::bigint)
-  into c_ids, c_channels, c_modes, c_offers from (
-    (select s.* from unnest(of_names) n (workflow_name) cross join lateral (
-      select s.execution_id, s.channel, s.mode from ${table.subscriptions} s
-      where s.workflow_name = n.workflow_name and s.waiting is not null and s.arrivals > s.taken
-      limit at_most) s limit at_most)
-    union
-    (select s.* from unnest(of_names) n (workflow_name) cross join lateral (
-      select s.execution_id, s.channel, s.mode from ${table.subscriptions} s
-      where s.workflow_name = n.workflow_name and s.due_at <= at_moment
-      order by s.due_at limit at_most) s limit at_most)
-  ) p;
-
-  if exists (select from ${table.channels} c where c.mode = 'competing' and exists (
-    select from ${table.messages} m
-    where m.state = 'Kept' and m.mode = 'competing' and m.channel = c.channel))
-  then
+  for candidate in
     with hands as materialized (
       select h.*, row_number() over (
         partition by h.channel order by h.subscribed_at, h.execution_id) as n
@@ -155,141 +141,121 @@ begin
         where m.state = 'Kept' and m.mode = 'competing' and m.channel = h.channel
         order by m.message_id limit h.n for update skip locked) m
     )
-    select array_agg(p.execution_id), array_agg(p.channel), array_agg(p.mode), array_agg(p.offer)
-    into c_ids, c_channels, c_modes, c_offers from (
-      select c.execution_id, c.channel, c.mode, max(c.offer) as offer from (
-        select * from unnest(c_ids, c_channels, c_modes, c_offers)
-          as c (execution_id, channel, mode, offer)
-        union all
-        select h.execution_id, h.channel, 'competing', o.message_id
-        from hands h join offered o using (channel, n)
-      ) c group by 1, 2, 3
-    ) p;
-  end if;
-
-  if c_ids is not null then
-    -- A worker that was struck off takes nothing. Before the instances, as everywhere.
-    if with_slots > 0 then
-      perform from ${table.workers} w where w.worker_id = by_worker and not w.dead for key share;
-      if not found then with_slots := 0; end if;
+    select c.execution_id, c.channel, c.mode, max(c.offer) as offer from (
+      (select s.*, null::bigint as offer from unnest(of_names) n (workflow_name)
+        cross join lateral (
+          select s.execution_id, s.channel, s.mode from ${table.subscriptions} s
+          where s.workflow_name = n.workflow_name and s.waiting is not null
+            and s.arrivals > s.taken
+          limit at_most) s limit at_most)
+      union all
+      (select s.*, null from unnest(of_names) n (workflow_name) cross join lateral (
+        select s.execution_id, s.channel, s.mode from ${table.subscriptions} s
+        where s.workflow_name = n.workflow_name and s.due_at <= at_moment
+        order by s.due_at limit at_most) s limit at_most)
+      union all
+      select h.execution_id, h.channel, 'competing', o.message_id
+      from hands h join offered o using (channel, n)
+    ) c group by 1, 2, 3
+  loop
+    select i.workflow_name, i.status, i.owner, i.status = 'Suspended' and not i.failed as dormant
+    into instance from ${table.instances} i
+    where i.execution_id = candidate.execution_id
+      and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
+    for no key update skip locked;
+    if found then
+      select s.waiting, s.due_at into receive from ${table.subscriptions} s
+      where s.execution_id = candidate.execution_id and s.channel = candidate.channel
+        and s.mode = candidate.mode and s.waiting is not null
+      for no key update skip locked;
     end if;
-    select array_agg(l.execution_id), array_agg(l.execution_id) filter (where l.dormant)
-    into held_ids, dormant_ids from (
-      select i.execution_id, (i.status = 'Suspended' and not i.failed) as dormant
-      from ${table.instances} i
-      where i.execution_id = any(c_ids)
-        and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
-      order by i.execution_id for no key update skip locked
-    ) l;
-    select array_agg(l.execution_id), array_agg(l.channel), array_agg(l.mode), array_agg(l.offer),
-      array_agg(l.waiting), array_agg(l.due_at)
-    into r_ids, r_channels, r_modes, r_offers, r_names, r_dues from (
-      select s.execution_id, s.channel, s.mode, c.offer, s.waiting, s.due_at
-      from unnest(c_ids, c_channels, c_modes, c_offers) as c (execution_id, channel, mode, offer)
-        join ${table.subscriptions} s using (execution_id, channel, mode)
-      where s.execution_id = any(held_ids) and s.waiting is not null
-      for no key update of s skip locked
-    ) l;
-    passed_over := cardinality(c_ids) > coalesce(cardinality(r_ids), 0);
-  end if;
+    if not found then
+      passed_over := true;
+      continue;
+    end if;
 
-  if r_ids is not null then
-    select array_agg(coalesce(r.offer, (
+    message := coalesce(candidate.offer, (
       select b.message_id from ${table.inbox} b
-      where b.execution_id = r.execution_id and b.channel = r.channel and b.mode = r.mode
-      order by b.message_id limit 1)) order by r.n)
-    into r_messages
-    from unnest(r_ids, r_channels, r_modes, r_offers) with ordinality
-      as r (execution_id, channel, mode, offer, n);
-
-    with recorded as (
-      insert into ${table.deferreds} (execution_id, name, exit, completed_at)
-      select r.execution_id, r.name, case when m.message_id is null
-        then '{"_tag":"Success","value":{"_tag":"TimedOut"}}'::json else ${received} end, at_moment
-      from unnest(r_ids, r_names, r_dues, r_messages) as r (execution_id, name, due_at, message_id)
-        left join ${table.messages} m using (message_id)
-      where m.message_id is not null or r.due_at <= at_moment
-      on conflict do nothing
-      returning execution_id, name, exit
-    )
-    select array_agg(execution_id), array_agg(name), array_agg(exit)
-    into d_ids, d_names, d_exits from recorded;
-  end if;
-
-  if d_ids is not null then
-    done_count := cardinality(d_ids);
-    if done_count < cardinality(r_ids) then
-      select array_agg(r.execution_id), array_agg(r.channel), array_agg(r.mode),
-        array_agg(r.message_id)
-      into r_ids, r_channels, r_modes, r_messages
-      from unnest(r_ids, r_channels, r_modes, r_names, r_messages)
-        as r (execution_id, channel, mode, name, message_id)
-      where (r.execution_id, r.name) in (select * from unnest(d_ids, d_names));
+      where b.execution_id = candidate.execution_id and b.channel = candidate.channel
+        and b.mode = candidate.mode
+      order by b.message_id limit 1));
+    if message is not null then
+      select ${received} into outcome from ${table.messages} m where m.message_id = message;
+    elsif receive.due_at <= at_moment then
+      outcome := '{"_tag":"Success","value":{"_tag":"TimedOut"}}';
+    else
+      continue;
     end if;
+    insert into ${table.deferreds} (execution_id, name, exit, completed_at)
+    values (candidate.execution_id, receive.waiting, outcome, at_moment) on conflict do nothing;
+    continue when not found;
+
+    done_count := done_count + 1;
     update ${table.subscriptions} s set waiting = null, due_at = null,
-      taken = s.taken + case when r.mode <> 'competing' and r.message_id is not null then 1 else 0 end
-    from unnest(r_ids, r_channels, r_modes, r_messages) as r (execution_id, channel, mode, message_id)
-    where s.execution_id = r.execution_id and s.channel = r.channel and s.mode = r.mode;
-    delete from ${table.inbox} b
-    using unnest(r_ids, r_channels, r_modes, r_messages) as r (execution_id, channel, mode, message_id)
-    where b.execution_id = r.execution_id and b.channel = r.channel and b.mode = r.mode
-      and b.message_id = r.message_id;
-    if 'competing' = any(r_modes) then
-      update ${table.messages} m set state = 'Routed'
-      from unnest(r_modes, r_messages) as r (mode, message_id)
-      where r.mode = 'competing' and m.message_id = r.message_id;
+      taken = s.taken + case when candidate.mode <> 'competing' and message is not null
+        then 1 else 0 end
+    where s.execution_id = candidate.execution_id and s.channel = candidate.channel
+      and s.mode = candidate.mode;
+    if candidate.mode = 'competing' then
+      update ${table.messages} m set state = 'Routed' where m.message_id = message;
+    elsif message is not null then
+      delete from ${table.inbox} b
+      where b.execution_id = candidate.execution_id and b.channel = candidate.channel
+        and b.mode = candidate.mode and b.message_id = message;
     end if;
 
-    taken_ids := array(
-      select distinct d.id from unnest(d_ids) d (id) where d.id = any(dormant_ids)
-      order by d.id limit with_slots);
-    with completions as (
-      select d.id, count(*)::int4 as times from unnest(d_ids) d (id) group by 1
-    ), woken as (
-      update ${table.instances} i set wakes = i.wakes + c.times,
-        status = case when i.execution_id = any(taken_ids) then 'Running'
-          when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
-        owner = case when i.execution_id = any(taken_ids) then by_worker else i.owner end,
-        token = i.token + case when i.execution_id = any(taken_ids) then 1 else 0 end,
-        ready_at = case when i.status = 'Suspended' then at_moment else i.ready_at end,
-        woken_at = case when i.status = 'Running' then at_moment else i.woken_at end
-      from completions c where i.execution_id = c.id
-      returning i.execution_id, i.workflow_name, i.status, i.owner, i.token, i.payload, i.parent_id,
-        i.wakes, i.resumes, i.interrupt, i.execution_id = any(taken_ids) as taken,
-        (extract(epoch from at_moment - i.ready_at) * 1000)::float8 as waited
-    )
-    select
-      (select json_agg(json_build_object('executionId', w.execution_id, 'token', w.token,
-          'wakes', w.wakes, 'resumes', w.resumes, 'interrupt', w.interrupt, 'wokenMillisAgo', 0,
-          'deferreds', (
-            select json_agg(json_build_object('name', d.name, 'exit', d.exit, 'own', false))
-            from unnest(d_ids, d_names, d_exits) as d (id, name, exit) where d.id = w.execution_id)))
-        from woken w where w.status = 'Running' and w.owner = by_worker and not w.taken),
-      (select json_agg(one) from (
-        select w.execution_id, w.workflow_name, w.token, w.payload, w.parent_id, w.wakes, w.resumes,
-          w.interrupt, w.waited, ${table.record}(w.execution_id) as record
-        from woken w where w.taken) one),
-      (select array_agg(g.payload) from (
-        select json_build_object('instance_id', min(w.execution_id),
-          'workflow_name', w.workflow_name)::text as payload
-        from woken w where w.status = 'Runnable' group by w.workflow_name) g),
-      (select array_agg(json_build_object('instance_id', w.execution_id, 'owner', w.owner)::text)
-        from woken w
-        where w.status = 'Running' and w.owner is not null and w.owner <> by_worker)
-    into own_news, claimed_rows, resumable, signals;
-
-    if with_hints and (resumable is not null or signals is not null) then
-      if commit_timeout is not null then
-        perform set_config('lock_timeout', commit_timeout, true);
-      end if;
-      perform pg_notify(h.channel, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)
-      from (
-        select '${channel(config, "workflow_resumable")}' as channel, r.payload
-        from unnest(resumable) r (payload)
-        union all
-        select '${channel(config, "workflow_signal")}', s.payload from unnest(signals) s (payload)
-      ) h;
+    now_taken := instance.dormant and cardinality(taken_ids) < with_slots;
+    update ${table.instances} i set wakes = i.wakes + 1,
+      status = case when now_taken then 'Running' when instance.dormant then 'Runnable'
+        else i.status end,
+      owner = case when now_taken then by_worker else i.owner end,
+      token = i.token + case when now_taken then 1 else 0 end,
+      ready_at = case when i.status = 'Suspended' then at_moment else i.ready_at end,
+      woken_at = case when i.status = 'Running' then at_moment else i.woken_at end
+    where i.execution_id = candidate.execution_id;
+    if now_taken then
+      taken_ids := taken_ids || candidate.execution_id;
+    elsif instance.dormant then
+      runnable_ids := runnable_ids || candidate.execution_id;
+      runnable_names := runnable_names || instance.workflow_name;
+    elsif instance.status = 'Running' and instance.owner <> by_worker then
+      signals := signals
+        || json_build_object('instance_id', candidate.execution_id, 'owner', instance.owner)::text;
+    elsif instance.status = 'Running' and candidate.execution_id <> all(taken_ids) then
+      own_ids := own_ids || candidate.execution_id;
+      own_names := own_names || receive.waiting;
+      own_exits := own_exits || outcome;
     end if;
+  end loop;
+
+  if taken_ids <> '{}' then
+    select json_agg(one) into claimed_rows from (
+      select i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
+        i.interrupt, 0 as waited, ${table.record}(i.execution_id) as record
+      from ${table.instances} i where i.execution_id = any(taken_ids)) one;
+  end if;
+  if own_ids <> '{}' then
+    select json_agg(json_build_object('executionId', i.execution_id, 'token', i.token,
+      'wakes', i.wakes, 'resumes', i.resumes, 'interrupt', i.interrupt, 'wokenMillisAgo', 0,
+      'deferreds', (
+        select json_agg(json_build_object('name', d.name, 'exit', d.exit, 'own', false))
+        from unnest(own_ids, own_names, own_exits) as d (id, name, exit)
+        where d.id = i.execution_id)))
+    into own_news from ${table.instances} i where i.execution_id = any(own_ids);
+  end if;
+  if with_hints and (runnable_ids <> '{}' or signals <> '{}') then
+    if commit_timeout is not null then
+      perform set_config('lock_timeout', commit_timeout, true);
+    end if;
+    perform pg_notify(h.channel, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)
+    from (
+      select '${channel(config, "workflow_resumable")}' as channel,
+        json_build_object('instance_id', min(r.id), 'workflow_name', r.name)::text as payload
+      from unnest(runnable_ids, runnable_names) as r (id, name) group by r.name
+      union all
+      select distinct '${channel(config, "workflow_signal")}', s.payload
+      from unnest(signals) s (payload)
+    ) h;
   end if;
 
   select (extract(epoch from min(u.due_at) - at_moment) * 1000)::float8 into next_millis

@@ -154,7 +154,7 @@ live(
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
     const script = PgMigrations.print(apply)
-    const run = Effect.forEach(script.split(";\n\n"), (statement) => sql.unsafe(statement))
+    const run = Effect.forEach(script.split(/;\n\n(?=\S)/), (statement) => sql.unsafe(statement))
     yield* run
     yield* run
     yield* PgMigrations.run(verify)
