@@ -60,3 +60,13 @@ export class EventStore extends Context.Service<
     readonly withdraw: (route: EventRoute) => Effect.Effect<void, StoreError>
   }
 >()("romancy/EventStore") {}
+
+/**
+ * What publishes an event, as the origin of its message: of one source and id there is one. Neither
+ * has a line break in it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const originOf = ({ id, source }: Pick<EventPublication, "id" | "source">): string =>
+  `event\n${source}\n${id}`

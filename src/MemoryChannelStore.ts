@@ -29,7 +29,7 @@ interface Message extends Publication {
   readonly at: number
   /** Those who have still to take it, as subscriptions. */
   readonly for: Set<Subscription>
-  /** On a competing channel, and of a direct one before its target has subscribed: nobody's yet. */
+  /** On a competing channel, and before the one it is sent to has subscribed: nobody's yet. */
   kept: boolean
 }
 
@@ -75,7 +75,7 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
       (subscription) => subscription.channel === channel && subscription.mode === mode
     )
   const conflicts = ({ channel, mode }: ChannelKey) =>
-    mode !== "direct" &&
+    (mode === "broadcast" || mode === "competing") &&
     subscribersOf({ channel, mode: mode === "broadcast" ? "competing" : "broadcast" }).length > 0
 
   const put = (subscription: Subscription, message: Message) => {
@@ -89,12 +89,17 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     if (origin !== undefined && origins.has(origin)) return "Repeated"
     const message: Message = {
       ...publication,
-      ...{ id: ++lastId, at: now, for: new Set(), kept: mode !== "broadcast" }
+      ...{
+        id: ++lastId,
+        at: now,
+        for: new Set(),
+        kept: mode === "competing" || target !== undefined
+      }
     }
     messages.set(message.id, message)
     if (origin !== undefined) origins.set(origin, message)
     for (const subscription of mode === "competing" ? [] : subscribersOf(publication)) {
-      if (mode === "direct" && subscription.executionId !== target) continue
+      if (target !== undefined && subscription.executionId !== target) continue
       message.kept = false
       put(subscription, message)
     }
@@ -233,9 +238,9 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
           ...{ executionId, workflowName, inbox: [], waiting: undefined }
         }
         subscriptions.set(keyOf(executionId, key), subscription)
-        for (const message of key.mode === "direct" ? Array.from(messages.values()) : []) {
-          if (!message.kept || message.mode !== "direct") continue
-          if (message.target !== executionId || message.channel !== key.channel) continue
+        for (const message of Array.from(messages.values())) {
+          if (!message.kept || message.target !== executionId) continue
+          if (message.mode !== key.mode || message.channel !== key.channel) continue
           message.kept = false
           put(subscription, message)
         }

@@ -96,23 +96,26 @@ from (
  * @since 0.1.0
  * @category statements
  */
-export const collect = (context: StatementContext, executionId: string, channel: string) =>
-  context.sql`
+export const collect = (context: StatementContext, executionId: string, key: ChannelKey) => {
+  const { channel, mode } = key
+  const subscriptions = table(context, "subscriptions")
+  return context.sql`
 with mine as materialized (
-  select execution_id from ${table(context, "subscriptions")}
-  where execution_id = ${executionId} and channel = ${channel} and mode = 'direct' for no key update
+  select execution_id from ${subscriptions}
+  where execution_id = ${executionId} and channel = ${channel} and mode = ${mode} for no key update
 ), kept as (
   update ${table(context, "messages")} m set state = 'Routed' from mine
-  where m.target = ${executionId} and m.channel = ${channel} and m.mode = 'direct'
+  where m.target = ${executionId} and m.channel = ${channel} and m.mode = ${mode}
     and m.state <> 'Routed'
   returning m.message_id
 ), put as (
   insert into ${table(context, "inbox")} (execution_id, channel, mode, message_id)
-  select ${executionId}, ${channel}, 'direct', message_id from kept
+  select ${executionId}, ${channel}, ${mode}, message_id from kept
 )
-update ${table(context, "subscriptions")} s set arrivals = s.arrivals + (select count(*) from kept)
-from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = 'direct'
+update ${subscriptions} s set arrivals = s.arrivals + (select count(*) from kept)
+from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}
   and exists (select from kept)` as unknown as Rows<object>
+}
 
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is

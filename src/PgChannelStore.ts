@@ -64,9 +64,9 @@ const make = Effect.gen(function* () {
       Effect.tap(
         Effect.map(subscribe({ lease, ...key }), ({ subscribed }) => subscribed),
         (subscribed) =>
-          subscribed === "Subscribed" && key.mode === "direct"
+          subscribed === "Subscribed" && (key.mode === "direct" || key.mode === "event")
             ? direct("collect what was sent", (context) =>
-                PgChannelStatements.collect(context, lease.executionId, key.channel)
+                PgChannelStatements.collect(context, lease.executionId, key)
               )
             : Effect.void
       ),

@@ -34,14 +34,13 @@ picked as materialized (
     order by m.message_id limit ${limit}::int4 for update skip locked) p
 ), matched as materialized (
   select s.execution_id, s.channel, s.mode, p.message_id
-  from picked p join ${subscriptions} s on s.channel = p.channel and s.mode = 'broadcast'
-  where p.mode = 'broadcast' and not (
+  from picked p join ${subscriptions} s on s.channel = p.channel and s.mode = p.mode
+  where p.target is null and not (
     pg_visible_in_snapshot(p.published_by, s.horizon) and p.published_at <= s.subscribed_at)
   union all
   select s.execution_id, s.channel, s.mode, p.message_id
   from picked p join ${subscriptions} s
-    on s.execution_id = p.target and s.channel = p.channel and s.mode = 'direct'
-  where p.mode = 'direct'
+    on s.execution_id = p.target and s.channel = p.channel and s.mode = p.mode
 ), counted as (
   select execution_id, channel, mode, count(*) as n from matched group by 1, 2, 3
 ), present as materialized (
@@ -59,7 +58,7 @@ picked as materialized (
   returning message_id
 ), routed as (
   update ${table(context, "messages")} m set state = case
-    when p.mode = 'direct' and p.message_id not in (select message_id from put) then 'Kept'
+    when p.target is not null and p.message_id not in (select message_id from put) then 'Kept'
     else 'Routed' end
   from picked p where m.message_id = p.message_id
 )

@@ -44,6 +44,7 @@ export const migrations = (
 ): ReadonlyArray<Migration> => {
   const table = tableNames(config)
   const index = (name: string) => `"${config.prefix}_${name}"`
+  const inSchema = (name: string) => `"${config.schema}".${index(name)}`
   return [
     {
       id: 1,
@@ -308,6 +309,49 @@ $$`
   on ${table.queue} (owner) where owner is not null`,
         `create index if not exists ${index("queue_ended")}
   on ${table.queue} (state, ended_at) where state <> 'Pending'`
+      ]
+    },
+    {
+      id: 8,
+      name: "events",
+      statements: [
+        `alter table ${table.subscriptions}
+  drop constraint if exists ${index("subscriptions_mode_check")}`,
+        `alter table ${table.subscriptions} add constraint ${index("subscriptions_mode_check")}
+  check (mode in ('broadcast', 'competing', 'direct', 'event'))`,
+        `drop index if exists ${inSchema("messages_kept")}`,
+        `create index ${index("messages_kept")}
+  on ${table.messages} (target, channel, message_id) where state <> 'Routed' and target is not null`,
+        `create table if not exists ${table.eventRoutes} (
+  event_type text not null,
+  queue_name text not null,
+  primary key (event_type, queue_name)
+)`,
+        // As before, and of modes only those two exclude each other.
+        `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
+  to_channel text, in_mode text, at_moment timestamptz) returns text
+language plpgsql volatile as $$
+declare of_workflow text;
+begin
+  select i.workflow_name into of_workflow from ${table.instances} i
+  where i.execution_id = of_execution and i.status = 'Running' and i.token = under_token
+    and i.owner = by_worker for no key update;
+  if not found then return 'Fenced'; end if;
+  if in_mode in ('broadcast', 'competing') then
+    insert into ${table.channels} as c (channel, mode) values (to_channel, in_mode)
+    on conflict (channel) do update set mode = c.mode;
+    if exists (select from ${table.subscriptions} s
+      where s.channel = to_channel and s.mode <> in_mode and s.mode in ('broadcast', 'competing'))
+    then return 'Conflict'; end if;
+    update ${table.channels} c set mode = in_mode where c.channel = to_channel and c.mode <> in_mode;
+  end if;
+  insert into ${table.subscriptions}
+    (execution_id, channel, mode, workflow_name, horizon, subscribed_at)
+  values (of_execution, to_channel, in_mode, of_workflow, pg_current_snapshot(), at_moment)
+  on conflict do nothing;
+  return 'Subscribed';
+end
+$$`
       ]
     }
   ]

@@ -27,6 +27,8 @@ export interface PgTables {
   readonly inbox: string
   /** The function that subscribes an instance to a channel. */
   readonly subscribe: string
+  /** Which queues the events of a type go into, for the workflows that start on them. */
+  readonly eventRoutes: string
   readonly outbox: string
   readonly queue: string
   readonly migrations: string
@@ -56,6 +58,7 @@ export const tableNames = (
     messageIds: name("message_ids"),
     inbox: name("inbox"),
     subscribe: name("subscribe"),
+    eventRoutes: name("event_routes"),
     outbox: name("outbox"),
     queue: name("queue"),
     migrations: name("migrations"),

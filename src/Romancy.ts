@@ -3,7 +3,7 @@
  * in the order in which the data goes:
  *
  * ```
- *  your code     Workflow · Activity · DurableDeferred · DurableClock · Timer · Channel
+ *  your code     Workflow · Activity · DurableDeferred · DurableClock · Timer · Channel · Event
  *                   │ a change of state
  *  store            ▼ one statement for many fibers' rows, pg_notify in the same transaction
  *               PostgreSQL ─────────────────────────── NOTIFY romancy_* {json}
@@ -18,7 +18,7 @@
  *
  * Reads: the application's `PgClient`.
  * Feeds: `WorkflowEngine`, on which programs written with `effect/workflow` run unchanged, with the
- * queues that its `DurableQueue` asks for; `Channels`, `Outbox`.
+ * queues that its `DurableQueue` asks for; `Channels`, `Events`, `Outbox`.
  * Guarantees: notifications only make it fast. With every one of them lost, everything still
  * happens, within `notifyFallbackInterval`.
  *
@@ -36,10 +36,14 @@ import type { Channels } from "./Channels.ts"
 import * as Digests from "./Digests.ts"
 import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
+import type { Events } from "./Events.ts"
+import type { EventStore } from "./EventStore.ts"
 import { Listener } from "./Listener.ts"
+import * as MemoryEventStore from "./MemoryEventStore.ts"
 import * as MemoryOutboxStore from "./MemoryOutboxStore.ts"
 import * as MemoryWorkflowStore from "./MemoryWorkflowStore.ts"
 import * as PgChannelStore from "./PgChannelStore.ts"
+import * as PgEventStore from "./PgEventStore.ts"
 import { Outbox } from "./Outbox.ts"
 import type { OutboxStore } from "./OutboxStore.ts"
 import * as PgOutboxStore from "./PgOutboxStore.ts"
@@ -53,6 +57,7 @@ import {
   type StoreError
 } from "./RomancyError.ts"
 import * as RunChannels from "./RunChannels.ts"
+import * as RunEvents from "./RunEvents.ts"
 import { Runs } from "./Runs.ts"
 import { Sessions } from "./Sessions.ts"
 import * as SignalDispatcher from "./SignalDispatcher.ts"
@@ -63,12 +68,20 @@ import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowDispatcher from "./WorkflowDispatcher.ts"
 
 /** What is stored, and the sessions that it is written through. */
-const store = Layer.mergeAll(PgWorkflowStore.layer, PgChannelStore.layer, PgOutboxStore.layer).pipe(
-  Layer.provideMerge(Sessions.layer)
+const store = Layer.mergeAll(
+  PgWorkflowStore.layer,
+  PgChannelStore.layer,
+  PgEventStore.layer,
+  PgOutboxStore.layer
+).pipe(Layer.provideMerge(Sessions.layer))
+
+/** The same in memory. Effect's own store is what queues in one process need. */
+const storeInMemory = Layer.merge(MemoryEventStore.layer, MemoryOutboxStore.layer).pipe(
+  Layer.provideMerge(Layer.merge(MemoryWorkflowStore.layer, PersistedQueue.layerStoreMemory))
 )
 
-/** The same in memory. */
-const storeInMemory = Layer.merge(MemoryWorkflowStore.layer, MemoryOutboxStore.layer)
+/** What programs are given beside the engine. */
+const messages = Layer.mergeAll(RunChannels.layer, RunEvents.layer, Outbox.layer)
 
 /** What hears of changes, and what acts on them. */
 const dispatchers = Layer.mergeAll(
@@ -87,7 +100,7 @@ const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 const queues = PersistedQueue.layer.pipe(Layer.provideMerge(PgQueueStore.layer))
 
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, queues).pipe(
+const worker = Layer.mergeAll(Engine.layer, messages, queues).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -98,7 +111,7 @@ const worker = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, que
 )
 
 /** The same without what claims and runs. */
-const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.layer, queues).pipe(
+const client = Layer.mergeAll(Engine.layerClient, messages, queues).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -106,13 +119,8 @@ const client = Layer.mergeAll(Engine.layerClient, RunChannels.layer, Outbox.laye
   Layer.provideMerge(identity)
 )
 
-/** Effect's own store is what queues in one process need. */
-const queuesInMemory = PersistedQueue.layer.pipe(
-  Layer.provideMerge(PersistedQueue.layerStoreMemory)
-)
-
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, queuesInMemory).pipe(
+const memory = Layer.mergeAll(Engine.layer, messages, PersistedQueue.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),
@@ -122,7 +130,7 @@ const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, que
 )
 
 /**
- * What a client provides: the engine, channels and the outbox to publish in, the queues that
+ * What a client provides: the engine, channels, events and the outbox to publish in, the queues that
  * `DurableQueue` asks for, and the listener, whose status can be read and subscribed to.
  *
  * @since 0.1.0
@@ -131,6 +139,8 @@ const memory = Layer.mergeAll(Engine.layer, RunChannels.layer, Outbox.layer, que
 export type ProvidesClient =
   | WorkflowEngine
   | Channels
+  | Events
+  | EventStore
   | Outbox
   | PersistedQueue.PersistedQueueFactory
   | PersistedQueue.PersistedQueueStore

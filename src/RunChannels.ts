@@ -11,14 +11,13 @@
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import * as Activity from "effect/workflow/Activity"
 import { type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import * as BodyRun from "./BodyRun.ts"
 import { Channels } from "./Channels.ts"
 import { type ChannelKey, ChannelStore, type Publication, receiveName } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { InStep } from "./InStep.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
@@ -35,17 +34,10 @@ const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const names = new Names(config)
 
-  /** The run whose body this is; none in a step, or outside. A fiber whose run has left goes nowhere. */
-  const runOf: Effect.Effect<Run | undefined> = Effect.gen(function* () {
-    const instance = yield* Effect.serviceOption(WorkflowInstance)
-    if (Option.isNone(instance) || (yield* InStep)) return undefined
-    const run = runs.get(instance.value.executionId)
-    return run === undefined || run.abandoned ? yield* Effect.never : run
-  })
   const bodyOf = (what: string) =>
     Effect.gen(function* () {
       const { workflow } = yield* WorkflowInstance
-      const run = yield* runOf
+      const run = yield* BodyRun.find(runs)
       return run ?? (yield* Effect.die(new BodyOnly({ what, workflowName: workflow._tag })))
     })
 
@@ -64,7 +56,7 @@ const make = Effect.gen(function* () {
     yield* checked(publication)
     yield* within(publication.body, `A message for ${publication.channel}`)
     yield* within(publication.metadata, `The metadata of a message for ${publication.channel}`)
-    const run = yield* runOf
+    const run = yield* BodyRun.find(runs)
     if (run === undefined) return yield* send({ ...publication, origin: undefined })
     const name = run.nameOf("publish", publication)
     return yield* Activity.make({
@@ -125,10 +117,14 @@ const make = Effect.gen(function* () {
     }
   })
 
-  const receive: Channels["Service"]["receive"] = (key, timeoutMillis, awaiting) =>
-    Effect.flatMap(bodyOf("A receive"), (run) => {
-      if (!run.subscribed.has(keyText(key))) return Effect.fail(new NotSubscribed(key))
+  const receive: Channels["Service"]["receive"] = Effect.fnUntraced(
+    function* (key, timeoutMillis, awaiting) {
+      const run = yield* bodyOf("A receive")
+      const absent = !run.subscribed.has(keyText(key))
+      if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
       const name = receiveName(key, run.count("receive", key))
+      // Whoever waits for an event wants those from now on.
+      if (absent) yield* Effect.orDie(subscribe(key)) as Effect.Effect<void>
       const turn = run.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
       run.turns.set(keyText(key), turn)
       const asking = Effect.suspend(() => {
@@ -140,8 +136,9 @@ const make = Effect.gen(function* () {
       const outcome = Effect.tap(awaiting(name), () =>
         Effect.sync(() => void run.handled.add(name))
       )
-      return turn.withPermit(Effect.andThen(asking, outcome))
-    })
+      return yield* turn.withPermit(Effect.andThen(asking, outcome))
+    }
+  )
 
   return Channels.of({ publish, subscribe, unsubscribe, receive })
 })
