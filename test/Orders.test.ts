@@ -8,7 +8,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
-import { TestDatabase } from "./support/TestDatabase.ts"
+import { OrderWorkflow } from "../examples/orders/Order.ts"
+import { connect, TestDatabase } from "./support/TestDatabase.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
 interface Order {
@@ -318,14 +319,25 @@ it.live("Ctrl-C ends every process, and orders go on at the next start", () =>
   }).pipe(Effect.provide(TestDatabase.layerDatabase))
 )
 
-it.live("takes the key for events from its environment, and does not print it", () =>
-  Effect.gen(function* () {
-    const secret = "a-key-of-the-environment"
-    const { key, output, reaches, tell } = yield* start({ ORDERS_EVENTS_KEY: secret })
-    assert.strictEqual(key, "$ORDERS_EVENTS_KEY")
-    assert.strictEqual((yield* tell("told")).status, 401)
-    assert.strictEqual((yield* tell("told", {}, `Bearer ${secret}`)).status, 202)
-    yield* reaches("told", "waiting for payment")
-    assert.notInclude(yield* output, secret)
-  }).pipe(Effect.provide(TestDatabase.layerDatabase))
+it.live(
+  "starts with the key of its environment, and with events that are sooner than workers",
+  () =>
+    Effect.gen(function* () {
+      const secret = "a-key-of-the-environment"
+      const { key, output, reaches, tell } = yield* start({ ORDERS_EVENTS_KEY: secret })
+      assert.strictEqual((yield* tell("told", {}, `Bearer ${secret}`)).status, 202)
+      assert.strictEqual(key, "$ORDERS_EVENTS_KEY")
+      assert.strictEqual((yield* tell("told")).status, 401)
+
+      // Posted by somebody else at the moment, under an id that an event comes for.
+      const sql = yield* connect((yield* TestDatabase).url)
+      const execution = yield* OrderWorkflow.executionId({ ...order, id: "taken" })
+      yield* sql`insert into orders (id, execution_id, request) values
+      ('taken', ${execution}, ${sql.json({ ...order, customer: "Bob", amountCents: 2400 })})`
+      yield* tell("taken", {}, `Bearer ${secret}`)
+
+      yield* reaches("told", "waiting for payment")
+      assert.strictEqual((yield* reaches("taken", "cancelled")).reason, "id taken")
+      assert.notInclude(yield* output, secret)
+    }).pipe(Effect.provide(TestDatabase.layerDatabase))
 )

@@ -15,7 +15,8 @@ import * as Redacted from "effect/Redacted"
 import { randomBytes } from "node:crypto"
 import * as Access from "../../src/Access.ts"
 import * as CloudEventsServer from "../../src/CloudEventsServer.ts"
-import { OrderPlaced } from "./Order.ts"
+import * as EventStart from "../../src/EventStart.ts"
+import { OrderPlaced, OrderWorkflow } from "./Order.ts"
 
 /** The key, and how it is written in a command line. */
 export class EventsKey extends Context.Service<
@@ -44,4 +45,8 @@ const access = Layer.unwrap(
 export const layer = CloudEventsServer.layer({
   events: [OrderPlaced],
   maxBodyBytes: 64 * 1024
-}).pipe(Layer.provide(access))
+}).pipe(
+  Layer.provide(access),
+  // What comes before the first worker has ever run is kept for it too.
+  Layer.provide(Layer.effectDiscard(EventStart.declare(OrderPlaced, OrderWorkflow)))
+)
