@@ -67,11 +67,12 @@ export const start = Effect.fnUntraced(function* (
   > = {},
   given: {
     readonly access?: typeof accessByKeys
+    readonly events?: Layer.Layer<Events>
     readonly publish?: (event: CloudEvent) => ReturnType<Events["Service"]["publish"]>
   } = {}
 ) {
   const published: Array<Published> = []
-  const events = Layer.succeed(Events, {
+  const scripted = Layer.succeed(Events, {
     nextId: () => Effect.succeed("unused"),
     publish: (event, options) => {
       const keep = Effect.sync(() => {
@@ -83,7 +84,7 @@ export const start = Effect.fnUntraced(function* (
   })
   const routes = CloudEventsServer.layer({ events: [Placed], ...options })
   const served = HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
-    Layer.provide([given.access ?? accessByKeys, events]),
+    Layer.provide([given.access ?? accessByKeys, given.events ?? scripted]),
     Layer.provideMerge(
       NodeHttpServer.layer(Http.createServer, {
         port: 0,
