@@ -26,7 +26,7 @@ import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as Layer from "effect/Layer"
 import type * as Schema from "effect/Schema"
 import * as AcceptedEvents from "./AcceptedEvents.ts"
-import { type Access, authorize } from "./Access.ts"
+import { type Access, authorize, type Caller } from "./Access.ts"
 import * as CallerLimit from "./CallerLimit.ts"
 import type { CloudEventError } from "./CloudEvent.ts"
 import * as CloudEventHttp from "./CloudEventHttp.ts"
@@ -93,7 +93,8 @@ export type Needs<Accepted extends ReadonlyArray<AnyEvent>> =
  * | 429 | the caller has sent `rateLimit` events within `rateLimitWindow`; with `Retry-After` |
  * | 503 | the events did not become durable within `timeout`; with `Retry-After` |
  *
- * After a 503, or no answer, some of the events may be durable: send the same request again.
+ * After a 503, or no answer, some of the events may be durable: send the same request again. So may
+ * those before one that the store finds larger than `maxPayloadBytes`.
  *
  * Events are counted by the `RateLimiter` of the context if there is one, and otherwise in the
  * memory of this process, separately for each caller.
@@ -158,36 +159,39 @@ const makeReceive = <R>(
   take: CallerLimit.CallerLimit
 ) => {
   /** All events of a request, or what is wrong with the first that is not right. */
-  const decode = Effect.fnUntraced(
-    function* (message: CloudEventHttp.HttpMessage) {
-      const mode = yield* CloudEventHttp.modeOf(message.headers)
-      const events = yield* CloudEventHttp.decode(message)
-      if (events.length > maxBatch) {
-        return yield* refusal(413, { reason: `The batch has more than ${maxBatch} events` })
-      }
-      return yield* Effect.forEach(events, (event, index) =>
-        Effect.mapError(check(event), (fault) =>
-          refusal(400, mode === "batched" ? { ...fault, index } : fault)
-        )
+  const decode = Effect.fnUntraced(function* (
+    mode: CloudEventHttp.Mode,
+    message: CloudEventHttp.HttpMessage
+  ) {
+    const events = yield* Effect.catch(CloudEventHttp.decode(message), refuseEvent)
+    if (events.length > maxBatch) {
+      return yield* refusal(413, { reason: `The batch has more than ${maxBatch} events` })
+    }
+    return yield* Effect.forEach(events, (event, index) =>
+      Effect.mapError(check(event), (fault) =>
+        refusal(400, mode === "batched" ? { ...fault, index } : fault)
       )
-    },
-    Effect.catchTag("CloudEventError", refuseEvent)
-  )
+    )
+  })
 
   const late = Effect.andThen(liveClock.sleep(timeout), away("the store does not answer"))
 
-  return Effect.fnUntraced(function* (request: HttpServerRequest) {
+  const receiveFrom = Effect.fnUntraced(function* (caller: Caller, request: HttpServerRequest) {
     const { headers } = request
-    const caller = yield* authorize(headers, "operate")
-    yield* Effect.annotateCurrentSpan("romancy.caller", caller.id)
     yield* take(caller, 1)
-    yield* expectEvents(headers)
+    const mode = yield* expectEvents(headers)
     const body = yield* RequestBody.read(request, { maxBytes: maxBodyBytes, timeout })
-    const events = yield* decode({ headers, body })
+    const events = yield* decode(mode, { headers, body })
     if (events.length > 1) yield* take(caller, events.length - 1)
     // One after the other, so that they arrive in the order of the batch.
     yield* Effect.raceFirst(Effect.forEach(events, publish, { discard: true }), late)
     return HttpServerResponse.empty({ status: 202 })
+  })
+
+  return Effect.fnUntraced(function* (request: HttpServerRequest) {
+    const caller = yield* authorize(request.headers, "operate")
+    yield* Effect.annotateCurrentSpan("romancy.caller", caller.id)
+    return yield* Effect.annotateLogs(receiveFrom(caller, request), { caller: caller.id })
   })
 }
 
@@ -200,13 +204,13 @@ const refuseEvent = ({ attribute, index, reason }: CloudEventError) =>
     ...(index === undefined ? {} : { index })
   })
 
-/** Refuses by its headers what cannot have events in it. */
+/** The mode of a request by its headers, or a refusal of what cannot have events in it. */
 const expectEvents = Effect.fnUntraced(function* (headers: Headers.Headers) {
   const encoding = headers["content-encoding"] ?? "identity"
   if (encoding.toLowerCase() !== "identity") {
     return yield* refusal(415, { attribute: "content-encoding", reason: "must be left out" })
   }
-  yield* Effect.catch(CloudEventHttp.modeOf(headers), refuseEvent)
+  return yield* Effect.catch(CloudEventHttp.modeOf(headers), refuseEvent)
 })
 
 const publish = ({ event, executionId }: AcceptedEvents.Accepted) =>
