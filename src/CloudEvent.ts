@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
 import { Buffer } from "node:buffer"
 
 /**
@@ -135,6 +136,23 @@ export class CloudEvent extends Schema.Class<CloudEvent>("romancy/CloudEvent")({
     .pipe(Schema.withConstructorDefault(Effect.succeed({}))),
   data: Schema.optionalKey(Schema.Union([Schema.Uint8Array, Schema.Json]))
 }) {}
+
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/**
+ * An event, or the attribute that no event may have.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (
+  fields: ConstructorParameters<typeof CloudEvent>[0]
+): Effect.Effect<CloudEvent, CloudEventError> =>
+  Effect.mapError(CloudEvent.makeEffect(fields), (issue) => {
+    const [first] = issuesOf(issue).issues
+    const attribute = String(first?.path?.[0] ?? "data")
+    return new CloudEventError({ attribute, reason: first?.message ?? "is not allowed" })
+  })
 
 /**
  * Whether a media type is JSON. An event that names none has JSON.

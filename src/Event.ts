@@ -26,7 +26,7 @@ import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowE
 import { Buffer } from "node:buffer"
 import { Outcome } from "./Channel.ts"
 import { Channels } from "./Channels.ts"
-import { CloudEvent, fromJson } from "./CloudEvent.ts"
+import { type CloudEvent, fromJson, make as makeCloudEvent } from "./CloudEvent.ts"
 import { Events } from "./Events.ts"
 import { EventTimeout, InvalidEvent, type StoreError, type TooLarge } from "./RomancyError.ts"
 
@@ -164,10 +164,10 @@ export const send = Effect.fnUntraced(function* <Data extends Schema.Constraint>
     data instanceof Uint8Array
       ? data
       : ((yield* Effect.orDie(Schema.encodeEffect(codec)(data))) as Schema.Json | undefined)
-  yield* events.publish(
-    new CloudEvent({ ...attributes, ...(encoded === undefined ? {} : { data: encoded }) }),
-    { executionId: options.executionId }
+  const cloudEvent = yield* Effect.orDie(
+    makeCloudEvent({ ...attributes, ...(encoded === undefined ? {} : { data: encoded }) })
   )
+  yield* events.publish(cloudEvent, { executionId: options.executionId })
 })
 
 /**

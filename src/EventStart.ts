@@ -43,9 +43,14 @@ import type { StoreError } from "./RomancyError.ts"
  * @since 0.1.0
  * @category models
  */
-export interface Options<Data extends Schema.Constraint, Payload extends Workflow.AnyStructSchema> {
+export interface Options<
+  Data extends Schema.Constraint,
+  Payload extends Workflow.AnyStructSchema,
+  Success extends Schema.Top,
+  Failure extends Schema.Top
+> {
   readonly event: Event<Data>
-  readonly workflow: Workflow.Workflow<string, Payload, Schema.Top, Schema.Top>
+  readonly workflow: Workflow.Workflow<string, Payload, Success, Failure>
   readonly payload: (event: Received<Data["Type"]>) => Payload["~type.make.in"]
   readonly idempotency?: "event" | "payload" | undefined
   readonly concurrency?: number | undefined
@@ -91,8 +96,13 @@ const stored = <Data extends Schema.Constraint>(event: Event<Data>) =>
  * @since 0.1.0
  * @category layers
  */
-export const layer = <Data extends Schema.Constraint, Payload extends Workflow.AnyStructSchema>(
-  options: Options<Data, Payload>
+export const layer = <
+  Data extends Schema.Constraint,
+  Payload extends Workflow.AnyStructSchema,
+  Success extends Schema.Top,
+  Failure extends Schema.Top
+>(
+  options: Options<Data, Payload, Success, Failure>
 ): Layer.Layer<
   never,
   StoreError,
@@ -101,6 +111,8 @@ export const layer = <Data extends Schema.Constraint, Payload extends Workflow.A
   | WorkflowEngine
   | Data["DecodingServices"]
   | Payload["EncodingServices"]
+  | Success["DecodingServices"]
+  | Failure["DecodingServices"]
 > =>
   Layer.effectDiscard(
     Effect.gen(function* () {
