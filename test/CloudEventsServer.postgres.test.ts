@@ -1,6 +1,6 @@
 /**
- * A CloudEvents server on a PostgreSQL that is killed: what was answered is there, and what was
- * refused can be sent again.
+ * A CloudEvents server on PostgreSQL, up to the workflows: also on one that is killed, where what was
+ * answered is there, and what was refused can be sent again.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, it } from "@effect/vitest"
@@ -9,14 +9,19 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
+import * as Workflow from "effect/workflow/Workflow"
 import { chmod, mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { make } from "../src/EmbeddedPostgres.ts"
+import * as Event from "../src/Event.ts"
 import { Events } from "../src/Events.ts"
 import * as Romancy from "../src/Romancy.ts"
+import { assertSuccess } from "./contract/Harness.ts"
 import * as EventsServer from "./support/EventsServer.ts"
+import * as Runtimes from "./support/Runtimes.ts"
 import * as Database from "./support/TestDatabase.ts"
 
 const { placed } = EventsServer
@@ -29,6 +34,38 @@ const temporaryFolder = Effect.acquireRelease(
     return path
   }),
   (path) => Effect.promise(() => rm(path, { recursive: true, force: true }))
+)
+
+it.live("an event that is posted reaches the execution that it is for, once", () =>
+  Effect.gen(function* () {
+    const { url } = yield* Database.make
+    const runtime = yield* Runtimes.start(url, { config: Runtimes.hourly })
+    const { post } = yield* EventsServer.start(
+      {},
+      { events: Layer.succeed(Events, yield* runtime.on(Effect.service(Events))) }
+    )
+    const Waiting = Workflow.make("Waiting", {
+      payload: { name: Schema.String },
+      success: Schema.Array(Schema.Int),
+      idempotencyKey: ({ name }) => name
+    })
+    const next = Effect.map(Event.wait(EventsServer.Placed), ({ data }) => data.order)
+    yield* runtime.register(
+      Waiting.toLayer(() => Effect.all([Effect.orDie(next), Effect.orDie(next)]))
+    )
+    const begin = (name: string) => runtime.on(Waiting.execute({ name }, { discard: true }))
+    const [a, b] = [yield* begin("a"), yield* begin("b")]
+    yield* Runtimes.suspended(runtime, Waiting, a)
+    yield* Runtimes.suspended(runtime, Waiting, b)
+    const aimed = { ...placed("1", { order: 1 }), romancyexecutionid: a }
+    assert.strictEqual((yield* post(aimed)).status, 202)
+    assert.strictEqual((yield* post(aimed)).status, 202)
+    for (const order of [2, 3]) {
+      assert.strictEqual((yield* post(placed(`${order}`, { order }))).status, 202)
+    }
+    assertSuccess(yield* Runtimes.finished(runtime, Waiting, a), [1, 2])
+    assertSuccess(yield* Runtimes.finished(runtime, Waiting, b), [2, 3])
+  })
 )
 
 it.live(
