@@ -28,27 +28,22 @@ export const read = Effect.fnUntraced(function* (
   options: { readonly maxBytes: number; readonly timeout: Duration.Duration }
 ): Effect.fn.Return<Uint8Array, Refusal | HttpServerError> {
   const { maxBytes, timeout } = options
-  const tooLarge = new Refusal({
-    status: 413,
-    fault: { reason: `The body has more than ${maxBytes} bytes` },
-    headers: { connection: "close" }
-  })
+  const tooLarge = Effect.suspend(() => refusal(413, `The body has more than ${maxBytes} bytes`))
   if (Number(request.headers["content-length"] ?? 0) > maxBytes) return yield* tooLarge
 
   const chunks: Array<Uint8Array> = []
   let bytes = 0
   const arriving = Stream.runForEach(request.stream, (chunk) => {
     bytes += chunk.length
-    return bytes > maxBytes ? Effect.fail(tooLarge) : Effect.sync(() => chunks.push(chunk))
+    return bytes > maxBytes ? tooLarge : Effect.sync(() => chunks.push(chunk))
   })
   // It waits for a wire, which knows no other clock.
-  const late = Effect.andThen(liveClock.sleep(timeout), Effect.fail(tooLate))
-  yield* Effect.raceFirst(arriving, late)
+  yield* Effect.raceFirst(arriving, Effect.andThen(liveClock.sleep(timeout), tooLate))
   return Buffer.concat(chunks)
 })
 
-const tooLate = new Refusal({
-  status: 408,
-  fault: { reason: "The body did not arrive in time" },
-  headers: { connection: "close" }
-})
+/** With the end of the connection, since what is left of the body is not waited for. */
+const refusal = (status: number, reason: string) =>
+  new Refusal({ status, fault: { reason }, headers: { connection: "close" } })
+
+const tooLate = Effect.suspend(() => refusal(408, "The body did not arrive in time"))
