@@ -313,7 +313,41 @@ for (const [name, world] of Object.entries(worlds)) {
   })
 }
 
-describe("events and transactions", () => {
+describe("events and what survives", () => {
+  it.live("a body that sent and lost the record of it, as in a crash, sends nothing again", () =>
+    Effect.gen(function* () {
+      const { sql, url } = yield* makeDatabase
+      const runtime = yield* start(url, { config: { ...hourly, parkDuration: 0 } })
+      const log = makeLog()
+      const Go = Event.make("go", { data: Schema.Void })
+      const Flow = define("Flow")
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* log.add("replay")
+            yield* Event.send(Paid, order(1))
+            yield* Event.send(Paid, order(1))
+            yield* Event.wait(Go)
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      const lost = yield* sql`delete from romancy_steps where name like '%/publish/%' returning 1`
+      assert.strictEqual(lost.length, 2)
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen("replay", 2)
+      yield* suspended(runtime, Flow, id)
+      const steps = yield* sql`select 1 from romancy_steps where name like '%/publish/%'`
+      assert.strictEqual(steps.length, 2)
+      const sent = yield* sql<{ origin: string }>`select origin from romancy_messages`
+      assert.sameMembers(
+        sent.map(({ origin }) => origin),
+        [`event\n/shop\n${id}/1`, `event\n/shop\n${id}/2`]
+      )
+    })
+  )
+
   it.live("an event that is sent in a transaction is there if and only if that commits", () =>
     Effect.gen(function* () {
       const { sql, url } = yield* makeDatabase
