@@ -9,9 +9,10 @@
  * Reads: requests; `Access`.
  * Feeds: `Events`.
  * Guarantees: 202 is answered when every event of the request is durable, and of one `source` and
- * `id` there is one event however often it is sent. Before anything of a request is published, all
- * of it has been found to be right. No more than `maxBodyBytes` of a body is read into memory, and
- * nothing of one whose sender has no access. Answers, logs and spans have nothing of the data.
+ * `id` there is one event however often it is sent. Before anything of a request is published, the
+ * attributes, types and data of all of it have been found to be right. No more than `maxBodyBytes`
+ * of a body is read into memory, and nothing of one whose sender has no access. Answers, logs and
+ * spans have nothing of the data.
  *
  * @since 0.1.0
  */
@@ -93,8 +94,8 @@ export type Needs<Accepted extends ReadonlyArray<AnyEvent>> =
  * | 429 | the caller has sent `rateLimit` events within `rateLimitWindow`; with `Retry-After` |
  * | 503 | the events did not become durable within `timeout`; with `Retry-After` |
  *
- * After a 503, or no answer, some of the events may be durable: send the same request again. So may
- * those before one that the store finds larger than `maxPayloadBytes`.
+ * After a 503, or no answer, some of the events may be durable: send the same request again. Of a
+ * batch with an event that the store finds larger than `maxPayloadBytes` those before it are durable.
  *
  * Events are counted by the `RateLimiter` of the context if there is one, and otherwise in the
  * memory of this process, separately for each caller.

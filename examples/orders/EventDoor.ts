@@ -4,7 +4,8 @@
  *
  * Reads: requests; `ORDERS_EVENTS_KEY`, or else a key that is made at each start.
  * Feeds: `Events`, on which the workers start `OrderWorkflow`.
- * Guarantees: what was answered with 202 becomes an order, once however often it is sent.
+ * Guarantees: what was answered with 202 becomes an order, once however often it is sent, unless
+ * there is one with its id.
  */
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
