@@ -73,10 +73,7 @@ export const layer: Layer.Layer<
       let askedNanos = 0n
       const delivered = yield* runs.admit(sources, (slots) => {
         askedNanos = clock.monotonicTimeNanosUnsafe()
-        const published = ["notification", "home", "batch"].some((source) =>
-          sources.has(source as Wake.WakeSource)
-        )
-        return store.deliver({ workflowNames, limit, slots, published })
+        return store.deliver({ workflowNames, limit, slots })
       })
       yield* runs.tell(delivered.here, sources.has("notification") ? "notification" : "home")
       // Those for which there was no slot here.

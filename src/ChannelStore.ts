@@ -149,8 +149,6 @@ export class ChannelStore extends Context.Service<
       readonly limit: number
       /** How many of the instances that it wakes this process may take at once. */
       readonly slots: number
-      /** Whether it is known that something was published: then it is routed first. */
-      readonly published: boolean
     }) => Effect.Effect<Delivered, StoreError>
     /** Removes messages past their retention that no living subscriber has still to take. */
     readonly sweep: (options: {

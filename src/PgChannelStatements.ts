@@ -11,6 +11,7 @@
  * @since 0.1.0
  */
 import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
+import { received } from "./PgDeliveryFunctions.ts"
 import { type Held, heldRows, leases, locked } from "./PgLeaseStatements.ts"
 import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease } from "./WorkflowStore.ts"
@@ -168,17 +169,6 @@ from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly or
 }
 
 /**
- * The exit that is recorded for a message `m`; the same as `receivedExit`.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const received = ({ sql }: StatementContext) => sql`
-  json_build_object('_tag', 'Success', 'value', json_build_object('_tag', 'Message',
-    'id', m.message_id, 'body', m.body, 'metadata', m.metadata, 'publishedAt',
-    to_char(m.published_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))`
-
-/**
  * Takes the next message for each receive and records it, or notes what waits for it. `Again`:
  * something has arrived that this statement's snapshot does not show. The lock of the subscription
  * makes sure that whoever delivers next sees that it waits; on a competing channel, where messages
@@ -230,7 +220,7 @@ asking as materialized (
   from asking a
 ), recorded as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, token, completed_at)
-  select f.execution_id, f.name, ${received(context)}, f.token, now
+  select f.execution_id, f.name, ${sql.literal(received)}, f.token, now
   from found f join ${messages} m using (message_id), moment
   on conflict do nothing
   returning execution_id, name, exit

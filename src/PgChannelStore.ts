@@ -40,21 +40,17 @@ const make = Effect.gen(function* () {
       Effect.map(toReceipt)
     )
 
-  const route = (limit: number) =>
+  const look = (options: Parameters<typeof PgDeliveryStatements.deliver>[1]) =>
     Effect.map(
-      direct("route messages", (context) => PgDeliveryStatements.route(context, limit)),
-      ([row]) => row!.picked
-    )
-  const serve = (options: Parameters<typeof PgDeliveryStatements.serve>[1]) =>
-    Effect.map(
-      once("deliver messages", (context) => PgDeliveryStatements.serve(context, options)),
+      once("deliver messages", (context) => PgDeliveryStatements.deliver(context, options)),
       ([row]) => ({
-        count: row!.done,
-        here: row!.own ?? [],
-        claimed: (row!.claimed ?? []).map(toTaken),
-        passed: row!.passed,
-        fresh: row!.fresh,
-        nextMillis: row!.next ?? undefined
+        count: row!.done_count,
+        here: row!.own_news ?? [],
+        claimed: (row!.claimed_rows ?? []).map(toTaken),
+        passed: row!.passed_over,
+        full: row!.routed_count === options.limit || row!.done_count === options.limit,
+        nextMillis: row!.next_millis ?? undefined,
+        unrouted: row!.unrouted
       })
     )
 
@@ -83,13 +79,17 @@ const make = Effect.gen(function* () {
       ),
 
     deliver: Effect.fnUntraced(function* (options) {
-      let picked = options.published ? yield* route(options.limit) : 0
-      let served = yield* serve(options)
-      if (served.fresh && !options.published) {
-        picked = yield* route(options.limit)
-        served = yield* serve(options)
+      const first = yield* look({ ...options, waits: false })
+      if (first.full || !first.unrouted) return first
+      // Somebody else is routing what may be for those who wait here, and tells nobody.
+      const slots = options.slots - first.claimed.length
+      const second = yield* look({ ...options, slots, waits: true })
+      return {
+        ...second,
+        count: first.count + second.count,
+        here: [...first.here, ...second.here],
+        claimed: [...first.claimed, ...second.claimed]
       }
-      return { ...served, full: picked === options.limit || served.count === options.limit }
     }),
     sweep: (options) =>
       Effect.map(

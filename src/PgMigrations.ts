@@ -15,6 +15,7 @@ import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
+import * as PgDeliveryFunctions from "./PgDeliveryFunctions.ts"
 import * as PgFailure from "./PgFailure.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { MigrationError, StoreError } from "./RomancyError.ts"
@@ -353,6 +354,11 @@ begin
 end
 $$`
       ]
+    },
+    {
+      id: 9,
+      name: "delivery",
+      statements: [PgDeliveryFunctions.route(table), PgDeliveryFunctions.deliver(table, config)]
     }
   ]
 }

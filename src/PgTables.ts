@@ -27,6 +27,9 @@ export interface PgTables {
   readonly inbox: string
   /** The function that subscribes an instance to a channel. */
   readonly subscribe: string
+  /** The functions that route messages, and bring them to those who wait. */
+  readonly route: string
+  readonly deliver: string
   /** Which queues the events of a type go into, for the workflows that start on them. */
   readonly eventRoutes: string
   readonly outbox: string
@@ -58,6 +61,8 @@ export const tableNames = (
     messageIds: name("message_ids"),
     inbox: name("inbox"),
     subscribe: name("subscribe"),
+    route: name("route"),
+    deliver: name("deliver"),
     eventRoutes: name("event_routes"),
     outbox: name("outbox"),
     queue: name("queue"),

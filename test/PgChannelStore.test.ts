@@ -4,12 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import type { SqlClient } from "effect/sql/SqlClient"
 import { receiveName } from "../src/ChannelStore.ts"
-import * as PgDeliveryStatements from "../src/PgDeliveryStatements.ts"
-import { makeContext } from "../src/PgExecution.ts"
-import { RomancyConfig } from "../src/RomancyConfig.ts"
-import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   deliver,
@@ -42,15 +37,7 @@ const stores = Effect.gen(function* () {
   return { sql, store }
 })
 
-/** A statement of the engine in a transaction of the test's. */
-const contextOn = (sql: PgClient.PgClient) =>
-  Effect.flatMap(makeContext, (context) => context(sql as SqlClient)).pipe(
-    Effect.provide(RomancyConfig.layer()),
-    Effect.provideService(WorkerId, self)
-  )
-
-const route = (sql: PgClient.PgClient) =>
-  Effect.flatMap(contextOn(sql), (context) => PgDeliveryStatements.route(context, 100))
+const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 describe("a broadcast message", () => {
   live(
@@ -107,10 +94,38 @@ describe("a broadcast message", () => {
       const lease = yield* subscribed(store, "a", news)
       for (let n = 1; n <= 5; n++) yield* publish(message(news, n))
       const routing = yield* hold(sql, route(sql))
-      yield* deliver()
+      const delivering = yield* Effect.forkScoped(deliver(), { startImmediately: true })
+      yield* engineWaits(sql)
       yield* routing.commit
+      yield* Fiber.join(delivering)
       yield* deliver()
       assert.deepStrictEqual(yield* drain(lease, news), [1, 2, 3, 4, 5])
+    })
+  )
+
+  live(
+    "that somebody else routes, who tells nobody, is served by the look that missed it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const ids = ["a", "b"]
+      for (const id of ids) {
+        const lease = yield* subscribed(store, id, id === "a" ? news : mail)
+        yield* receive(lease, id === "a" ? news : mail, 1, id === "a" ? undefined : 0)
+        yield* store.suspend(lease, suspension())
+      }
+      yield* publish(message(news, 1))
+      const routing = yield* hold(sql, route(sql))
+      const delivering = yield* Effect.forkScoped(deliver({ slots: 2 }), { startImmediately: true })
+      yield* engineWaits(sql)
+      // What it need not wait for it has done.
+      yield* until(sql, `exists (select from romancy_deferreds where execution_id = 'b')`)
+      yield* routing.commit
+      const { claimed, count } = yield* Fiber.join(delivering)
+      assert.strictEqual(count, 2)
+      assert.sameMembers(
+        claimed.map(({ executionId }) => executionId),
+        ids
+      )
     })
   )
 })

@@ -13,7 +13,7 @@ import * as Layer from "effect/Layer"
 import * as ChildProcess from "effect/process/ChildProcess"
 import * as Stream from "effect/Stream"
 import { fileURLToPath } from "node:url"
-import { DatabaseUrl } from "./DatabaseUrl.ts"
+import { DatabaseUrl } from "../DatabaseUrl.ts"
 
 /** One line of a worker's log: what woke a run, and how long after the write. */
 export interface Resumption {

@@ -2,34 +2,21 @@
  * The worker processes, which this process starts and keeps going.
  *
  * Reads: nothing of theirs; what they print goes where our output goes.
- * Feeds: each with `DATABASE_URL` in its environment.
+ * Feeds: `DatabaseUrl`, to each.
  * Guarantees: one that dies is started again; all are stopped with the layer, and none outlives
  * this process, however it ends.
  */
 import { range } from "effect/Array"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as ChildProcess from "effect/process/ChildProcess"
 import * as Schedule from "effect/Schedule"
-import { fileURLToPath } from "node:url"
-import { DatabaseUrl } from "./DatabaseUrl.ts"
+import * as WorkerProcess from "../WorkerProcess.ts"
 
-const script = fileURLToPath(new URL("./worker.ts", import.meta.url))
+const script = new URL("./worker.ts", import.meta.url)
 
 const make = Effect.fnUntraced(function* (name: string) {
-  const command = ChildProcess.make(process.execPath, [script], {
-    env: { DATABASE_URL: yield* DatabaseUrl },
-    extendEnv: true,
-    // In a process group of its own, which Ctrl-C does not reach: we stop it, in order.
-    detached: true,
-    // It ends when we do, and says so to the worker even if we are killed.
-    stdin: "pipe",
-    stdout: "inherit",
-    stderr: "inherit",
-    forceKillAfter: "5 seconds"
-  })
   const live = Effect.gen(function* () {
-    const worker = yield* command
+    const worker = yield* WorkerProcess.make(script)
     yield* Effect.logInfo("worker started").pipe(Effect.annotateLogs({ name, pid: worker.pid }))
     const how = yield* Effect.match(worker.exitCode, {
       onFailure: ({ cause }) => (cause instanceof Error ? cause.message : "killed"),

@@ -16,8 +16,7 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as HttpApiClient from "effect/http-api/HttpApiClient"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import { EmbeddedPostgres } from "../../src/EmbeddedPostgres.ts"
-import { DatabaseUrl } from "./DatabaseUrl.ts"
+import { DatabaseUrl } from "../DatabaseUrl.ts"
 import { DemoLedger } from "./DemoLedger.ts"
 import { type Findings, isGood, makeBar, print } from "./DemoReport.ts"
 import { DemoService } from "./DemoService.ts"
@@ -150,11 +149,6 @@ const demo = Effect.gen(function* () {
   if (!isGood(findings)) process.exitCode = 1
 })
 
-const Database = Layer.effect(
-  DatabaseUrl,
-  Effect.map(EmbeddedPostgres, ({ url }) => url)
-).pipe(Layer.provide(EmbeddedPostgres.layer()))
-
 demo.pipe(
   Effect.timeout("90 seconds"),
   Effect.provide(
@@ -162,7 +156,7 @@ demo.pipe(
       DemoService.layer,
       DemoLedger.layer.pipe(Layer.provide(DatabaseUrl.layerClient)),
       FetchHttpClient.layer
-    ).pipe(Layer.provide(Database), Layer.provide(NodeServices.layer))
+    ).pipe(Layer.provide(DatabaseUrl.layerTemporary), Layer.provide(NodeServices.layer))
   ),
   NodeRuntime.runMain
 )

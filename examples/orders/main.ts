@@ -26,7 +26,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { createServer } from "node:http"
 import * as Romancy from "../../src/Romancy.ts"
-import { DatabaseUrl } from "./DatabaseUrl.ts"
+import { DatabaseUrl } from "../DatabaseUrl.ts"
 import * as EventDoor from "./EventDoor.ts"
 import * as FrontDoor from "./FrontDoor.ts"
 import { layerErrors, layerLimits, layerNotAllowed, layerValidation, OrderApi } from "./OrderApi.ts"
@@ -96,7 +96,7 @@ const Main = Layer.merge(
   Layer.provide(OrderStore.layerMigrations),
   Layer.provide(Romancy.layerClient()),
   Layer.provide(DatabaseUrl.layerClient),
-  Layer.provide(DatabaseUrl.layer),
+  Layer.provide(DatabaseUrl.layerKept),
   Layer.provide(NodeServices.layer),
   Layer.provideMerge(Logger.layer([Logger.consoleLogFmt]))
 )

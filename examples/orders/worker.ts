@@ -14,6 +14,7 @@ import * as Logger from "effect/Logger"
 import * as EventStart from "../../src/EventStart.ts"
 import { OnResumption } from "../../src/Resumption.ts"
 import * as Romancy from "../../src/Romancy.ts"
+import * as WorkerProcess from "../WorkerProcess.ts"
 import * as Fulfilment from "./Fulfilment.ts"
 import { OrderPlaced, OrderWorkflow } from "./Order.ts"
 import { OrderStore } from "./OrderStore.ts"
@@ -48,13 +49,8 @@ const Worker = Layer.merge(Fulfilment.layer, OrdersFromEvents).pipe(
   Layer.provideMerge(Logger.layer([Logger.consoleLogFmt]))
 )
 
-/** Nothing is ever written to our standard input: it ends when the parent does, however it does. */
-const parentIsGone = Effect.callback<void>((resume) => {
-  process.stdin.resume().once("end", () => resume(Effect.void))
-})
-
 Layer.launch(Worker).pipe(
-  Effect.raceFirst(parentIsGone),
+  Effect.raceFirst(WorkerProcess.parentIsGone),
   Effect.annotateLogs({ worker: process.pid }),
   NodeRuntime.runMain
 )

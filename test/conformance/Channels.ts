@@ -68,8 +68,7 @@ export const deliver = (
     store.deliver({
       workflowNames: options.names ?? ["Order"],
       limit: 100,
-      slots: options.slots ?? 0,
-      published: true
+      slots: options.slots ?? 0
     })
   )
 
