@@ -19,14 +19,15 @@ import { Buffer } from "node:buffer"
 
 /**
  * What was sent is no CloudEvent: `attribute` names what is wrong. `data` and `extensions` are
- * attributes here, and so is `content-type` where a message is not in a mode of the binding.
+ * attributes here, and so is `content-type` where a message is not in a mode of the binding. `index`
+ * is the place of the event in a batch, from 0.
  *
  * @since 0.1.0
  * @category errors
  */
 export class CloudEventError extends Schema.TaggedError<CloudEventError>("romancy/CloudEventError")(
   "CloudEventError",
-  { attribute: Schema.String, reason: Schema.String }
+  { attribute: Schema.String, reason: Schema.String, index: Schema.optionalKey(Schema.Int) }
 ) {
   override get message(): string {
     return `The attribute ${this.attribute} of a CloudEvent ${this.reason}`

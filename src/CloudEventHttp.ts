@@ -9,7 +9,7 @@
  * | binary | that of the data | in headers `ce-…`; the body is the data |
  *
  * Reads: `CloudEvent`, messages of producers.
- * Feeds: `OutboxDestination`.
+ * Feeds: `OutboxDestination`, `CloudEventsServer`.
  * Guarantees: what was encoded decodes to the same event. In binary mode headers are text, so an
  * extension that was a number or a boolean comes back as a string, and JSON names its media type.
  *
@@ -127,6 +127,35 @@ const lost = "\uffff"
 const isUtf8 = (bytes: Buffer): boolean => Buffer.from(bytes.toString("utf8"), "utf8").equals(bytes)
 
 /**
+ * How events are in a message.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Mode = "structured" | "batched" | "binary"
+
+/**
+ * The mode that headers announce; fails with the attribute `content-type` where it is none, or
+ * where the event format is not JSON. Names of headers are in lower case.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const modeOf = (
+  headers: Readonly<Record<string, string | undefined>>
+): Effect.Effect<Mode, CloudEventError> => {
+  const mediaType = headers["content-type"]?.replace(/;.*$/s, "").trim().toLowerCase()
+  if (mediaType === "application/cloudevents+json") return Effect.succeed("structured")
+  if (mediaType === "application/cloudevents-batch+json") return Effect.succeed("batched")
+  if (mediaType?.startsWith("application/cloudevents") === true) {
+    return wrong("content-type", "names an event format that is not JSON")
+  }
+  return headers["ce-specversion"] === undefined
+    ? wrong("content-type", "is that of no event, and there is no header ce-specversion")
+    : Effect.succeed("binary")
+}
+
+/**
  * Reads the events of a message: one in structured and in binary mode, any number in batched mode.
  *
  * @since 0.1.0
@@ -135,35 +164,36 @@ const isUtf8 = (bytes: Buffer): boolean => Buffer.from(bytes.toString("utf8"), "
 export const decode = Effect.fnUntraced(function* (
   message: HttpMessage
 ): Effect.fn.Return<ReadonlyArray<CloudEvent>, CloudEventError> {
-  const headers = new Map(
+  const headers = Object.fromEntries(
     Object.entries(message.headers).map(([name, value]) => [name.toLowerCase(), value])
   )
-  const contentType = headers.get("content-type")
-  const mediaType = contentType?.replace(/;.*$/s, "").trim().toLowerCase()
-  if (mediaType === "application/cloudevents+json") {
-    return [yield* fromJson(yield* parse(message.body))]
+  switch (yield* modeOf(headers)) {
+    case "structured":
+      return [yield* fromJson(yield* parse(message.body))]
+    case "batched": {
+      const events = yield* parse(message.body)
+      return Array.isArray(events)
+        ? yield* Effect.forEach(events, fromBatch)
+        : yield* wrong("data", "must be an array of events in batched mode")
+    }
+    case "binary":
+      return [yield* fromBinary(headers, message.body)]
   }
-  if (mediaType === "application/cloudevents-batch+json") {
-    const events = yield* parse(message.body)
-    return Array.isArray(events)
-      ? yield* Effect.forEach(events, fromJson)
-      : yield* wrong("data", "must be an array of events in batched mode")
-  }
-  if (mediaType?.startsWith("application/cloudevents") === true) {
-    return yield* wrong("content-type", "names an event format that is not JSON")
-  }
-  return headers.has("ce-specversion")
-    ? [yield* fromBinary(headers, contentType, message.body)]
-    : yield* wrong("content-type", "is that of no event, and there is no header ce-specversion")
 })
 
+const fromBatch = (event: unknown, index: number) =>
+  Effect.mapError(
+    fromJson(event),
+    ({ attribute, reason }) => new CloudEventError({ attribute, reason, index })
+  )
+
 const fromBinary = Effect.fnUntraced(function* (
-  headers: ReadonlyMap<string, string>,
-  contentType: string | undefined,
+  headers: Readonly<Record<string, string>>,
   body: Uint8Array
 ) {
+  const contentType = headers["content-type"]
   const attributes: Record<string, unknown> = {}
-  for (const [name, value] of headers) {
+  for (const [name, value] of Object.entries(headers)) {
     if (!name.startsWith("ce-")) continue
     const attribute = name.slice(3)
     if (attribute === "datacontenttype") {

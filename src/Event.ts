@@ -181,10 +181,23 @@ export const decode = <Data extends Schema.Constraint>(
   { data, ...attributes }: CloudEvent
 ): Effect.Effect<Received<Data["Type"]>, InvalidEvent, Data["DecodingServices"]> => {
   const { id, source, type } = attributes
-  // Bytes have the form in JSON that the schema for bytes reads.
-  const json = data instanceof Uint8Array ? Buffer.from(data).toString("base64") : data
-  return Schema.decodeUnknownEffect(Schema.toCodecJson(event.dataSchema))(json).pipe(
+  return decodeData(event, data).pipe(
     Effect.map((data) => ({ ...attributes, data })),
     Effect.mapError(({ message }) => new InvalidEvent({ type, source, id, reason: message }))
   )
+}
+
+/**
+ * Reads the data alone, with everything that is wrong with it where it is not that of the type.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const decodeData = <Data extends Schema.Constraint>(
+  event: Event<Data>,
+  data: CloudEvent["data"]
+): Effect.Effect<Data["Type"], Schema.SchemaError, Data["DecodingServices"]> => {
+  // Bytes have the form in JSON that the schema for bytes reads.
+  const json = data instanceof Uint8Array ? Buffer.from(data).toString("base64") : data
+  return Schema.decodeUnknownEffect(Schema.toCodecJson(event.dataSchema))(json, { errors: "all" })
 }

@@ -146,6 +146,19 @@ export const layer = <
   )
 
 /**
+ * Says that a workflow starts on events of a type, and starts nothing. For what takes events in and
+ * may be there before all of those who start on them: from now on they are kept for these.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const declare = (
+  event: Event<Schema.Constraint>,
+  workflow: Named
+): Effect.Effect<void, StoreError, EventStore> =>
+  Effect.flatMap(EventStore, (store) => store.declare(routeOf(event, workflow)))
+
+/**
  * Ends it that a workflow starts on events of a type, for all processes. What waits in the queue is
  * still taken by those who declare it.
  *

@@ -6,10 +6,12 @@
  *
  * @since 0.1.0
  */
+export * as Access from "./Access.ts"
 export * as Channel from "./Channel.ts"
 export * as ChannelStore from "./ChannelStore.ts"
 export * as CloudEvent from "./CloudEvent.ts"
 export * as CloudEventHttp from "./CloudEventHttp.ts"
+export * as CloudEventsServer from "./CloudEventsServer.ts"
 export * as DbClock from "./DbClock.ts"
 export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
 export * as Event from "./Event.ts"

@@ -68,6 +68,15 @@ describe("batched mode", () => {
       assert.strictEqual(yield* faulty(headers, "{}"), "data")
     })
   )
+
+  it.effect("names what is wrong, and where", () =>
+    Effect.gen(function* () {
+      const { body, headers } = Http.batched([event, event])
+      const wrong = bytes(text(body).replace(/"source":"[^"]*"(?!.*"source")/, `"source":""`))
+      const error = yield* Effect.flip(Http.decode({ headers, body: wrong }))
+      assert.deepInclude(error, { attribute: "source", index: 1 })
+    })
+  )
 })
 
 describe("binary mode", () => {

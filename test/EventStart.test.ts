@@ -106,6 +106,16 @@ for (const [name, world] of Object.entries(worlds)) {
         assert.deepStrictEqual(log.events, ["2 of /shop"])
       }))
 
+    test("what comes after it was declared alone waits for those who start on it", (runtime) =>
+      Effect.gen(function* () {
+        const log = makeLog()
+        yield* runtime.register(handler(log))
+        yield* runtime.on(EventStart.declare(Placed, Fulfil))
+        yield* runtime.on(place("1", 1))
+        yield* runtime.register(starts())
+        yield* log.seen("1 of /shop")
+      }))
+
     test("an event whose data is not of the type starts nothing and holds up nobody", (runtime) =>
       Effect.gen(function* () {
         const log = makeLog()

@@ -8,11 +8,13 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
-import { TestDatabase } from "./support/TestDatabase.ts"
+import { OrderWorkflow } from "../examples/orders/Order.ts"
+import { connect, TestDatabase } from "./support/TestDatabase.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
 interface Order {
   readonly status: string
+  readonly amountCents: number
   readonly reason?: string
   readonly tracking?: string
   readonly steps: ReadonlyArray<{ readonly step: string; readonly worker: number }>
@@ -53,23 +55,41 @@ const start = Effect.fnUntraced(function* (settings: Readonly<Record<string, str
     (found) => found.length === 1
   )
 
-  const request = (method: string, path: string, body?: unknown, type = "application/json") =>
+  const request = (
+    method: string,
+    path: string,
+    body?: unknown,
+    type = "application/json",
+    authorization = ""
+  ) =>
     Effect.promise(async (): Promise<Answer> => {
       const answer = await fetch(`${url}${path}`, {
         method,
-        headers: { "content-type": type },
+        headers: { "content-type": type, authorization },
         ...(body === undefined
           ? {}
           : { body: typeof body === "string" ? body : JSON.stringify(body) })
       })
-      return { status: answer.status, body: (await answer.json()) as Answer["body"] }
+      const text = await answer.text()
+      return { status: answer.status, body: text === "" ? ({} as never) : JSON.parse(text) }
     })
+  const [key] = yield* printed(/authorization: Bearer (\S+)"/g)
   const show = (id: string) => Effect.map(request("GET", `/orders/${id}`), ({ body }) => body)
   return {
     pid: main.pid,
     output: main.output,
     request,
     show,
+    key: key!,
+    /** Tells of an order as another system does, by an event. */
+    tell: (id: string, more: object = {}, authorization = `Bearer ${key}`) =>
+      request(
+        "POST",
+        "/events",
+        { ...event, id: `${id}-placed`, data: { ...order, id, ...more } },
+        "application/cloudevents+json",
+        authorization
+      ),
     place: (id: string, more: object = {}) => request("POST", "/orders", { ...order, id, ...more }),
     pay: (id: string, token = "tok_visa") => request("POST", `/orders/${id}/payment`, { token }),
     /** Waits until the order is there. */
@@ -84,6 +104,8 @@ const start = Effect.fnUntraced(function* (settings: Readonly<Record<string, str
 })
 
 const order = { customer: "Ada", country: "NL", items: [{ sku: "mug", quantity: 2 }] }
+
+const event = { specversion: "1.0", source: "/shop", type: "com.example.order.placed" }
 
 const isAlive = (pid: number): boolean => {
   try {
@@ -170,6 +192,61 @@ layer(Service.layer, { excludeTestServices: true })("The order service", (it) =>
   )
 
   it.effect(
+    "ships an order that it is told of by an event, once, however often it is told",
+    Effect.fnUntraced(function* () {
+      const { pay, place, reaches, tell } = yield* Service
+      const told = yield* Effect.all([tell("told"), tell("told"), tell("told")], { concurrency: 2 })
+      assert.deepStrictEqual(
+        told.map(({ status }) => status),
+        [202, 202, 202]
+      )
+      yield* reaches("told", "waiting for payment")
+      // The same order by the other door, and another under its id.
+      assert.strictEqual((yield* place("told")).status, 202)
+      assert.strictEqual((yield* place("told", { customer: "Bob" })).status, 409)
+      yield* pay("told")
+      const shipped = yield* reaches("told", "shipped")
+      assert.strictEqual((yield* tell("told")).status, 202)
+      assert.strictEqual(shipped.amountCents, 2400)
+      assert.deepStrictEqual(names(shipped), ["reserve", "charge", "label", "pack", "ship"])
+    })
+  )
+
+  it.effect(
+    "cancels an order that it is told of where it cannot be met",
+    Effect.fnUntraced(function* () {
+      const { reaches, tell } = yield* Service
+      yield* tell("socks", { items: [{ sku: "sock", quantity: 1 }] })
+      const socks = yield* reaches("socks", "cancelled")
+      assert.deepStrictEqual([socks.reason, socks.amountCents], ["out of stock", 0])
+    })
+  )
+
+  it.effect(
+    "takes events from who has the key, and says which field of one is wrong",
+    Effect.fnUntraced(function* () {
+      const { request, tell } = yield* Service
+      assert.strictEqual((yield* tell("denied", {}, "")).status, 401)
+      assert.strictEqual((yield* tell("denied", {}, "Bearer 0123456789abcdef")).status, 401)
+      assert.strictEqual((yield* request("GET", "/events")).status, 405)
+      const bad: ReadonlyArray<readonly [more: object, ...fields: ReadonlyArray<string>]> = [
+        [{ id: "no spaces" }, "id"],
+        [{ id: undefined }, "id"],
+        [{ customer: 1, country: "Mars" }, "customer", "country"],
+        [{ items: [{ sku: "mug", quantity: 0 }] }, "items[0].quantity"],
+        [{ items: [...order.items, ...order.items] }, "items[1].sku"]
+      ]
+      for (const [more, ...fields] of bad) {
+        const { body, status } = yield* tell("denied", more)
+        const named = body.fields.map(({ field }) => field)
+        assert.deepStrictEqual([status, named], [400, fields], JSON.stringify(more))
+      }
+      assert.strictEqual((yield* tell("denied", { customer: "a".repeat(70_000) })).status, 413)
+      assert.strictEqual((yield* request("GET", "/orders/denied")).status, 404)
+    })
+  )
+
+  it.effect(
     "undoes what was done for an order that cannot be shipped",
     Effect.fnUntraced(function* () {
       const { pay, place, reaches } = yield* Service
@@ -240,4 +317,27 @@ it.live("Ctrl-C ends every process, and orders go on at the next start", () =>
       ])
     }
   }).pipe(Effect.provide(TestDatabase.layerDatabase))
+)
+
+it.live(
+  "starts with the key of its environment, and with events that are sooner than workers",
+  () =>
+    Effect.gen(function* () {
+      const secret = "a-key-of-the-environment"
+      const { key, output, reaches, tell } = yield* start({ ORDERS_EVENTS_KEY: secret })
+      assert.strictEqual((yield* tell("told", {}, `Bearer ${secret}`)).status, 202)
+      assert.strictEqual(key, "$ORDERS_EVENTS_KEY")
+      assert.strictEqual((yield* tell("told")).status, 401)
+
+      // Posted by somebody else at the moment, under an id that an event comes for.
+      const sql = yield* connect((yield* TestDatabase).url)
+      const execution = yield* OrderWorkflow.executionId({ ...order, id: "taken" })
+      yield* sql`insert into orders (id, execution_id, request) values
+      ('taken', ${execution}, ${sql.json({ ...order, customer: "Bob", amountCents: 2400 })})`
+      yield* tell("taken", {}, `Bearer ${secret}`)
+
+      yield* reaches("told", "waiting for payment")
+      assert.strictEqual((yield* reaches("taken", "cancelled")).reason, "id taken")
+      assert.notInclude(yield* output, secret)
+    }).pipe(Effect.provide(TestDatabase.layerDatabase))
 )

@@ -16,7 +16,7 @@ import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { randomUUID } from "node:crypto"
 import { Conflict, Invalid, NotFound, OrderApi, type OrderView } from "./OrderApi.ts"
-import { type LineItem, type NewOrder, OrderWorkflow, Paid } from "./Order.ts"
+import { type LineItem, type NewOrder, type Order, OrderWorkflow, Paid } from "./Order.ts"
 import { type OrderRow, OrderStore } from "./OrderStore.ts"
 
 const make = Effect.gen(function* () {
@@ -33,20 +33,17 @@ const make = Effect.gen(function* () {
   })
 
   const place = Effect.fnUntraced(function* (posted: NewOrder) {
-    const order = {
-      ...posted,
-      id: posted.id ?? randomUUID(),
-      amountCents: yield* priceOf(posted.items)
-    }
+    const order: Order = { ...posted, id: posted.id ?? randomUUID() }
+    const priced = { ...order, amountCents: yield* priceOf(posted.items) }
     // The order and its workflow are committed together.
     const added = yield* store.transaction(
       Effect.gen(function* () {
-        const added = yield* store.add(order, yield* OrderWorkflow.executionId(order))
+        const added = yield* store.add(priced, yield* OrderWorkflow.executionId(order))
         if (added) yield* OrderWorkflow.execute(order, { discard: true })
         return added
       })
     )
-    if (added || (yield* store.isSame(order))) {
+    if (added || (yield* store.isSame(priced))) {
       return yield* view(order.id).pipe(Effect.catchTag("NotFound", Effect.die))
     }
     return yield* new Conflict({ message: `There is another order with id ${order.id}` })

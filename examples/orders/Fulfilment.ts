@@ -1,6 +1,6 @@
 /**
- * The body of the order workflow: reserve → wait for payment, up to a deadline → charge → buy a
- * label → pack → wait → ship. What was done is undone when it fails.
+ * The body of the order workflow: place → reserve → wait for payment, up to a deadline → charge →
+ * buy a label → pack → wait → ship. What was done is undone when it fails.
  *
  * Reads: `PAYMENT_DEADLINE` (default 15 minutes), `SHIP_DELAY` (5 seconds) and `CARRIER_LATENCY`
  * (100 millis) from the environment.
@@ -39,23 +39,38 @@ const steps = Effect.gen(function* () {
   const store = yield* OrderStore
   const { carrierLatency } = yield* settings
 
-  /**
-   * A step in our own database: what it writes, its line in the ledger and the record that it has
-   * run are committed together, or not at all.
-   */
+  /** What a step writes into our own database is committed with the record that it has run. */
+  const inTransaction = (name: string, execute: Effect.Effect<void, SqlError | Cancelled>) =>
+    Activity.make({ name, error: Schema.Union([Cancelled, SqlError]), execute }).pipe(
+      transactional,
+      Activity.retry({ while: inAMoment, times: 20 }),
+      Effect.catchTag("SqlError", Effect.die)
+    )
+
+  /** The same with a line in the ledger. */
   const inDatabase = (
     order: Order,
     name: string,
     body: Effect.Effect<void, SqlError | Cancelled>
-  ) =>
-    Activity.make({
-      name,
-      error: Schema.Union([Cancelled, SqlError]),
-      execute: Effect.andThen(store.append(order.id, name), body)
-    }).pipe(
-      transactional,
-      Activity.retry({ while: inAMoment, times: 20 }),
-      Effect.catchTag("SqlError", Effect.die)
+  ) => inTransaction(name, Effect.andThen(store.append(order.id, name), body))
+
+  /**
+   * An order that came as an event is not among our orders yet; one that was posted is. What we do
+   * not sell costs nothing, and is found to be out of stock next.
+   */
+  const place = (order: Order) =>
+    inTransaction(
+      "place",
+      Effect.gen(function* () {
+        const prices = yield* store.prices(order.items)
+        const costs = order.items.map(({ quantity, sku }) => quantity * (prices.get(sku) ?? 0))
+        const priced = { ...order, amountCents: costs.reduce((sum, cost) => sum + cost) }
+        const added = yield* store.add(priced, yield* OrderWorkflow.executionId(order))
+        // Another was posted under this id before the event had come so far.
+        if (!added && !(yield* store.isSame(priced))) {
+          return yield* new Cancelled({ reason: "id taken" })
+        }
+      })
     )
 
   const reserve = (order: Order) => inDatabase(order, "reserve", store.reserve(order))
@@ -93,14 +108,14 @@ const steps = Effect.gen(function* () {
     inDatabase(order, "pack", store.pack(order.id, tracking))
   const ship = (order: Order) => inDatabase(order, "ship", store.ship(order.id))
 
-  return { reserve, release, charge, refund, label, pack, ship }
+  return { place, reserve, release, charge, refund, label, pack, ship }
 })
 
 /** Registers the workflow with the engine of this process. */
 export const layer = Layer.unwrap(
   Effect.gen(function* () {
     const { paymentDeadline, shipDelay } = yield* settings
-    const { charge, label, pack, refund, release, reserve, ship } = yield* steps
+    const { charge, label, pack, place, refund, release, reserve, ship } = yield* steps
 
     /** The payment, or none if the deadline comes first. Which it was is recorded. */
     const payment = DurableDeferred.raceAll({
@@ -115,6 +130,7 @@ export const layer = Layer.unwrap(
 
     return OrderWorkflow.toLayer(
       Effect.fnUntraced(function* (order) {
+        yield* place(order)
         yield* reserve(order).pipe(withCompensation(() => Effect.orDie(release(order))))
 
         const paid = yield* payment

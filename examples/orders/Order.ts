@@ -3,12 +3,13 @@
  * door needs to start and signal it.
  *
  * Reads: nothing.
- * Feeds: `FrontDoor` (client), `Fulfilment` (worker), `OrderStore`.
+ * Feeds: `FrontDoor` and `EventDoor` (client), `Fulfilment` (worker), `OrderStore`.
  * Guarantees: an order with one id is one execution, however often it is started.
  */
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
+import * as Event from "../../src/Event.ts"
 
 export const OrderId = Schema.String.check(
   Schema.isPattern(/^[A-Za-z0-9_-]{1,64}$/, {
@@ -52,8 +53,11 @@ export const NewOrder = Schema.Struct({
 export type NewOrder = typeof NewOrder.Type
 
 /** What the workflow is started with. */
-export const Order = Schema.Struct({ ...NewOrder.fields, id: OrderId, amountCents: Schema.Int })
+export const Order = Schema.Struct({ ...NewOrder.fields, id: OrderId })
 export type Order = typeof Order.Type
+
+/** An order that another system tells of. Whoever may tell it twice keeps to the `id`. */
+export const OrderPlaced = Event.make("com.example.order.placed", { data: Order })
 
 /** How the customer pays: a token of the payment provider, never a card number. */
 export const Payment = Schema.Struct({
@@ -65,7 +69,13 @@ export type Payment = typeof Payment.Type
 
 /** Why an order does not go on. What was done for it is undone. */
 export class Cancelled extends Schema.TaggedError<Cancelled>()("Cancelled", {
-  reason: Schema.Literals(["out of stock", "not paid in time", "payment declined", "no carrier"])
+  reason: Schema.Literals([
+    "id taken",
+    "out of stock",
+    "not paid in time",
+    "payment declined",
+    "no carrier"
+  ])
 }) {
   override get message(): string {
     return this.reason

@@ -13,10 +13,15 @@ import * as Migrator from "effect/sql/Migrator"
 import type { SqlError } from "effect/sql/SqlError"
 import { Cancelled, type LineItem, type Order } from "./Order.ts"
 
+/** An order, and what it costs. */
+export interface PricedOrder extends Order {
+  readonly amountCents: number
+}
+
 export interface OrderRow {
   readonly id: string
   readonly execution_id: string
-  readonly request: Omit<Order, "id">
+  readonly request: Omit<PricedOrder, "id">
   readonly paid_with: string | null
   readonly charged_at: Date | null
   readonly refunded_at: Date | null
@@ -46,7 +51,7 @@ const make = Effect.gen(function* () {
       `.pipe(Effect.map((rows) => new Map(rows.map((row) => [row.sku, row.price_cents])))),
 
     /** Adds an order; `false` if there is one with that id. */
-    add: ({ id, ...request }: Order, executionId: string) =>
+    add: ({ id, ...request }: PricedOrder, executionId: string) =>
       sql`
         insert into orders (id, execution_id, request)
         values (${id}, ${executionId}, ${sql.json(request)})
@@ -54,7 +59,7 @@ const make = Effect.gen(function* () {
       `.pipe(Effect.map((rows) => rows.length === 1)),
 
     /** Whether the order with that id is this one, word for word. */
-    isSame: ({ id, ...request }: Order) =>
+    isSame: ({ id, ...request }: PricedOrder) =>
       sql`select from orders where id = ${id} and request = ${sql.json(request)}`.pipe(
         Effect.map((rows) => rows.length === 1)
       ),

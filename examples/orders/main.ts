@@ -6,7 +6,8 @@
  *  PORT=8080 DATABASE_URL=postgresql://… PAYMENT_DEADLINE="1 minute" npm start
  * ```
  *
- * Reads: `PORT` (default 3000, or a free one if that is taken; 0 is a free one), `DATABASE_URL`.
+ * Reads: `PORT` (default 3000, or a free one if that is taken; 0 is a free one), `DATABASE_URL`,
+ * `ORDERS_EVENTS_KEY` (default: made at each start, and printed).
  * Feeds: standard output.
  * Guarantees: SIGINT and SIGTERM stop everything; what was under way goes on at the next start.
  */
@@ -26,6 +27,7 @@ import * as Schema from "effect/Schema"
 import { createServer } from "node:http"
 import * as Romancy from "../../src/Romancy.ts"
 import { DatabaseUrl } from "../DatabaseUrl.ts"
+import * as EventDoor from "./EventDoor.ts"
 import * as FrontDoor from "./FrontDoor.ts"
 import { layerErrors, layerLimits, layerNotAllowed, layerValidation, OrderApi } from "./OrderApi.ts"
 import { OrderStore } from "./OrderStore.ts"
@@ -54,13 +56,15 @@ const Http = Layer.effectContext(
 const Routes = HttpApiBuilder.layer(OrderApi).pipe(
   Layer.provide(FrontDoor.layer),
   Layer.provide(layerValidation),
+  Layer.merge(EventDoor.layer),
   Layer.merge(layerNotAllowed),
   Layer.merge(layerErrors)
 )
 
 const Ready = Layer.effectDiscard(
-  HttpServer.addressFormattedWith((address) =>
-    Console.log(`
+  Effect.flatMap(EventDoor.EventsKey, ({ shown: key }) =>
+    HttpServer.addressFormattedWith((address) =>
+      Console.log(`
 The order service listens on ${address}
 
   curl -X POST ${address}/orders -H 'content-type: application/json' \\
@@ -68,8 +72,15 @@ The order service listens on ${address}
   curl -X POST ${address}/orders/first/payment -H 'content-type: application/json' -d '{"token":"tok_visa"}'
   curl ${address}/orders/first
 
+As an event of another system, which is let in by a key:
+
+  curl -i ${address}/events -H "authorization: Bearer ${key}" \\
+    -H 'content-type: application/cloudevents+json' \\
+    -d '{"specversion":"1.0","id":"1","source":"/shop","type":"com.example.order.placed","data":{"id":"second","customer":"Ada","country":"NL","items":[{"sku":"tea","quantity":1}]}}'
+
 Kill a worker with kill -9, or stop all with Ctrl-C and start again: orders go on.
 `)
+    )
   )
 )
 
@@ -81,6 +92,7 @@ const Main = Layer.merge(
   Workers.layer(2)
 ).pipe(
   Layer.provide(layerLimits),
+  Layer.provide(EventDoor.EventsKey.layer),
   Layer.provide(OrderStore.layerMigrations),
   Layer.provide(Romancy.layerClient()),
   Layer.provide(DatabaseUrl.layerClient),

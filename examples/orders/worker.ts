@@ -11,10 +11,12 @@ import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as EventStart from "../../src/EventStart.ts"
 import { OnResumption } from "../../src/Resumption.ts"
 import * as Romancy from "../../src/Romancy.ts"
 import * as WorkerProcess from "../WorkerProcess.ts"
 import * as Fulfilment from "./Fulfilment.ts"
+import { OrderPlaced, OrderWorkflow } from "./Order.ts"
 import { OrderStore } from "./OrderStore.ts"
 
 /** What woke each run, and how long after the write that it was woken for. */
@@ -31,7 +33,15 @@ const logResumptions = Layer.succeed(
     )
 )
 
-const Worker = Fulfilment.layer.pipe(
+/** An order that is told of by events, and posted besides, is one execution: its id is its key. */
+const OrdersFromEvents = EventStart.layer({
+  event: OrderPlaced,
+  workflow: OrderWorkflow,
+  payload: ({ data }) => data,
+  idempotency: "payload"
+})
+
+const Worker = Layer.merge(Fulfilment.layer, OrdersFromEvents).pipe(
   Layer.provide(OrderStore.layer),
   Layer.provide(Romancy.layerConfig({ shutdownTimeout: "3 seconds" })),
   Layer.provide(PgClient.layerConfig({ url: Config.Redacted("DATABASE_URL") })),
