@@ -92,7 +92,8 @@ from (
 /**
  * Gives the messages that were sent to an execution before it subscribed to its new subscription.
  * A statement of its own after that has committed: what is being routed by somebody who has not seen
- * it is waited for, and there is nothing else. Served by `messages_kept (target, channel)`.
+ * it is waited for, and there is nothing else. Messages are locked before the subscription, as
+ * routing does. Served by `messages_kept (target, channel)`.
  *
  * @since 0.1.0
  * @category statements
@@ -101,21 +102,24 @@ export const collect = (context: StatementContext, executionId: string, key: Cha
   const { channel, mode } = key
   const subscriptions = table(context, "subscriptions")
   return context.sql`
-with mine as materialized (
-  select execution_id from ${subscriptions}
-  where execution_id = ${executionId} and channel = ${channel} and mode = ${mode} for no key update
-), kept as (
-  update ${table(context, "messages")} m set state = 'Routed' from mine
+with kept as materialized (
+  select m.message_id from ${table(context, "messages")} m
   where m.target = ${executionId} and m.channel = ${channel} and m.mode = ${mode}
     and m.state <> 'Routed'
-  returning m.message_id
+  order by m.message_id for update
+), mine as materialized (
+  select execution_id from ${subscriptions}
+  where execution_id = ${executionId} and channel = ${channel} and mode = ${mode}
+    and exists (select from kept) for no key update
+), routed as (
+  update ${table(context, "messages")} m set state = 'Routed' from mine
+  where m.message_id in (select message_id from kept)
 ), put as (
   insert into ${table(context, "inbox")} (execution_id, channel, mode, message_id)
-  select ${executionId}, ${channel}, ${mode}, message_id from kept
+  select execution_id, ${channel}, ${mode}, message_id from kept, mine
 )
 update ${subscriptions} s set arrivals = s.arrivals + (select count(*) from kept)
-from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}
-  and exists (select from kept)` as unknown as Rows<object>
+from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}` as unknown as Rows<object>
 }
 
 /**

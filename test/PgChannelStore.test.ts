@@ -193,6 +193,30 @@ describe("a direct message", () => {
   )
 })
 
+describe("a target that subscribes", () => {
+  live(
+    "and somebody who has begun to route to it do not wait for each other",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* publish(message(mail, 1, { target: "a" }))
+      const subscribing = yield* sql.withTransaction(
+        Effect.gen(function* () {
+          yield* sql`select from romancy_messages for update`
+          const fiber = yield* Effect.forkScoped(subscribe(lease, mail), { startImmediately: true })
+          yield* engineWaits(sql)
+          // The next lock of a router, for which it would wait in a circle if it were held.
+          const locked = yield* sql`select 1 from romancy_subscriptions for no key update nowait`
+          assert.strictEqual(locked.length, 1)
+          return fiber
+        })
+      )
+      assert.strictEqual(yield* Fiber.join(subscribing), "Subscribed")
+      assert.deepStrictEqual(yield* drain(lease, mail), [1])
+    })
+  )
+})
+
 describe("two first subscribers of different modes", () => {
   for (const [end, answer] of [
     ["commit", "Conflict"],
