@@ -95,7 +95,7 @@ export type Needs<Accepted extends ReadonlyArray<AnyEvent>> =
  * | 503 | the events did not become durable within `timeout`; with `Retry-After` |
  *
  * After a 503, or no answer, some of the events may be durable: send the same request again. Of a
- * batch with an event that the store finds larger than `maxPayloadBytes` those before it are durable.
+ * batch with an event that the store finds larger than `maxPayloadBytes` the others may be.
  *
  * Events are counted by the `RateLimiter` of the context if there is one, and otherwise in the
  * memory of this process, separately for each caller.
@@ -184,8 +184,9 @@ const makeReceive = <R>(
     const body = yield* RequestBody.read(request, { maxBytes: maxBodyBytes, timeout })
     const events = yield* decode(mode, { headers, body })
     if (events.length > 1) yield* take(caller, events.length - 1)
-    // One after the other, so that they arrive in the order of the batch.
-    yield* Effect.raceFirst(Effect.forEach(events, publish, { discard: true }), late)
+    // All at once go into one commit, in the order in which they are asked for.
+    const publishing = Effect.forEach(events, publish, { concurrency: "unbounded", discard: true })
+    yield* Effect.raceFirst(publishing, late)
     return HttpServerResponse.empty({ status: 202 })
   })
 

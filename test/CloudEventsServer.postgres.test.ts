@@ -68,6 +68,29 @@ it.live("an event that is posted reaches the execution that it is for, once", ()
   })
 )
 
+it.live("a batch arrives in its order, in one commit", () =>
+  Effect.gen(function* () {
+    const { sql, url } = yield* Runtimes.makeDatabase
+    const runtime = yield* Runtimes.start(url, { config: Runtimes.hourly })
+    const { postBatch } = yield* EventsServer.start(
+      {},
+      { events: Layer.succeed(Events, yield* runtime.on(Effect.service(Events))) }
+    )
+    const orders = Array.from({ length: 60 }, (_, n) => (n * 7) % 60)
+    const batch = orders.map((order) => placed(`${order}`, { order }))
+    assert.strictEqual((yield* postBatch(batch)).status, 202)
+    const rows = yield* sql<{ order: number; commits: number }>`
+      select (body -> 'data' ->> 'order')::int4 as order,
+        (select count(distinct published_by::text)::int4 from romancy_messages) as commits
+      from romancy_messages order by message_id`
+    assert.deepStrictEqual(
+      rows.map(({ order }) => order),
+      orders
+    )
+    assert.strictEqual(rows[0]?.commits, 1)
+  })
+)
+
 it.live(
   "a server takes no event while PostgreSQL is away, and has each once that it took",
   () =>
