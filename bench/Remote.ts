@@ -2,7 +2,7 @@
  * The other processes: what a section asks of one, and how one answers.
  *
  * Reads: `WorkerProcess`.
- * Feeds: `Wake`, `Notify`, `Recover`, `Queue`; `worker` is the other side.
+ * Feeds: `Wake`, `Notify`, `Recover`, `Queue`, `Outbox`; `worker` is the other side.
  * Guarantees: an answer belongs to its question; a process that ended fails whoever waits for it,
  * with its output.
  */
@@ -26,7 +26,16 @@ export interface RemotePlace {
 
 /** What a process is told at its start. */
 export interface Orders {
-  readonly role: "waits" | "completes" | "works" | "writes" | "takes" | "offers"
+  readonly role:
+    | "waits"
+    | "completes"
+    | "works"
+    | "writes"
+    | "takes"
+    | "offers"
+    | "relays"
+    | "publishes"
+    | "sinks"
   readonly places: ReadonlyArray<RemotePlace>
   /** The database of the floor. */
   readonly floor?: string

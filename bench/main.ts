@@ -26,6 +26,7 @@ import type { Section } from "./Section.ts"
 import { channels } from "./Channels.ts"
 import { idle } from "./Idle.ts"
 import { notify } from "./Notify.ts"
+import { outbox } from "./Outbox.ts"
 import { queues } from "./Queue.ts"
 import { recover } from "./Recover.ts"
 import { throughput } from "./Throughput.ts"
@@ -39,6 +40,7 @@ const sections: ReadonlyArray<Section> = [
   notify,
   timers,
   queues,
+  outbox,
   idle,
   recover
 ]

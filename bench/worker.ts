@@ -7,6 +7,9 @@
  * - `writes`: completes many deferreds in the engine's statements, without an engine
  * - `takes`: takes elements of queues, and tells when it has one
  * - `offers`: offers them, and tells when it called
+ * - `relays`: relays events, and tells when it sends one, or sends them to a URL
+ * - `publishes`: publishes events, and tells when it called
+ * - `sinks`: is sent events, and tells how many
  *
  * Reads: orders from its first argument, questions as messages.
  * Feeds: `Remote`.
@@ -29,6 +32,8 @@ import { toParent } from "../test/support/WorkerProcess.ts"
 import * as Engines from "./Engines.ts"
 import * as LeastEngine from "./LeastEngine.ts"
 import { type Turn, writes } from "./Notify.ts"
+import { sinks } from "./HttpSink.ts"
+import { publishes, relays, type Sending } from "./Outbox.ts"
 import { until } from "./Proof.ts"
 import { offers, takes } from "./Queue.ts"
 import * as Raw from "./Raw.ts"
@@ -36,7 +41,7 @@ import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
 import { Go, Notices, Receiving, release, Waiting, Work } from "./Workflows.ts"
 
-interface Question extends Turn {
+interface Question extends Turn, Sending {
   readonly id: number
   readonly place: string
   readonly name: string
@@ -189,7 +194,17 @@ const build = <A, E, R>(
     (engines) => new Map(engines)
   )
 
-const roles = { waits, completes, works, writes, takes, offers }
+const roles = {
+  waits,
+  completes,
+  works,
+  writes,
+  takes,
+  offers,
+  relays,
+  publishes,
+  sinks: () => sinks
+}
 
 const main = Effect.gen(function* () {
   const orders: Orders = JSON.parse(process.argv[2]!)

@@ -41,9 +41,9 @@ export interface HttpMessage {
 
 const utf8 = new TextEncoder()
 
-const jsonMessage = (contentType: string, value: unknown): HttpMessage => ({
+const jsonMessage = (contentType: string, json: string): HttpMessage => ({
   headers: { "content-type": `${contentType}; charset=utf-8` },
-  body: utf8.encode(JSON.stringify(value))
+  body: utf8.encode(json)
 })
 
 /**
@@ -53,7 +53,7 @@ const jsonMessage = (contentType: string, value: unknown): HttpMessage => ({
  * @category encoding
  */
 export const structured = (event: CloudEvent): HttpMessage =>
-  jsonMessage("application/cloudevents+json", toJson(event))
+  jsonMessage("application/cloudevents+json", JSON.stringify(toJson(event)))
 
 /**
  * Events in batched mode.
@@ -62,7 +62,16 @@ export const structured = (event: CloudEvent): HttpMessage =>
  * @category encoding
  */
 export const batched = (events: ReadonlyArray<CloudEvent>): HttpMessage =>
-  jsonMessage("application/cloudevents-batch+json", events.map(toJson))
+  batchedJson(events.map((event) => JSON.stringify(toJson(event))))
+
+/**
+ * Events in batched mode that are text of the JSON format already.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const batchedJson = (events: ReadonlyArray<string>): HttpMessage =>
+  jsonMessage("application/cloudevents-batch+json", `[${events.join(",")}]`)
 
 /**
  * An event in binary mode. JSON data without a media type is `application/json`.

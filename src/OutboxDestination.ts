@@ -26,9 +26,10 @@ import * as Predicate from "effect/Predicate"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
-import type { CloudEvent } from "./CloudEvent.ts"
+import { type CloudEvent, toJson } from "./CloudEvent.ts"
 import * as CloudEventHttp from "./CloudEventHttp.ts"
 import { liveClock } from "./Deadlines.ts"
+import * as OutboxBatches from "./OutboxBatches.ts"
 import { RomancyConfigError } from "./RomancyError.ts"
 
 /**
@@ -63,24 +64,27 @@ export class OutboxDestination extends Context.Service<
  *
  * - `url`: http or https; may be secret
  * - `mode`: `"structured"` (default) has the whole event in the body, `"binary"` its attributes in
- *   headers
+ *   headers, `"batched"` whatever waits at a time, many events to a request and one answer for all
  * - `headers`: more headers, for authorization say
- * - `timeout`: how long an answer may take. Default 10 seconds
+ * - `timeout`: how long the answer to a request may take. Default 10 seconds
+ * - `maxEventsPerRequest`: in batched mode. Default 100
  *
  * @since 0.1.0
  * @category models
  */
 export interface HttpOptions {
   readonly url: string | URL | Redacted.Redacted
-  readonly mode?: "structured" | "binary" | undefined
+  readonly mode?: "structured" | "binary" | "batched" | undefined
   readonly headers?: Readonly<Record<string, string | Redacted.Redacted>> | undefined
   readonly timeout?: Duration.Input | undefined
+  readonly maxEventsPerRequest?: number | undefined
 }
 
 /**
- * Sends each event by POST. 2xx accepts it; 408, 425, 429, 5xx, a network error and no answer in
- * time are retried, no sooner than `Retry-After` says; any other status refuses it, redirections
- * too, which are not followed.
+ * Sends events by POST. 2xx accepts what is in the request; 408, 425, 429, 5xx, a network error and
+ * no answer in time are retried, no sooner than `Retry-After` says; any other status refuses it,
+ * redirections too, which are not followed. A batch that is refused is sent again one by one, so
+ * that only those are refused which are to blame; of one key a batch never has more than one event.
  *
  * @since 0.1.0
  * @category layers
@@ -123,6 +127,15 @@ export const layerQueue = (queue: Queue.Enqueue<CloudEvent>): Layer.Layer<Outbox
     send: (event) => Effect.as(Queue.offer(queue, event), accepted)
   })
 
+/** Characters of the events of one request, unless it has only one. */
+const maxRequestLength = 1_000_000
+
+/** Batches on their way at once: one that is answered slowly does not hold up all others. */
+const maxRequestsInFlight = 4
+
+/** Bytes of an answer that are held in memory; what is longer is passed over piece by piece. */
+const maxReadAtOnce = 65_536
+
 const accepted: Sent = { _tag: "Accepted" }
 
 const badUrl = (value: string) =>
@@ -133,13 +146,22 @@ const badUrl = (value: string) =>
     accepts: "an http:// or https:// URL"
   })
 
+const badMaximum = (value: number) =>
+  new RomancyConfigError({
+    option: "maxEventsPerRequest",
+    variable: "in code only",
+    value: String(value),
+    accepts: "a whole number of at least 1"
+  })
+
 const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
   const client = yield* HttpClient.HttpClient
   const text = Redacted.isRedacted(options.url) ? Redacted.value(options.url) : String(options.url)
   const url = URL.parse(text)
   if (url === null || !/^https?:$/.test(url.protocol)) return yield* badUrl("<redacted>")
+  const maxEvents = options.maxEventsPerRequest ?? 100
+  if (!Number.isInteger(maxEvents) || maxEvents < 1) return yield* badMaximum(maxEvents)
   const timeout = Duration.fromInputUnsafe(options.timeout ?? "10 seconds")
-  const encode = options.mode === "binary" ? CloudEventHttp.binary : CloudEventHttp.structured
   const headers = Object.fromEntries(
     Object.entries(options.headers ?? {}).map(([name, value]) => [
       name,
@@ -147,8 +169,7 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
     ])
   )
 
-  const send = (event: CloudEvent): Effect.Effect<Sent> => {
-    const message = encode(event)
+  const post = (message: CloudEventHttp.HttpMessage): Effect.Effect<Sent> => {
     const { "content-type": contentType, ...attributes } = message.headers
     const request = HttpClientRequest.post(url).pipe(
       HttpClientRequest.setHeaders({ ...headers, ...attributes }),
@@ -158,7 +179,7 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
     )
     return client.execute(request).pipe(
       // Read to its end, so that the connection can be used again.
-      Effect.tap((response) => Effect.ignore(Stream.runDrain(response.stream))),
+      Effect.tap((response) => Effect.ignore(drain(response))),
       Effect.flatMap(judge),
       Effect.catch((error) => Effect.succeed(retry(describe(error)))),
       Effect.timeoutOption(timeout),
@@ -169,11 +190,30 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
       Effect.provideService(Clock.Clock, liveClock)
     )
   }
-  return OutboxDestination.of({ send })
+  if (options.mode !== "batched") {
+    const encode = options.mode === "binary" ? CloudEventHttp.binary : CloudEventHttp.structured
+    return OutboxDestination.of({ send: (event) => post(encode(event)) })
+  }
+  const batch = yield* OutboxBatches.make({
+    send: (events: ReadonlyArray<string>) => post(CloudEventHttp.batchedJson(events)),
+    sizeOf: ({ length }) => length,
+    maxItems: maxEvents,
+    maxSize: maxRequestLength,
+    maxInFlight: maxRequestsInFlight
+  })
+  return OutboxDestination.of({ send: (event) => batch(JSON.stringify(toJson(event))) })
 })
 
 const retry = (reason: string, after?: Duration.Duration): Sent =>
   after === undefined ? { _tag: "Retry", reason } : { _tag: "Retry", reason, after }
+
+/** What is short is read at once, which costs half of what a stream does. */
+const drain = (response: HttpClientResponse): Effect.Effect<unknown, HttpClientError> => {
+  const length = response.status === 204 ? "0" : response.headers["content-length"]
+  return length !== undefined && Number(length) <= maxReadAtOnce
+    ? response.arrayBuffer
+    : Stream.runDrain(response.stream)
+}
 
 const judge = (response: HttpClientResponse): Effect.Effect<Sent> => {
   const { status } = response

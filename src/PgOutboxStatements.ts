@@ -78,12 +78,16 @@ export interface ClaimRow {
  * Takes what is due, longest due first. Served by `outbox_due (next_attempt_at, position)`; what
  * stands before an event with its key is read from `outbox_line (key, position)`, no further than
  * the events of the claim go. The moment is compared as a subquery of its own, which the index takes
- * for a bound; as a table of the join it would be a filter over all that is not due yet. Each due event that is read is either taken or put off until the one
+ * for a bound; as a table of the join it would be a filter over all that is not due yet. What is
+ * written is named by an array: of a join, whose size no plan knows that was made before, the index
+ * could be read from end to end. Each due event that is read is either taken or put off until the one
  * that it waits for is due, so that the next claim does not read it again.
  *
  * `blocker` is the first of a key that the claim does not have, or that is one too many. What waits
- * goes behind it in the order of what is due; where it is behind it already, because somebody else
- * has the blocker locked, the claim says `passed` and is repeated soon. Like any claim it may be undone by a crash of the server, which only sends again.
+ * goes behind it in the order of what is due. It is left where it is behind it already, because
+ * somebody else has the blocker locked, and where it was advanced since this snapshot, which is what
+ * `read` is compared for: then the claim says `passed` and is repeated soon. Like any claim it may be
+ * undone by a crash of the server, which only sends again.
  *
  * @since 0.1.0
  * @category statements
@@ -122,17 +126,21 @@ with moment as materialized (
   where position not in (select position from due) or place > ${chain}::int4
   order by key, position
 ), behind as materialized (
-  select d.position, b.until, b.until > d.next_attempt_at as later
+  select d.position, b.until,
+    b.until > d.next_attempt_at and d.next_attempt_at =
+      (select read.next_attempt_at from ${outbox} read where read.position = d.position) as later
   from due d join blocker b on b.key = d.key and d.position >= b.position
 ), put_off as (
   update ${outbox} o set next_attempt_at = behind.until
   from behind where o.position = behind.position and behind.later
+    and o.position = any(array(select position from behind))
   returning o.position
 ), taken as (
   update ${outbox} o set state = 'Sending', owner = ${relayId}, token = o.token + 1,
     attempts = o.attempts + 1, next_attempt_at = moment.lease_until
-  from moment, due d
-  where o.position = d.position and d.position not in (select position from behind)
+  from moment
+  where o.position = any(array(
+    select position from due where position not in (select position from behind)))
   returning o.position, o.event_id, o.key, o.event, o.token, o.attempts,
     (extract(epoch from moment.now - o.queued_at) * 1000)::float8 as age
 )
@@ -207,12 +215,13 @@ from input i join locked l using (position)` as unknown as Rows<{
   )
 
 /**
- * Makes due what waits behind others of these keys, from this moment. Served by
- * `outbox_line (key, position)`. Notifies the first of those that others are to be told of: the
- * relay that asks looks itself.
+ * Makes due what waits behind others of these keys. Served by `outbox_line (key, position)`. Notifies
+ * the first of those that others are to be told of: the relay that asks looks itself.
  *
- * It writes what is due already too, and so tells a claim which began before and would put it off
- * that what it has read is no longer so. What it compares is what the lock has returned.
+ * The first of a key is written though it is due already, a microsecond earlier: a claim that began
+ * before and would put it off finds it changed, and leaves it. Of those behind it only what was put
+ * off is written; should such a claim put off another, that one will be the first in its turn. What
+ * is due keeps its place before what was published later, so that the claims find first things first.
  *
  * @since 0.1.0
  * @category statements
@@ -229,21 +238,27 @@ with input as (
     ${column(rows, (row) => row.chain)}::int4[], ${column(rows, (row) => row.tell)}::boolean[])
     with ordinality as t (key, chain, tell, ord)
 ), moment as materialized (select ${context.now} as now),
-locked as materialized (
+line as materialized (
+  select input.key, p.*, row_number() over (partition by input.key order by p.position) as place
+  from input cross join lateral (
+    select o.position, o.next_attempt_at, o.state from ${table(context, "outbox")} o
+    where o.key = input.key and o.finished_at is null order by o.position limit input.chain) p
+), locked as materialized (
   select o.position, o.state from ${table(context, "outbox")} o where o.position in (
-    select p.position from input cross join lateral (
-      select o.position from ${table(context, "outbox")} o
-      where o.key = input.key and o.finished_at is null order by o.position limit input.chain) p)
+    select position from line, moment where place = 1 or next_attempt_at > now)
   order by o.position for no key update
 ), due as (
-  update ${table(context, "outbox")} o set next_attempt_at = now from moment, locked l
+  update ${table(context, "outbox")} o set next_attempt_at =
+    case when o.next_attempt_at > now then now else o.next_attempt_at - interval '1 microsecond' end
+  from moment, locked l
   where o.position = l.position and l.state = 'Pending'
   returning o.position, o.event_id, o.key
 ), told as (select position, event_id from due where key in (select key from input where tell)),
 hinted as materialized (${pending(context, context.sql`told`)})
-select ord::int4, (select count(*)::int4 from due where due.key = input.key) as advanced,
-  (select count(*)::int4 from hinted) as hinted
-from input` as unknown as Rows<{ readonly ord: number; readonly advanced: number }>,
+select ord::int4, coalesce(advanced, 0) as advanced, (select count(*)::int4 from hinted) as hinted
+from input left join (
+  select key, count(*)::int4 as advanced from line where state = 'Pending' group by key
+) waiting using (key)` as unknown as Rows<{ readonly ord: number; readonly advanced: number }>,
     { advanced: 0 }
   )
 

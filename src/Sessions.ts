@@ -93,6 +93,8 @@ const make = Effect.gen(function* () {
     // than running it, and a plan made while a table was empty must not be kept.
     plan_cache_mode: "force_generic_plan",
     enable_seqscan: "off",
+    // A claim is to read its index in order up to its limit, not to fetch and sort all that is due.
+    enable_bitmapscan: "off",
     // Before PostgreSQL 18, switching a kind of scan off makes plans look dear enough to compile.
     jit: "off"
   }

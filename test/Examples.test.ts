@@ -142,6 +142,18 @@ const expectations: Record<string, (lines: Lines, stdout: string) => void> = {
     assert.strictEqual(parts[0]! + parts[1]!, 20)
   },
 
+  outbox: (lines) =>
+    assert.deepStrictEqual(lines, [
+      "received o-1-placed",
+      "rolled back o-2",
+      "the broker has stopped",
+      "to be retried o-1-paid: the broker is away",
+      "the broker is back",
+      "received o-1-paid",
+      "received o-1-packed",
+      "received o-1-shipped"
+    ]),
+
   retry: (lines) =>
     assert.deepStrictEqual(lines, [
       "charging 1200 cents, attempt 1",

@@ -132,6 +132,59 @@ describe("a destination over HTTP", () => {
       })
   )
 
+  it.live("gets in batched mode what is sent at once, and is asked again one by one", () =>
+    Effect.gen(function* () {
+      const sink = yield* HttpSink.make(({ body }) => ({
+        status: Buffer.from(body).includes("bad") ? 422 : 204
+      }))
+      const events = ["a", "bad", "c"].map((id) => new CloudEvent({ ...event, id }))
+      const sent = yield* Effect.gen(function* () {
+        const destination = yield* Destination.OutboxDestination
+        return yield* Effect.forEach(events, destination.send, { concurrency: "unbounded" })
+      }).pipe(
+        Effect.provide(
+          Destination.layerHttp({ url: sink.url, mode: "batched" }).pipe(
+            Layer.provide(FetchHttpClient.layer)
+          )
+        )
+      )
+      assert.deepStrictEqual(sent, [
+        { _tag: "Accepted" },
+        { _tag: "Refused", reason: "HTTP status 422" },
+        { _tag: "Accepted" }
+      ])
+      const batches = yield* Effect.forEach(sink.received, CloudEventHttp.decode)
+      assert.deepStrictEqual(
+        batches.map((batch) => batch.map(({ id }) => id)),
+        [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
+      )
+      assert.deepStrictEqual(toJson(batches[0]![2]!), toJson(events[2]!))
+    })
+  )
+
+  it.live("has at least one event in a request", () =>
+    Effect.gen(function* () {
+      const options = { url: "http://localhost", mode: "batched", maxEventsPerRequest: 0 } as const
+      const error = yield* Effect.flip(send(options))
+      assert.deepInclude(error, { _tag: "RomancyConfigError", option: "maxEventsPerRequest" })
+    })
+  )
+
+  it.live("whose answer is long is read to its end", () =>
+    Effect.gen(function* () {
+      const sink = yield* HttpSink.make(() => ({ status: 200 }), "x".repeat(200_000))
+      yield* Effect.gen(function* () {
+        const destination = yield* Destination.OutboxDestination
+        for (let n = 0; n < 20; n++) yield* destination.send(event)
+      }).pipe(
+        Effect.provide(
+          Destination.layerHttp({ url: sink.url }).pipe(Layer.provide(FetchHttpClient.layer))
+        )
+      )
+      assert.isAtMost(sink.connections(), 2)
+    })
+  )
+
   it.live("is sent to over connections that are kept", () =>
     Effect.gen(function* () {
       const sink = yield* HttpSink.make(() => ({ status: 200 }))

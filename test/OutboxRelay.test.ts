@@ -178,6 +178,51 @@ describe("a relay", () => {
     })
   )
 
+  it.live("in batches keeps the order of each key, and one bad event condemns no other", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const runtime = yield* start(database.url, { config: patient })
+      const idsOf = ({ body }: HttpSink.Received): ReadonlyArray<string> =>
+        JSON.parse(Buffer.from(body).toString()).map(({ id }: { readonly id: string }) => id)
+      const accepted: Array<string> = []
+      let away = true
+      const sink = yield* HttpSink.make((received) => {
+        if (idsOf(received).includes("bad")) return { status: 400 }
+        if (away && idsOf(received).length > 1) {
+          away = false
+          return { status: 503 }
+        }
+        accepted.push(...idsOf(received))
+        return { status: 204 }
+      })
+      const keyOf = (id: string) => id.slice(0, 1)
+      const ids = Array.from({ length: 100 }, (_, n) => `${n % 10}-${String(n).padStart(3, "0")}`)
+      yield* publish(runtime, [...ids.slice(0, 50), "bad", ...ids.slice(50)], keyOf)
+      const http = OutboxDestination.layerHttp({ url: sink.url, mode: "batched" }).pipe(
+        Layer.provide(FetchHttpClient.layer),
+        Layer.orDie
+      )
+      yield* relay(runtime, http, { ...idle, retryDelay: "5 millis" })
+      const rows = database.sql<{ state: string; ids: ReadonlyArray<string> }>`
+        select state, array_agg(event_id order by event_id) as ids from romancy_outbox
+        group by state order by state`
+      yield* eventually("finished", rows, (found) =>
+        found.every(({ state }) => /^(D|R)/.test(state))
+      )
+      assert.deepStrictEqual(yield* rows, [
+        { state: "Delivered", ids: [...ids].sort() },
+        { state: "Refused", ids: ["bad"] }
+      ])
+      assert.isFalse(away)
+      assert.strictEqual(accepted.length, ids.length)
+      for (const key of new Set(ids.map(keyOf))) {
+        const mine = accepted.filter((id) => keyOf(id) === key)
+        assert.deepStrictEqual(mine, [...mine].sort())
+      }
+      assert.isBelow(sink.received.length, ids.length)
+    })
+  )
+
   it.live("refuses what is stored and is no event, and survives a destination that dies", () =>
     Effect.gen(function* () {
       const { client, sql, states, until } = yield* world(

@@ -15,7 +15,7 @@ import { Sessions } from "../src/Sessions.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { self } from "./conformance/Harness.ts"
 import { claim, publish, suite, take } from "./conformance/Outbox.ts"
-import { engineWaits, hold } from "./conformance/Postgres.ts"
+import { engineWaits, hold, until } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
 const layerStore = (clock: Layer.Layer<never> = Layer.empty) =>
@@ -153,6 +153,62 @@ describe("the outbox on PostgreSQL", () => {
       yield* putOff.commit
       assert.strictEqual(yield* Fiber.join(advancing), 1)
       assert.deepStrictEqual(yield* take(store), ["a1"])
+    })
+  )
+
+  live("does not put off what was advanced since a claim began", ({ sql, store }) =>
+    Effect.gen(function* () {
+      yield* publish(store, "a1", "a")
+      const { claimed } = yield* claim(store)
+      yield* publish(store, "a2", "a")
+      const context = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      // It has its snapshot, in which the first is on its way, and stops before it locks the second.
+      const gate = yield* hold(sql, sql`select pg_advisory_xact_lock(1)`)
+      const now = sql`(select clock_timestamp() from (select pg_advisory_xact_lock(1)) gate)`
+      const options = { relayId: "late", limit: 10, chain: 10, leaseMillis: 3_600_000 }
+      const late = yield* Effect.forkChild(
+        PgOutboxStatements.claim({ ...(yield* context(sql)), now }, options)
+      )
+      yield* until(
+        sql,
+        `select count(*) > 0 from pg_locks where locktype = 'advisory' and not granted
+          and database = (select oid from pg_database where datname = current_database())`
+      )
+      yield* store.settle(claimed[0]!, { _tag: "Delivered" })
+      yield* store.advance({ key: "a", chain: 10, tell: false })
+      yield* gate.commit
+      const [row] = yield* Fiber.join(late)
+      assert.deepStrictEqual([row!.handled, row!.passed], [0, true])
+      assert.deepStrictEqual(yield* take(store), ["a2"])
+    })
+  )
+
+  live("claims the first of very many without reading the others", ({ sql, store }) =>
+    Effect.gen(function* () {
+      // Due in another order than they are stored in, so that sorting them looks cheaper.
+      const many = 3000
+      yield* sql`insert into romancy_outbox
+        (publication, event_id, event, next_attempt_at, created_at, queued_at)
+        select n::text, 'e' || n, to_json(repeat('x', 200)),
+          now() - interval '1 hour' + n * interval '1 second', now(), now()
+        from generate_series(1, ${many}::int4) n order by md5(n::text)`
+      yield* sql`analyze romancy_outbox`
+      assert.sameMembers([...(yield* take(store, { limit: 2 }))], ["e1", "e2"])
+      // A session tells what it has read at the end of a later statement.
+      const more = store.renew({ relayId: "nobody", positions: [-1], leaseMillis: 1 })
+      const [told] = yield* Effect.repeat(
+        Effect.andThen(
+          more,
+          sql<{ written: number; read: number }>`
+          select n_tup_upd::int4 as written, (seq_tup_read + idx_tup_fetch)::int4 as read
+          from pg_stat_user_tables where relname = 'romancy_outbox'`
+        ),
+        { until: ([row]) => row!.written >= 2 }
+      )
+      assert.isBelow(told!.read, many / 10)
     })
   )
 

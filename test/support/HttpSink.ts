@@ -22,7 +22,10 @@ export type Answer =
 
 export type HttpSink = Effect.Success<ReturnType<typeof make>>
 
-export const make = Effect.fnUntraced(function* (answer: (received: Received) => Answer) {
+export const make = Effect.fnUntraced(function* (
+  answer: (received: Received) => Answer,
+  text = "what it says is of no interest"
+) {
   const received: Array<Received> = []
   let connections = 0
   const server = Http.createServer((request, response) => {
@@ -38,7 +41,7 @@ export const make = Effect.fnUntraced(function* (answer: (received: Received) =>
       if (answered === "cut") request.socket.destroy()
       else if (answered !== "silence") {
         response.writeHead(answered.status, answered.headers)
-        response.end("what it says is of no interest")
+        response.end(text)
       }
     })
   })

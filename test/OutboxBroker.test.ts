@@ -1,0 +1,66 @@
+/** The destination of the example against the broker that it is for. */
+import { assert, layer } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
+import * as Scope from "effect/Scope"
+import * as MqttBroker from "../examples/outbox/MqttBroker.ts"
+import * as MqttDestination from "../examples/outbox/MqttDestination.ts"
+import { CloudEvent } from "../src/CloudEvent.ts"
+import * as Outbox from "../src/Outbox.ts"
+import { publish, relay } from "./support/Relays.ts"
+import { eventually, makeDatabase, start, within } from "./support/Runtimes.ts"
+import { TestDatabase } from "./support/TestDatabase.ts"
+import * as WorkerProcess from "./support/WorkerProcess.ts"
+
+layer(TestDatabase.layer, { timeout: "60 seconds", excludeTestServices: true })(
+  "the outbox and an MQTT broker",
+  (it) => {
+    it.effect("an event waits for a broker that is away, and those of its key wait behind it", () =>
+      Effect.gen(function* () {
+        const scope = yield* Effect.scope
+        const sessions = MqttBroker.makeSessions()
+        const life = yield* Scope.fork(scope)
+        const broker = yield* Scope.provide(MqttBroker.make({ sessions }), life)
+        const received = yield* MqttBroker.subscribe(broker.url)
+        const database = yield* makeDatabase
+        const runtime = yield* start(database.url)
+        yield* relay(runtime, MqttDestination.layer(broker.url), {
+          retryDelay: "50 millis",
+          maxRetryDelay: "200 millis"
+        })
+        const arrives = (count: number) =>
+          Effect.map(within("events at the subscriber")(Queue.takeN(received, count)), (events) =>
+            events.map(({ id }) => id)
+          )
+        yield* publish(runtime, ["before"])
+        assert.deepStrictEqual(yield* arrives(1), ["before"])
+        yield* Scope.close(life, Exit.void)
+        const ids = ["k-1", "k-2", "k-3"]
+        yield* publish(runtime, ids, () => "k")
+        const look = database.sql<{ error: string | null }>`
+          select last_error as error from romancy_outbox where event_id = 'k-1'`
+        yield* eventually("an attempt", look, ([row]) => row?.error === "the broker is away")
+        yield* MqttBroker.make({ sessions, port: broker.port })
+        assert.deepStrictEqual(yield* arrives(3), ids)
+      })
+    )
+
+    it.effect("an event whose type makes no topic is a dead letter", () =>
+      Effect.gen(function* () {
+        const broker = yield* MqttBroker.make({ sessions: MqttBroker.makeSessions() })
+        const runtime = yield* start((yield* makeDatabase).url)
+        yield* relay(runtime, MqttDestination.layer(broker.url), { retryDelay: "50 millis" })
+        yield* runtime.on(Outbox.publish(new CloudEvent({ id: "1", source: "/o", type: "all.#" })))
+        const [dead] = yield* eventually(
+          "a dead letter",
+          runtime.on(Effect.flatMap(Outbox.Outbox, (outbox) => outbox.deadLetters())),
+          (letters) => letters.length === 1
+        )
+        assert.strictEqual(dead?.state, "Refused")
+        assert.strictEqual(dead?.lastError, "its type makes no topic")
+      })
+    )
+  }
+)
