@@ -3,7 +3,6 @@ import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Queue from "effect/Queue"
-import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
 import * as MqttBroker from "../examples/outbox/MqttBroker.ts"
 import * as MqttDestination from "../examples/outbox/MqttDestination.ts"
@@ -12,7 +11,6 @@ import * as Outbox from "../src/Outbox.ts"
 import { publish, relay } from "./support/Relays.ts"
 import { eventually, makeDatabase, start, within } from "./support/Runtimes.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
-import * as WorkerProcess from "./support/WorkerProcess.ts"
 
 layer(TestDatabase.layer, { timeout: "60 seconds", excludeTestServices: true })(
   "the outbox and an MQTT broker",
