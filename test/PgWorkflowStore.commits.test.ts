@@ -62,7 +62,7 @@ it.live(
       yield* Fiber.interrupt(held)
       assert.strictEqual(yield* Fiber.join(completing), "Runnable")
       const [statements] = yield* sql<{ calls: number }>`select sum(calls)::int4 as calls
-        from pg_stat_statements where query ilike '%insert into%romancy_deferreds%'`
+        from pg_stat_statements where query ilike 'with%insert into%romancy_deferreds%'`
       assert.strictEqual(statements!.calls, 1)
     }).pipe(
       Effect.scoped,
