@@ -1,7 +1,7 @@
 /**
  * The functions in the database that bring messages to those they are for. Functions, because most
  * looks find one message or none: each of their statements is small and planned once, and what there
- * is nothing of is not even begun. As one statement it was three times as long on the server.
+ * is nothing of is not even begun.
  *
  * Reads: the names of `PgTables`, the notification channels.
  * Feeds: `PgMigrations`, which creates them; `PgDeliveryStatements`, which calls them.
