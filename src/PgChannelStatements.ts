@@ -3,15 +3,12 @@
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
  * Feeds: `PgChannelStore`; `PgDeliveryStatements` has what the dispatcher does.
- * Guarantees: locks are taken in the order instance, channel, subscription. What is decided about a
- * subscription is decided on what its lock returned: the counter of what has arrived, which this
- * statement's snapshot may not show yet, and what it waits for. A message is taken only together
- * with the record of who got it.
+ * Guarantees: locks are taken in the order instance, channel, message, subscription. A message is
+ * taken only together with the record of who got it.
  *
  * @since 0.1.0
  */
 import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
-import { received } from "./PgDeliveryFunctions.ts"
 import { type Held, heldRows, leases, locked } from "./PgLeaseStatements.ts"
 import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease } from "./WorkflowStore.ts"
@@ -118,8 +115,9 @@ with kept as materialized (
   insert into ${table(context, "inbox")} (execution_id, channel, mode, message_id)
   select execution_id, ${channel}, ${mode}, message_id from kept, mine
 )
-update ${subscriptions} s set arrivals = s.arrivals + (select count(*) from kept)
-from mine where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}` as unknown as Rows<object>
+update ${subscriptions} s set served = true from mine
+where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}
+  and s.waiting is not null` as unknown as Rows<object>
 }
 
 /**
@@ -173,11 +171,7 @@ from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly or
 }
 
 /**
- * Takes the next message for each receive and records it, or notes what waits for it. `Again`:
- * something has arrived that this statement's snapshot does not show. The lock of the subscription
- * makes sure that whoever delivers next sees that it waits; on a competing channel, where messages
- * lie with nobody, a second look after the commit does. Served by the primary keys and by
- * `messages_offered (channel, message_id)`. Notifies the earliest end of a wait.
+ * Takes the next message for each receive, or notes what waits for it, by the function of that name.
  *
  * @since 0.1.0
  * @category statements
@@ -186,99 +180,24 @@ export const receive = (
   context: StatementContext,
   rows: ReadonlyArray<{ readonly lease: Lease } & Receive>
 ) => {
-  const { sql } = context
-  const subscriptions = table(context, "subscriptions")
-  const messages = table(context, "messages")
+  const { commitTimeout = null, hints, now, self, sql, tables, wait } = context
   const answers = sql`
-with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
-    ${column(rows, (row) => row.name)}::text[],
-    ${column(rows, (row) => String(row.timeoutMillis ?? -1))}::float8[])
-    with ordinality as t (execution_id, token, channel, mode, name, timeout, ord)
-), moment as materialized (select ${context.now} as now),
-${locked(context)},
-asking as materialized (
-  select l.ord, l.execution_id, l.token, l.name, l.timeout, s.channel, s.mode, s.arrivals > s.taken as served,
-    s.waiting, s.due_at
-  from locked l join ${subscriptions} s using (execution_id, channel, mode)
-  where l.mine order by execution_id, channel, mode for no key update of s
-), hands as (
-  select ord, channel, row_number() over (partition by channel order by ord) as n
-  from asking where mode = 'competing'
-), offered as materialized (
-  select message_id, channel, row_number() over (partition by channel order by message_id) as n
-  from (select channel, count(*) as n from hands group by channel) h cross join lateral (
-    select m.message_id from ${messages} m
-    where m.state = 'Kept' and m.mode = 'competing' and m.channel = h.channel
-    order by m.message_id limit h.n for update skip locked) m
-), found as materialized (
-  select a.*, exists (select from ${table(context, "deferreds")} d
-      where d.execution_id = a.execution_id and d.name = a.name) as known,
-    case a.mode when 'competing' then (
-      select o.message_id from offered o join hands h using (channel, n) where h.ord = a.ord)
-    else (
-      select b.message_id from ${table(context, "inbox")} b
-      where b.execution_id = a.execution_id and b.channel = a.channel and b.mode = a.mode
-      order by b.message_id limit 1) end as message_id
-  from asking a
-), recorded as (
-  insert into ${table(context, "deferreds")} (execution_id, name, exit, token, completed_at)
-  select f.execution_id, f.name, ${sql.literal(received)}, f.token, now
-  from found f join ${messages} m using (message_id), moment
-  on conflict do nothing
-  returning execution_id, name, exit
-), got as materialized (
-  select f.* from found f
-  where (f.execution_id, f.name) in (select execution_id, name from recorded)
-), used as (
-  update ${messages} m set state = 'Routed' from got
-  where got.mode = 'competing' and m.message_id = got.message_id
-), emptied as (
-  delete from ${table(context, "inbox")} b using got
-  where b.execution_id = got.execution_id and b.channel = got.channel and b.mode = got.mode
-    and b.message_id = got.message_id
-), outcomes as materialized (
-  select f.*, case when f.ord in (select ord from got) then 'Received'
-    when f.known or f.message_id is not null then 'Taken'
-    when f.served then 'Again' else 'Waiting' end as receipt
-  from found f
-), noted as (
-  update ${subscriptions} s set
-    taken = s.taken + case when o.receipt = 'Received' and o.mode <> 'competing' then 1 else 0 end,
-    waiting = case when o.receipt in ('Received', 'Taken') then null else o.name end,
-    due_at = case when o.receipt in ('Received', 'Taken') then null
-      when o.waiting = o.name then o.due_at
-      when o.timeout >= 0 then now + o.timeout * interval '1 millisecond' end
-  from outcomes o, moment
-  where s.execution_id = o.execution_id and s.channel = o.channel and s.mode = o.mode
-  returning s.execution_id, s.waiting, s.due_at, o.ord
-), hinted as materialized (
-  select ${hint(context, context.channels.timer)} from (
-    select json_build_object('instance_id', execution_id, 'timer_id', waiting, 'expires_at',
-      to_char(due_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text as payload
-    from noted where due_at is not null order by due_at limit 1) h
-  where ${context.hints}::boolean
-)
-select l.ord::int4 as ord, false as held,
-  case when not l.mine then 'Fenced' else coalesce(o.receipt, 'Absent') end as receipt,
-  case o.receipt when 'Received' then (
-    select r.exit from recorded r where r.execution_id = o.execution_id and r.name = o.name) end as exit,
-  (extract(epoch from n.due_at - (select now from moment)) * 1000)::float8 as remaining,
-  (select count(*)::int4 from hinted) as hinted
-from locked l left join outcomes o using (ord) left join noted n using (ord)
-${heldRows(context, "'Fenced', null, 0, 0")}` as unknown as Rows<
+select * from ${sql.literal(tables.receive)}(${now}, ${self}, ${leases(rows).ids}::text[],
+  ${leases(rows).tokens}::int4[], ${column(rows, (row) => row.channel)}::text[],
+  ${column(rows, (row) => row.mode)}::text[], ${column(rows, (row) => row.name)}::text[],
+  ${column(rows, (row) => String(row.timeoutMillis ?? -1))}::float8[],
+  ${wait}::boolean, ${hints}::boolean, ${commitTimeout}::text)` as unknown as Rows<
     Held & {
       readonly ord: number
-      readonly receipt: Receipt["_tag"] | "Again"
-      readonly exit: unknown
+      readonly receipt: Receipt["_tag"]
+      readonly outcome: unknown
       readonly remaining: number | null
     }
   >
   return byOrd(rows, answers, {
     held: false,
     receipt: "Fenced" as const,
-    exit: null,
+    outcome: null,
     remaining: null
   })
 }

@@ -28,17 +28,11 @@ const make = Effect.gen(function* () {
   const publish = yield* anywhere("publish a message", PgChannelStatements.publish)
   const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
   const unsubscribe = yield* batched("end a subscription", PgChannelStatements.unsubscribe)
-  // Their parts are joined by number, which must not be many.
   const receive = yield* batched("receive a message", PgChannelStatements.receive, {
     maxRows: maxMessagesPerBatch
   })
-
   const received = (request: Parameters<typeof receive>[0]) =>
-    receive(request).pipe(
-      // Something arrived while the statement waited for its lock; another sees it.
-      Effect.repeat({ until: ({ receipt }) => receipt !== "Again" }),
-      Effect.map(toReceipt)
-    )
+    Effect.map(receive(request), toReceipt)
 
   const look = (options: Parameters<typeof PgDeliveryStatements.deliver>[1]) =>
     Effect.map(
@@ -100,16 +94,15 @@ const make = Effect.gen(function* () {
 })
 
 const toReceipt = ({
-  exit,
+  outcome,
   receipt,
   remaining
 }: RowOf<typeof PgChannelStatements.receive>): Receipt => {
   switch (receipt) {
     case "Received":
-      return { _tag: receipt, exit }
+      return { _tag: receipt, exit: outcome }
     case "Waiting":
-    case "Again":
-      return { _tag: "Waiting", remainingMillis: remaining ?? undefined }
+      return { _tag: receipt, remainingMillis: remaining ?? undefined }
     default:
       return { _tag: receipt }
   }

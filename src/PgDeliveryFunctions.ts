@@ -25,8 +25,10 @@ export const received = `json_build_object('_tag', 'Success', 'value', json_buil
     to_char(m.published_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))`
 
 /**
- * Puts new messages into the inbox of those they are for: everybody whose subscription does not show
- * them, or the target. One whose target has not subscribed is kept. What others are routing is passed
+ * Puts new messages into the inbox of those they are for, everybody whose subscription does not show
+ * them, or the target, and marks the subscriptions that wait. Each is locked, whether it waits or not:
+ * a receive has either noted by then that it waits, or will find what is there. A message whose target
+ * has not subscribed is kept. What others are routing is passed
  * over, or waited for. Served by `messages_new (message_id)`, `subscriptions_of (channel, mode)` and
  * the primary key of subscriptions. Notifies nobody.
  *
@@ -56,20 +58,18 @@ begin
     select s.execution_id, s.channel, s.mode, p.message_id
     from picked p join ${subscriptions} s
       on s.execution_id = p.target and s.channel = p.channel and s.mode = p.mode
-  ), counted as (
-    select execution_id, channel, mode, count(*) as n from matched group by 1, 2, 3
   ), present as materialized (
-    select s.execution_id, s.channel, s.mode from ${subscriptions} s
-    where (s.execution_id, s.channel, s.mode) in (select execution_id, channel, mode from counted)
+    select s.execution_id, s.channel, s.mode, s.waiting is not null as waits
+    from ${subscriptions} s
+    where (s.execution_id, s.channel, s.mode) in (select execution_id, channel, mode from matched)
     order by 1, 2, 3 for no key update
-  ), arrived as (
-    update ${subscriptions} s set arrivals = s.arrivals + n from counted c
-    where s.execution_id = c.execution_id and s.channel = c.channel and s.mode = c.mode
-      and (s.execution_id, s.channel, s.mode) in (select * from present)
+  ), served as (
+    update ${subscriptions} s set served = true from present p
+    where p.waits and s.execution_id = p.execution_id and s.channel = p.channel and s.mode = p.mode
   ), put as (
     insert into ${inbox} (execution_id, channel, mode, message_id)
     select execution_id, channel, mode, message_id from matched
-    where (execution_id, channel, mode) in (select * from present)
+    where (execution_id, channel, mode) in (select execution_id, channel, mode from present)
     returning message_id
   ), routed as (
     update ${messages} m set state = case
@@ -145,8 +145,7 @@ begin
       (select s.*, null::bigint as offer from unnest(of_names) n (workflow_name)
         cross join lateral (
           select s.execution_id, s.channel, s.mode from ${table.subscriptions} s
-          where s.workflow_name = n.workflow_name and s.waiting is not null
-            and s.arrivals > s.taken
+          where s.workflow_name = n.workflow_name and s.served
           limit at_most) s limit at_most)
       union all
       (select s.*, null from unnest(of_names) n (workflow_name) cross join lateral (
@@ -191,9 +190,7 @@ begin
     continue when not found;
 
     done_count := done_count + 1;
-    update ${table.subscriptions} s set waiting = null, due_at = null,
-      taken = s.taken + case when candidate.mode <> 'competing' and message is not null
-        then 1 else 0 end
+    update ${table.subscriptions} s set waiting = null, due_at = null, served = false
     where s.execution_id = candidate.execution_id and s.channel = candidate.channel
       and s.mode = candidate.mode;
     if candidate.mode = 'competing' then
@@ -263,5 +260,138 @@ begin
     select s.due_at from ${table.subscriptions} s
     where s.workflow_name = n.workflow_name and s.due_at > at_moment
     order by s.due_at limit 1) u;
+end
+$$`
+
+/**
+ * Takes the next message for each receive and records it, or notes what waits for it: whoever delivers
+ * next sees that it waits, because both lock the subscription. On a competing channel messages lie
+ * with nobody, and only a second look after the commit sees what came meanwhile. `held` are those
+ * whose instance somebody else holds and that were not to wait. Served by the primary keys and by
+ * `messages_offered (channel, message_id)`. Notifies the earliest end of a wait.
+ *
+ * @since 0.1.0
+ * @category functions
+ */
+export const receive = (
+  table: PgTables,
+  config: Pick<RomancyConfig["Service"], "prefix">
+): string =>
+  `create or replace function ${table.receive} (at_moment timestamptz, by_worker text, of_ids text[],
+  under_tokens int[], of_channels text[], in_modes text[], of_names text[], timeouts float8[],
+  waits boolean, with_hints boolean, commit_timeout text)
+returns table (ord int, held boolean, receipt text, outcome json, remaining float8)
+language plpgsql volatile as $$
+declare
+  asked record; subscription record; message bigint;
+  locked_ids text[]; mine_ids text[]; mine_tokens int[];
+  earliest_id text; earliest_name text; earliest timestamptz;
+begin
+  -- The instances before all subscriptions, as everywhere.
+  if waits then
+    perform i.execution_id from ${table.instances} i
+    where i.execution_id = any(of_ids) order by i.execution_id for no key update;
+    locked_ids := of_ids;
+  else
+    locked_ids := array(
+      select i.execution_id from ${table.instances} i
+      where i.execution_id = any(of_ids) order by i.execution_id for no key update skip locked);
+  end if;
+  -- A lease is the token and the owner: the token alone might be another's twin.
+  select array_agg(i.execution_id), array_agg(i.token) into mine_ids, mine_tokens
+  from ${table.instances} i
+  where i.execution_id = any(locked_ids) and i.status = 'Running' and i.owner = by_worker;
+
+  for asked in
+    select t.*, (t.execution_id, t.token) in (select * from unnest(mine_ids, mine_tokens)) as mine
+    from unnest(of_ids, under_tokens, of_channels, in_modes, of_names, timeouts) with ordinality
+      as t (execution_id, token, channel, mode, name, timeout, n)
+    order by t.execution_id, t.channel, t.mode, t.n
+  loop
+    ord := asked.n; held := false; outcome := null; remaining := null; message := null;
+    if not asked.mine then
+      receipt := 'Fenced';
+      held := asked.execution_id <> all(locked_ids) and exists (
+        select from ${table.instances} i where i.execution_id = asked.execution_id);
+      return next;
+      continue;
+    end if;
+    select s.waiting, s.due_at into subscription from ${table.subscriptions} s
+    where s.execution_id = asked.execution_id and s.channel = asked.channel
+      and s.mode = asked.mode
+    for no key update;
+    if not found then
+      receipt := 'Absent';
+      return next;
+      continue;
+    end if;
+
+    if exists (select from ${table.deferreds} d
+      where d.execution_id = asked.execution_id and d.name = asked.name)
+    then
+      receipt := 'Taken';
+    elsif asked.mode = 'competing' then
+      select m.message_id into message from ${table.messages} m
+      where m.state = 'Kept' and m.mode = 'competing' and m.channel = asked.channel
+      order by m.message_id limit 1 for update skip locked;
+      receipt := case when found then 'Received' else 'Waiting' end;
+    else
+      select b.message_id into message from ${table.inbox} b
+      where b.execution_id = asked.execution_id and b.channel = asked.channel
+        and b.mode = asked.mode
+      order by b.message_id limit 1;
+      receipt := case when found then 'Received' else 'Waiting' end;
+    end if;
+
+    if receipt = 'Waiting' then
+      if subscription.waiting is distinct from asked.name then
+        subscription.due_at := case when asked.timeout >= 0
+          then at_moment + asked.timeout * interval '1 millisecond' end;
+        update ${table.subscriptions} s
+        set waiting = asked.name, due_at = subscription.due_at
+        where s.execution_id = asked.execution_id and s.channel = asked.channel
+          and s.mode = asked.mode;
+      end if;
+      remaining := extract(epoch from subscription.due_at - at_moment) * 1000;
+      if earliest is null or subscription.due_at < earliest then
+        earliest_id := asked.execution_id;
+        earliest_name := asked.name;
+        earliest := subscription.due_at;
+      end if;
+      return next;
+      continue;
+    end if;
+
+    if receipt = 'Received' then
+      insert into ${table.deferreds} (execution_id, name, exit, token, completed_at)
+      select asked.execution_id, asked.name, ${received}, asked.token, at_moment
+      from ${table.messages} m where m.message_id = message
+      returning exit into outcome;
+      if asked.mode = 'competing' then
+        update ${table.messages} m set state = 'Routed' where m.message_id = message;
+      else
+        delete from ${table.inbox} b
+        where b.execution_id = asked.execution_id and b.channel = asked.channel
+          and b.mode = asked.mode and b.message_id = message;
+      end if;
+    end if;
+    if subscription.waiting is not null then
+      update ${table.subscriptions} s set waiting = null, due_at = null, served = false
+      where s.execution_id = asked.execution_id and s.channel = asked.channel
+        and s.mode = asked.mode;
+    end if;
+    return next;
+  end loop;
+
+  if with_hints and earliest is not null then
+    if commit_timeout is not null then
+      perform set_config('lock_timeout', commit_timeout, true);
+    end if;
+    perform pg_notify('${channel(config, "timer_expired")}', case when octet_length(h.payload) < 8000
+      then h.payload else '{}' end)
+    from (select json_build_object('instance_id', earliest_id, 'timer_id', earliest_name,
+      'expires_at', to_char(earliest at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text
+      as payload) h;
+  end if;
 end
 $$`

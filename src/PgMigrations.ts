@@ -218,8 +218,6 @@ $$`,
 )`,
         `create index if not exists ${index("subscriptions_of")}
   on ${table.subscriptions} (channel, mode)`,
-        `create index if not exists ${index("subscriptions_served")}
-  on ${table.subscriptions} (workflow_name) where waiting is not null and arrivals > taken`,
         `create index if not exists ${index("subscriptions_open")}
   on ${table.subscriptions} (channel, subscribed_at) where waiting is not null and mode = 'competing'`,
         `create index if not exists ${index("subscriptions_due")}
@@ -358,7 +356,21 @@ $$`
     {
       id: 9,
       name: "delivery",
-      statements: [PgDeliveryFunctions.route(table), PgDeliveryFunctions.deliver(table, config)]
+      statements: [
+        // A message marks whoever waits for it, and touches no other subscription.
+        `alter table ${table.subscriptions} add column if not exists served boolean not null default false`,
+        `update ${table.subscriptions} s set served = true
+  where s.waiting is not null and exists (select from ${table.inbox} b
+    where b.execution_id = s.execution_id and b.channel = s.channel and b.mode = s.mode)`,
+        `drop index if exists ${inSchema("subscriptions_served")}`,
+        `create index ${index("subscriptions_served")}
+  on ${table.subscriptions} (workflow_name) where served`,
+        `alter table ${table.subscriptions}
+  drop column if exists arrivals, drop column if exists taken`,
+        PgDeliveryFunctions.receive(table, config),
+        PgDeliveryFunctions.route(table),
+        PgDeliveryFunctions.deliver(table, config)
+      ]
     }
   ]
 }

@@ -27,7 +27,8 @@ export interface PgTables {
   readonly inbox: string
   /** The function that subscribes an instance to a channel. */
   readonly subscribe: string
-  /** The functions that route messages, and bring them to those who wait. */
+  /** The functions that receive messages, route them, and bring them to those who wait. */
+  readonly receive: string
   readonly route: string
   readonly deliver: string
   /** Which queues the events of a type go into, for the workflows that start on them. */
@@ -61,6 +62,7 @@ export const tableNames = (
     messageIds: name("message_ids"),
     inbox: name("inbox"),
     subscribe: name("subscribe"),
+    receive: name("receive"),
     route: name("route"),
     deliver: name("deliver"),
     eventRoutes: name("event_routes"),

@@ -264,6 +264,25 @@ describe("a delivery", () => {
   )
 
   live(
+    "passes over a subscription that somebody else is routing to, so that none waits in a circle",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["a", "b"]) {
+        yield* receive(yield* subscribed(store, id, news), news, 1)
+      }
+      yield* publish(message(news, 1))
+      yield* route(sql)
+      const router = yield* hold(
+        sql,
+        sql`select from romancy_subscriptions where execution_id = 'a' for no key update`
+      )
+      assert.deepInclude(yield* deliver(), { count: 1, passed: true })
+      yield* router.rollback
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+    })
+  )
+
+  live(
     "and the end of a receive's time at the same moment record one outcome",
     Effect.gen(function* () {
       const { sql, store } = yield* stores

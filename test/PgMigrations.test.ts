@@ -167,6 +167,28 @@ live(
 )
 
 live(
+  "a receive that waits while the tables change is served by what had come for it",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    for (const { id, statements } of PgMigrations.migrations(apply)) {
+      if (id === 9) {
+        yield* sql`insert into romancy_subscriptions (execution_id, channel, mode, workflow_name,
+            horizon, subscribed_at, arrivals, waiting)
+          select id, 'news', 'broadcast', 'Order', pg_current_snapshot(), now(), 1, waiting
+          from (values ('waits', 'channel/broadcast/news/1'), ('does not', null)) as s (id, waiting)`
+        yield* sql`insert into romancy_inbox select execution_id, 'news', 'broadcast', 1
+          from romancy_subscriptions`
+      }
+      for (const statement of statements) yield* sql.unsafe(statement)
+    }
+    assert.deepStrictEqual(
+      yield* sql`select execution_id as id from romancy_subscriptions where served`,
+      [{ id: "waits" }]
+    )
+  })
+)
+
+live(
   "a role that may only read and write is enough, once they are applied",
   Effect.gen(function* () {
     const { name, url } = yield* TestDatabase
