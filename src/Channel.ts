@@ -20,13 +20,13 @@
  * @since 0.1.0
  */
 import type * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Channels } from "./Channels.ts"
 import type { ChannelMode } from "./ChannelStore.ts"
+import * as Receive from "./Receive.ts"
 import { type ChannelConflict, type NotSubscribed, ReceiveTimeout } from "./RomancyError.ts"
 
 /**
@@ -84,22 +84,6 @@ export const make = <Payload extends Schema.Constraint, const Mode extends Chann
 
 const keyOf = ({ mode, name }: Channel<Schema.Constraint, ChannelMode>) => ({ channel: name, mode })
 
-/**
- * What a receive comes to, as it is recorded.
- *
- * @since 0.1.0
- * @category schemas
- */
-export const Outcome = Schema.Union([
-  Schema.TaggedStruct("Message", {
-    id: Schema.Int,
-    body: Schema.Json,
-    metadata: Schema.Record(Schema.String, Schema.Json),
-    publishedAt: Schema.DateTimeUtcFromString
-  }),
-  Schema.TaggedStruct("TimedOut", {})
-])
-
 type Body = Channels | WorkflowEngine | WorkflowInstance
 
 /**
@@ -143,18 +127,11 @@ export const receive = Effect.fnUntraced(function* <Payload extends Schema.Const
   NotSubscribed | ReceiveTimeout,
   Body | Payload["DecodingServices"]
 > {
-  const channels = yield* Channels
-  const timeoutMillis =
-    options?.timeout === undefined
-      ? undefined
-      : Math.ceil(Duration.toMillis(Duration.fromInputUnsafe(options.timeout)))
-  const outcome = yield* channels.receive(keyOf(channel), timeoutMillis, (name) =>
-    DurableDeferred.await(DurableDeferred.make(name, { success: Outcome }))
+  const { body, id, metadata, publishedAt } = yield* Receive.next(
+    keyOf(channel),
+    options?.timeout,
+    (afterMillis) => new ReceiveTimeout({ channel: channel.name, afterMillis })
   )
-  if (outcome._tag === "TimedOut") {
-    return yield* new ReceiveTimeout({ channel: channel.name, afterMillis: timeoutMillis ?? 0 })
-  }
-  const { body, id, metadata, publishedAt } = outcome
   const codec = Schema.toCodecJson(channel.payloadSchema)
   return {
     id,

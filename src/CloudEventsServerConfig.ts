@@ -8,13 +8,13 @@
  *
  * @since 0.1.0
  */
-import * as Config from "effect/Config"
+import type * as Config from "effect/Config"
 import type * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
-import { type ConfigField, duration, int, render } from "./ConfigField.ts"
+import type * as Effect from "effect/Effect"
+import { type ConfigField, duration, int } from "./ConfigField.ts"
+import * as ConfigRecord from "./ConfigRecord.ts"
 import { variable } from "./RomancyConfig.ts"
-import { RomancyConfigError } from "./RomancyError.ts"
+import type { RomancyConfigError } from "./RomancyError.ts"
 
 /**
  * The validated settings of a server. In the environment each has the name in SCREAMING_SNAKE_CASE
@@ -60,8 +60,6 @@ const fields: { readonly [K in keyof Values]: ConfigField<Values[K]> } = {
   timeout: duration("10 seconds")
 }
 
-const names = Object.keys(fields) as ReadonlyArray<keyof Values>
-
 /**
  * The environment variable of an option: `maxBatch` → `ROMANCY_EVENTS_MAX_BATCH`.
  *
@@ -71,27 +69,27 @@ const names = Object.keys(fields) as ReadonlyArray<keyof Values>
 export const eventsVariable = (option: string): string =>
   variable(`events${option[0]?.toUpperCase()}${option.slice(1)}`)
 
+const record = ConfigRecord.define<Values>({
+  fields,
+  variable: eventsVariable,
+  // A batch of more events than the limit could never be taken.
+  conflict: ({ maxBatch, rateLimit }) =>
+    rateLimit < maxBatch
+      ? { option: "rateLimit", accepts: `at least maxBatch (${maxBatch})` }
+      : undefined
+})
+
 /**
  * That an option is not as it must be.
  *
  * @since 0.1.0
  * @category errors
  */
-export const failure = (option: string, value: unknown, accepts: string) =>
-  new RomancyConfigError({
-    option,
-    variable: eventsVariable(option),
-    value: render(value),
-    accepts
-  })
+export const failure = record.failure
 
-const read = (option: keyof Values, input: unknown) => {
-  const field: ConfigField<unknown> = fields[option]
-  const value = input === undefined ? field.default : field.read(input)
-  return value === undefined
-    ? Effect.fail(failure(option, input, field.accepts))
-    : Effect.succeed(value)
-}
+/** Those of a server's options that are limits. */
+const limits = (options: Options) =>
+  Object.fromEntries(record.names.map((option) => [option, options[option]]))
 
 /**
  * Validates options and fills in the defaults.
@@ -99,34 +97,16 @@ const read = (option: keyof Values, input: unknown) => {
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function* (
-  options: Options = {}
-): Effect.fn.Return<Values, RomancyConfigError> {
-  const entries = yield* Effect.forEach(names, (option) =>
-    Effect.map(read(option, options[option]), (value) => [option, value] as const)
-  )
-  const values = Object.fromEntries(entries) as unknown as Values
-  // A batch of more events than the limit could never be taken.
-  return values.rateLimit < values.maxBatch
-    ? yield* failure("rateLimit", values.rateLimit, `at least maxBatch (${values.maxBatch})`)
-    : values
-})
+export const make = (options: Options = {}): Effect.Effect<Values, RomancyConfigError> =>
+  record.make(limits(options))
 
 /**
- * The options that `ROMANCY_EVENTS_*` sets, with those in code over them.
+ * Reads `ROMANCY_EVENTS_*`, with options in code over them.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const fromConfig = Effect.fnUntraced(function* (
+export const fromConfig = (
   options: Options = {}
-): Effect.fn.Return<Options, RomancyConfigError | Config.ConfigError> {
-  const environment: Record<string, unknown> = {}
-  for (const option of names) {
-    const text = yield* Config.option(Config.String(eventsVariable(option)))
-    // A mistake in the environment is one even where an option in code covers it.
-    yield* read(option, Option.getOrUndefined(text))
-    environment[option] = options[option] ?? Option.getOrUndefined(text)
-  }
-  return environment as Options
-})
+): Effect.Effect<Values, RomancyConfigError | Config.ConfigError> =>
+  record.fromConfig(limits(options))

@@ -18,16 +18,15 @@
  * @since 0.1.0
  */
 import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Buffer } from "node:buffer"
-import { Outcome } from "./Channel.ts"
 import { Channels } from "./Channels.ts"
 import { type CloudEvent, fromJson, make as makeCloudEvent } from "./CloudEvent.ts"
 import { Events } from "./Events.ts"
+import * as Receive from "./Receive.ts"
 import { EventTimeout, InvalidEvent, type StoreError, type TooLarge } from "./RomancyError.ts"
 
 /**
@@ -98,20 +97,12 @@ export const wait = Effect.fnUntraced(function* <Data extends Schema.Constraint>
   EventTimeout | InvalidEvent,
   Body | Data["DecodingServices"]
 > {
-  const channels = yield* Channels
-  const timeoutMillis =
-    options?.timeout === undefined
-      ? undefined
-      : Math.ceil(Duration.toMillis(Duration.fromInputUnsafe(options.timeout)))
-  const outcome = yield* Effect.orDie(
-    channels.receive(keyOf(event), timeoutMillis, (name) =>
-      DurableDeferred.await(DurableDeferred.make(name, { success: Outcome }))
-    )
-  )
-  if (outcome._tag === "TimedOut") {
-    return yield* new EventTimeout({ type: event.type, afterMillis: timeoutMillis ?? 0 })
-  }
-  return yield* decode(event, yield* Effect.orDie(fromJson(outcome.body)))
+  const { body } = yield* Receive.next(
+    keyOf(event),
+    options?.timeout,
+    (afterMillis) => new EventTimeout({ type: event.type, afterMillis })
+  ).pipe(Effect.catchTag("NotSubscribed", Effect.die))
+  return yield* decode(event, yield* Effect.orDie(fromJson(body)))
 })
 
 /**

@@ -8,13 +8,13 @@
  *
  * @since 0.1.0
  */
-import * as Config from "effect/Config"
+import type * as Config from "effect/Config"
 import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
-import { type ConfigField, duration, int, render } from "./ConfigField.ts"
+import type * as Effect from "effect/Effect"
+import { type ConfigField, duration, int } from "./ConfigField.ts"
+import * as ConfigRecord from "./ConfigRecord.ts"
 import { variable } from "./RomancyConfig.ts"
-import { RomancyConfigError } from "./RomancyError.ts"
+import type { RomancyConfigError } from "./RomancyError.ts"
 
 /**
  * The validated settings of a relay. In the environment each has the name in SCREAMING_SNAKE_CASE
@@ -69,8 +69,6 @@ const fields: { readonly [K in keyof Values]: ConfigField<Values[K]> } = {
   sweepInterval: duration("10 minutes")
 }
 
-const names = Object.keys(fields) as ReadonlyArray<keyof Values>
-
 /**
  * The environment variable of an option: `maxAge` → `ROMANCY_OUTBOX_MAX_AGE`.
  *
@@ -80,21 +78,14 @@ const names = Object.keys(fields) as ReadonlyArray<keyof Values>
 export const outboxVariable = (option: string): string =>
   variable(`outbox${option[0]?.toUpperCase()}${option.slice(1)}`)
 
-const failure = (option: string, value: unknown, accepts: string) =>
-  new RomancyConfigError({
-    option,
-    variable: outboxVariable(option),
-    value: render(value),
-    accepts
-  })
-
-const read = (option: keyof Values, input: unknown) => {
-  const field: ConfigField<unknown> = fields[option]
-  const value = input === undefined ? field.default : field.read(input)
-  return value === undefined
-    ? Effect.fail(failure(option, input, field.accepts))
-    : Effect.succeed(value)
-}
+const record = ConfigRecord.define<Values>({
+  fields,
+  variable: outboxVariable,
+  conflict: ({ maxRetryDelay, retryDelay }) =>
+    Duration.isLessThan(maxRetryDelay, retryDelay)
+      ? { option: "maxRetryDelay", accepts: `at least retryDelay (${Duration.format(retryDelay)})` }
+      : undefined
+})
 
 /**
  * Validates options and fills in the defaults.
@@ -102,25 +93,8 @@ const read = (option: keyof Values, input: unknown) => {
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function* (
-  options: Options = {}
-): Effect.fn.Return<Values, RomancyConfigError> {
-  for (const option of Object.keys(options)) {
-    if (Object.hasOwn(fields, option)) continue
-    return yield* failure(option, "set", "left out: there is no such option")
-  }
-  const entries = yield* Effect.forEach(names, (option) =>
-    Effect.map(read(option, options[option]), (value) => [option, value] as const)
-  )
-  const values = Object.fromEntries(entries) as unknown as Values
-  return Duration.isLessThan(values.maxRetryDelay, values.retryDelay)
-    ? yield* failure(
-        "maxRetryDelay",
-        values.maxRetryDelay,
-        `at least retryDelay (${Duration.format(values.retryDelay)})`
-      )
-    : values
-})
+export const make = (options: Options = {}): Effect.Effect<Values, RomancyConfigError> =>
+  record.make(options)
 
 /**
  * Reads `ROMANCY_OUTBOX_*`, with options in code over them.
@@ -128,15 +102,6 @@ export const make = Effect.fnUntraced(function* (
  * @since 0.1.0
  * @category constructors
  */
-export const fromConfig = Effect.fnUntraced(function* (
+export const fromConfig = (
   options: Options = {}
-): Effect.fn.Return<Values, RomancyConfigError | Config.ConfigError> {
-  const environment: Record<string, unknown> = {}
-  for (const option of names) {
-    const text = yield* Config.option(Config.String(outboxVariable(option)))
-    // A mistake in the environment is one even where an option in code covers it.
-    yield* read(option, Option.getOrUndefined(text))
-    environment[option] = options[option] ?? Option.getOrUndefined(text)
-  }
-  return yield* make({ ...options, ...environment })
-})
+): Effect.Effect<Values, RomancyConfigError | Config.ConfigError> => record.fromConfig(options)

@@ -252,33 +252,7 @@ $$`,
   primary key (execution_id, channel, mode, message_id)
 )`,
         `create index if not exists ${index("inbox_messages")}
-  on ${table.inbox} (message_id)`,
-        // Its statements have snapshots of their own: whoever holds the channel sees who has joined.
-        // What was sent to one that subscribes directly is collected after that has committed.
-        `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
-  to_channel text, in_mode text, at_moment timestamptz) returns text
-language plpgsql volatile as $$
-declare of_workflow text;
-begin
-  select i.workflow_name into of_workflow from ${table.instances} i
-  where i.execution_id = of_execution and i.status = 'Running' and i.token = under_token
-    and i.owner = by_worker for no key update;
-  if not found then return 'Fenced'; end if;
-  if in_mode <> 'direct' then
-    insert into ${table.channels} as c (channel, mode) values (to_channel, in_mode)
-    on conflict (channel) do update set mode = c.mode;
-    if exists (select from ${table.subscriptions} s
-      where s.channel = to_channel and s.mode <> in_mode and s.mode <> 'direct')
-    then return 'Conflict'; end if;
-    update ${table.channels} c set mode = in_mode where c.channel = to_channel and c.mode <> in_mode;
-  end if;
-  insert into ${table.subscriptions}
-    (execution_id, channel, mode, workflow_name, horizon, subscribed_at)
-  values (of_execution, to_channel, in_mode, of_workflow, pg_current_snapshot(), at_moment)
-  on conflict do nothing;
-  return 'Subscribed';
-end
-$$`
+  on ${table.inbox} (message_id)`
       ]
     },
     {
@@ -326,7 +300,8 @@ $$`
   queue_name text not null,
   primary key (event_type, queue_name)
 )`,
-        // As before, and of modes only those two exclude each other.
+        // Its statements have snapshots of their own: whoever holds the channel sees who has joined.
+        // What was sent to one that subscribes is collected after that has committed.
         `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
   to_channel text, in_mode text, at_moment timestamptz) returns text
 language plpgsql volatile as $$

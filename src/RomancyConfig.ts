@@ -8,15 +8,15 @@
  *
  * @since 0.1.0
  */
-import * as Config from "effect/Config"
+import type * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import * as Redacted from "effect/Redacted"
-import { type ConfigField, duration, int, name, render, url, word } from "./ConfigField.ts"
-import { RomancyConfigError } from "./RomancyError.ts"
+import type * as Redacted from "effect/Redacted"
+import { type ConfigField, duration, int, name, url, word } from "./ConfigField.ts"
+import * as ConfigRecord from "./ConfigRecord.ts"
+import type { RomancyConfigError } from "./RomancyError.ts"
 
 /**
  * The types that belong to {@link RomancyConfig}.
@@ -179,8 +179,6 @@ const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyC
     repeatedStep: word("warn", "warn", "error")
   }
 
-const names = Object.keys(fields) as ReadonlyArray<keyof RomancyConfig.Values>
-
 /**
  * The environment variable that sets an option: `listenNotify` → `ROMANCY_LISTEN_NOTIFY`.
  *
@@ -189,9 +187,6 @@ const names = Object.keys(fields) as ReadonlyArray<keyof RomancyConfig.Values>
  */
 export const variable = (option: string): string =>
   `ROMANCY_${option.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
-
-const failure = (option: string, value: unknown, accepts: string): RomancyConfigError =>
-  new RomancyConfigError({ option, variable: variable(option), value: render(value), accepts })
 
 /** What holds between options: `undefined`, or the option at fault with what it must be. */
 const conflict = (
@@ -215,15 +210,7 @@ const conflict = (
     : undefined
 }
 
-/** The value of one option: the default where none is given. */
-const read = (option: keyof RomancyConfig.Values, input: unknown) => {
-  const field: ConfigField<unknown> = fields[option]
-  if (input === undefined) return Effect.succeed(field.default)
-  const value = field.read(input)
-  return value === undefined
-    ? Effect.fail(failure(option, field.secret ? Redacted.make("") : input, field.accepts))
-    : Effect.succeed(value)
-}
+const record = ConfigRecord.define<RomancyConfig.Values>({ fields, variable, conflict })
 
 /**
  * Validates options and fills in the defaults.
@@ -231,33 +218,9 @@ const read = (option: keyof RomancyConfig.Values, input: unknown) => {
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function* (
+export const make = (
   options: RomancyConfig.Options = {}
-): Effect.fn.Return<RomancyConfig.Values, RomancyConfigError> {
-  const values: Record<string, unknown> = {}
-  for (const option of Object.keys(options)) {
-    if (Object.hasOwn(fields, option)) continue
-    return yield* failure(option, "set", "left out: there is no such option")
-  }
-  for (const option of names) values[option] = yield* read(option, options[option])
-  const validated = values as unknown as RomancyConfig.Values
-  const contradiction = conflict(validated)
-  return contradiction === undefined
-    ? validated
-    : yield* failure(contradiction.option, validated[contradiction.option], contradiction.accepts)
-})
-
-/** What the environment sets, as text. Secrets are wrapped as they are read. */
-const fromEnvironment: Config.Config<Record<string, unknown>> = Config.all(
-  Object.fromEntries(
-    names.map((option) => {
-      const read: Config.Config<unknown> = fields[option].secret
-        ? Config.Redacted(variable(option))
-        : Config.String(variable(option))
-      return [option, Config.map(Config.option(read), Option.getOrUndefined)]
-    })
-  )
-)
+): Effect.Effect<RomancyConfig.Values, RomancyConfigError> => record.make(options)
 
 /**
  * Reads `ROMANCY_*`, with options in code over them. An option set in both places with two
@@ -266,31 +229,10 @@ const fromEnvironment: Config.Config<Record<string, unknown>> = Config.all(
  * @since 0.1.0
  * @category constructors
  */
-export const fromConfig = Effect.fnUntraced(function* (
+export const fromConfig = (
   overrides: RomancyConfig.Options = {}
-): Effect.fn.Return<RomancyConfig.Values, RomancyConfigError | Config.ConfigError> {
-  const environment = yield* fromEnvironment
-  const given = Object.fromEntries(
-    Object.entries(overrides).filter(([, value]) => value !== undefined)
-  )
-  // A mistake in the environment is one even where an option in code covers it.
-  for (const option of names) yield* read(option, environment[option])
-  const values = yield* make({ ...environment, ...given })
-  for (const option of names) {
-    if (given[option] === undefined || environment[option] === undefined) continue
-    const covered = yield* read(option, environment[option])
-    if (render(covered) === render(values[option]) && !fields[option].secret) continue
-    yield* Effect.logWarning("An option in code overrides the environment").pipe(
-      Effect.annotateLogs({
-        option,
-        variable: variable(option),
-        environment: render(covered),
-        code: render(values[option])
-      })
-    )
-  }
-  return values
-})
+): Effect.Effect<RomancyConfig.Values, RomancyConfigError | Config.ConfigError> =>
+  record.fromConfig(overrides)
 
 /**
  * The settings of a runtime.
