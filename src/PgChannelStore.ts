@@ -42,7 +42,7 @@ const make = Effect.gen(function* () {
         here: row!.own_news ?? [],
         claimed: (row!.claimed_rows ?? []).map(toTaken),
         passed: row!.passed_over,
-        full: row!.routed_count === options.limit || row!.done_count === options.limit,
+        full: row!.routed_count >= options.limit || row!.done_count >= options.limit,
         nextMillis: row!.next_millis ?? undefined,
         unrouted: row!.unrouted
       })

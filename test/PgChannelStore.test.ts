@@ -22,12 +22,15 @@ import {
 import { load, register, running, self, suspension } from "./conformance/Harness.ts"
 import { engineWaits, hold, layer, until, worker } from "./conformance/Postgres.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(
-      Effect.scoped(body) as Effect.Effect<void, E>,
-      Layer.fresh(layer({ lockTimeout: "10 seconds" }))
-    )
+const live = <E, R>(name: string, body: Effect.Effect<void, E, R>, timeoutMillis?: number) =>
+  it.live(
+    name,
+    () =>
+      Effect.provide(
+        Effect.scoped(body) as Effect.Effect<void, E>,
+        Layer.fresh(layer({ lockTimeout: "10 seconds" }))
+      ),
+    timeoutMillis
   )
 
 const stores = Effect.gen(function* () {
@@ -319,7 +322,7 @@ describe("a delivery", () => {
         (message_id, channel, mode, body, metadata, state, published_at)
         select nextval('romancy_message_ids'), case n % 2 when 0 then 'news' else 'jobs' end,
           case n % 2 when 0 then 'broadcast' else 'competing' end, '{"n":0}', '{}', 'Routed', now()
-        from generate_series(1, 200000) n`
+        from generate_series(1, 1000000) n`
       yield* sql`analyze romancy_messages`
       yield* publish(message(news, 1))
       yield* publish(message(jobs, 2))
@@ -333,6 +336,8 @@ describe("a delivery", () => {
         select (seq_tup_read + idx_tup_fetch)::int4 as rows from pg_stat_user_tables
         where relname = 'romancy_messages'`
       assert.isBelow(read!.rows, 100)
-    })
+    }),
+    // To write them takes a while.
+    120_000
   )
 })

@@ -62,12 +62,16 @@ export const subscribe = (lease: Lease, key: ChannelKey) =>
 
 /** One look of a dispatcher. */
 export const deliver = (
-  options: { readonly slots?: number; readonly names?: ReadonlyArray<string> } = {}
+  options: {
+    readonly slots?: number
+    readonly names?: ReadonlyArray<string>
+    readonly limit?: number
+  } = {}
 ) =>
   Effect.flatMap(ChannelStore, (store) =>
     store.deliver({
       workflowNames: options.names ?? ["Order"],
-      limit: 100,
+      limit: options.limit ?? 100,
       slots: options.slots ?? 0
     })
   )
@@ -131,6 +135,29 @@ export const channels = (it: Case): void => {
       for (const lease of leases) {
         assert.strictEqual(numberOf(yield* receive(lease, jobs, 11)), "Waiting")
       }
+    }))
+
+  it("a delivery that was as large as it may be says so, also where some receives only ended", (store) =>
+    Effect.gen(function* () {
+      for (const id of ["a", "b"]) yield* receive(yield* subscribed(store, id, news), news, 1)
+      yield* receive(yield* subscribed(store, "c", mail), mail, 1, 0)
+      yield* publish(message(news, 1))
+      let delivered = 0
+      for (let full = true; full; ) {
+        const answer = yield* deliver({ limit: 2 })
+        delivered += answer.count
+        full = answer.full
+      }
+      assert.strictEqual(delivered, 3)
+      yield* receive(yield* subscribed(store, "d", mail), mail, 1, 0)
+      for (const [id, n] of [
+        ["a", 2],
+        ["b", 2]
+      ] as const) {
+        yield* receive({ executionId: id, token: 1 }, news, n)
+      }
+      yield* publish(message(news, 2))
+      assert.deepInclude(yield* deliver({ limit: 2 }), { full: true })
     }))
 
   it("receives at the same moment get different messages", (store) =>
