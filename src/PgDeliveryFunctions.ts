@@ -4,7 +4,7 @@
  * is nothing of is not even begun.
  *
  * Reads: the names of `PgTables`, the notification channels.
- * Feeds: `PgMigrations`, which creates them; `PgDeliveryStatements`, which calls them.
+ * Feeds: `PgSchema`, which creates them; `PgDeliveryStatements`, which calls them.
  * Guarantees: each statement of a function has a snapshot of its own, taken after the locks before it.
  * Messages are locked first, then subscriptions, both in one order; what comes after that passes over
  * what somebody else has locked, so that nobody waits in a circle.

@@ -2,7 +2,7 @@
  * The names of what Romancy keeps in the database, quoted.
  *
  * Reads: the schema and the prefix, which `RomancyConfig` has validated.
- * Feeds: `PgMigrations`, `PgStatements`.
+ * Feeds: `PgSchema`, `PgMigrations`, `PgStatements`.
  * Guarantees: no other place builds an identifier.
  *
  * @since 0.1.0

@@ -6,6 +6,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as PgMigrations from "../src/PgMigrations.ts"
+import * as PgSchema from "../src/PgSchema.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { claim, register, request, self } from "./conformance/Harness.ts"
 import { worker } from "./conformance/Postgres.ts"
@@ -28,7 +29,7 @@ const history = (table = "romancy_migrations") =>
     )
   })
 
-const ids = PgMigrations.migrations(apply).map(({ id }) => id)
+const ids = PgSchema.migrations(apply).map(({ id }) => id)
 
 /** Everything that was made, as the catalogue describes it. */
 const catalogue = Effect.gen(function* () {
@@ -170,7 +171,7 @@ live(
   "a receive that waits while the tables change is served by what had come for it",
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
-    for (const { id, statements } of PgMigrations.migrations(apply)) {
+    for (const { id, statements } of PgSchema.migrations(apply)) {
       if (id === 9) {
         yield* sql`insert into romancy_subscriptions (execution_id, channel, mode, workflow_name,
             horizon, subscribed_at, arrivals, waiting)
