@@ -1,29 +1,17 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
-import * as Romancy from "../src/Romancy.ts"
 import { ChannelConflict, NotSubscribed, ReceiveTimeout } from "../src/RomancyError.ts"
 import { assertDefect, assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
-import {
-  define,
-  finished,
-  fromLayer,
-  hourly,
-  makeDatabase,
-  makeLog,
-  polling,
-  type Runtime,
-  start,
-  suspended
-} from "./support/Runtimes.ts"
+import { define, finished, makeLog, suspended } from "./support/Runtimes.ts"
+import { inEachWorld } from "./support/Worlds.ts"
 import {
   bodyOf,
   Jobs,
@@ -35,281 +23,255 @@ import {
   Worker
 } from "./support/Readers.ts"
 
-const worlds = {
-  memory: fromLayer(Romancy.layerMemory()),
-  "PostgreSQL, parked": Effect.flatMap(makeDatabase, ({ url }) => start(url, { config: hourly })),
-  "PostgreSQL, suspended": Effect.flatMap(makeDatabase, ({ url }) =>
-    start(url, { config: { ...hourly, parkDuration: 0 } })
-  ),
-  "PostgreSQL, every notification lost": Effect.flatMap(makeDatabase, ({ url }) =>
-    start(url, { config: { ...polling, parkDuration: 0 } })
-  )
-}
-
-for (const [name, world] of Object.entries(worlds)) {
-  describe(`channels on ${name}`, () => {
-    const test = (
-      title: string,
-      body: (runtime: Runtime) => Effect.Effect<void, unknown, Scope.Scope>
-    ) =>
-      it.live(title, () =>
-        Effect.flatMap(world as Effect.Effect<Runtime, never, Scope.Scope>, body)
+inEachWorld("channels", (test) => {
+  test("broadcast brings each message to each subscriber, once and in order", (runtime) =>
+    Effect.gen(function* () {
+      yield* runtime.register(NewsReader.live)
+      yield* runtime.on(Channel.publish(News, "before"))
+      const ids = yield* Effect.forEach(["3a", "3b", "3c"], (id) =>
+        waiting(runtime, NewsReader, id)
       )
+      for (const text of ["one", "two", "three"]) {
+        yield* runtime.on(Channel.publish(News, text))
+      }
+      for (const id of ids) {
+        assertSuccess(yield* finished(runtime, NewsReader, id), ["one", "two", "three"])
+      }
+    }))
 
-    test("broadcast brings each message to each subscriber, once and in order", (runtime) =>
-      Effect.gen(function* () {
-        yield* runtime.register(NewsReader.live)
-        yield* runtime.on(Channel.publish(News, "before"))
-        const ids = yield* Effect.forEach(["3a", "3b", "3c"], (id) =>
-          waiting(runtime, NewsReader, id)
+  test("each of many competing messages is handled by one of many consumers", (runtime) =>
+    Effect.gen(function* () {
+      yield* runtime.register(Worker.live)
+      const ids = yield* Effect.forEach(["10a", "10b", "10c"], (id) => waiting(runtime, Worker, id))
+      yield* Effect.forEach(
+        Array.from({ length: 30 }, (_, n) => n),
+        (n) => runtime.on(Channel.publish(Jobs, n)),
+        { concurrency: 5, discard: true }
+      )
+      const got = yield* Effect.forEach(ids, (id) =>
+        Effect.map(finished(runtime, Worker, id), (exit) =>
+          exit._tag === "Success" ? exit.value : []
         )
-        for (const text of ["one", "two", "three"]) {
-          yield* runtime.on(Channel.publish(News, text))
-        }
-        for (const id of ids) {
-          assertSuccess(yield* finished(runtime, NewsReader, id), ["one", "two", "three"])
-        }
-      }))
+      )
+      assert.sameMembers(
+        got.flat(),
+        Array.from({ length: 30 }, (_, n) => n)
+      )
+    }))
 
-    test("each of many competing messages is handled by one of many consumers", (runtime) =>
-      Effect.gen(function* () {
-        yield* runtime.register(Worker.live)
-        const ids = yield* Effect.forEach(["10a", "10b", "10c"], (id) =>
-          waiting(runtime, Worker, id)
-        )
-        yield* Effect.forEach(
-          Array.from({ length: 30 }, (_, n) => n),
-          (n) => runtime.on(Channel.publish(Jobs, n)),
-          { concurrency: 5, discard: true }
-        )
-        const got = yield* Effect.forEach(ids, (id) =>
-          Effect.map(finished(runtime, Worker, id), (exit) =>
-            exit._tag === "Success" ? exit.value : []
-          )
-        )
-        assert.sameMembers(
-          got.flat(),
-          Array.from({ length: 30 }, (_, n) => n)
-        )
-      }))
+  test("a direct message reaches its target alone, also one from before it subscribed", (runtime) =>
+    Effect.gen(function* () {
+      const id = yield* MailReader.executionId({ id: "2a" })
+      yield* runtime.on(Channel.sendTo(Mail, id, "early"))
+      yield* runtime.register(MailReader.live)
+      const other = yield* waiting(runtime, MailReader, "1b")
+      yield* runtime.on(MailReader.execute({ id: "2a" }, { discard: true }))
+      yield* suspended(runtime, MailReader, id)
+      yield* runtime.on(Channel.sendTo(Mail, id, "late"))
+      assertSuccess(yield* finished(runtime, MailReader, id), ["early", "late"])
+      yield* suspended(runtime, MailReader, other)
+      yield* runtime.on(Channel.sendTo(Mail, other, "yours"))
+      assertSuccess(yield* finished(runtime, MailReader, other), ["yours"])
+    }))
 
-    test("a direct message reaches its target alone, also one from before it subscribed", (runtime) =>
-      Effect.gen(function* () {
-        const id = yield* MailReader.executionId({ id: "2a" })
-        yield* runtime.on(Channel.sendTo(Mail, id, "early"))
-        yield* runtime.register(MailReader.live)
-        const other = yield* waiting(runtime, MailReader, "1b")
-        yield* runtime.on(MailReader.execute({ id: "2a" }, { discard: true }))
-        yield* suspended(runtime, MailReader, id)
-        yield* runtime.on(Channel.sendTo(Mail, id, "late"))
-        assertSuccess(yield* finished(runtime, MailReader, id), ["early", "late"])
-        yield* suspended(runtime, MailReader, other)
-        yield* runtime.on(Channel.sendTo(Mail, other, "yours"))
-        assertSuccess(yield* finished(runtime, MailReader, other), ["yours"])
-      }))
-
-    test("a receive without subscription, and one whose time ends, are errors that can be caught", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        const Flow = define("Flow", { success: Schema.Array(Schema.String) })
-        yield* runtime.register(
-          bodyOf(Flow, () =>
-            Effect.gen(function* () {
-              const first = yield* Effect.result(Channel.receive(News))
-              yield* Channel.subscribe(News)
-              const second = yield* Effect.result(Channel.receive(News, { timeout: "30 millis" }))
-              yield* log.add("timed out")
-              const third = yield* Channel.receive(News)
-              const fourth = yield* Channel.receive(News)
-              const failed = [first, second].map((result) =>
-                Result.isFailure(result) ? result.failure : undefined
-              )
-              assert.instanceOf(failed[0], NotSubscribed)
-              assert.instanceOf(failed[1], ReceiveTimeout)
-              assert.deepInclude(failed[1], { channel: "news", afterMillis: 30 })
-              return [third.payload, fourth.payload]
-            })
-          )
-        )
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        yield* log.seen("timed out")
-        yield* suspended(runtime, Flow, id)
-        yield* runtime.on(Channel.publish(News, "x"))
-        yield* runtime.on(Channel.publish(News, "y"))
-        assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
-      }))
-
-    test("metadata, bytes and the time of publication survive the way", (runtime) =>
-      Effect.gen(function* () {
-        const Bytes = Channel.make("bytes", {
-          payload: Schema.Struct({ at: Schema.Date, bytes: Schema.Uint8Array }),
-          mode: "broadcast"
-        })
-        const seen: Array<Channel.Message<typeof Bytes.payloadSchema.Type>> = []
-        const Flow = define("Flow")
-        yield* runtime.register(
-          bodyOf(Flow, () =>
-            Effect.gen(function* () {
-              yield* Channel.subscribe(Bytes)
-              seen.push(yield* Channel.receive(Bytes))
-            })
-          )
-        )
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        yield* suspended(runtime, Flow, id)
-        const payload = { at: new Date(1e12), bytes: new Uint8Array([0, 255, 10]) }
-        const metadata = { trace: "t-1", n: 1, list: [null, { deep: true }] }
-        yield* runtime.on(Channel.publish(Bytes, payload, { metadata }))
-        assertSuccess(yield* finished(runtime, Flow, id), undefined)
-        assert.deepStrictEqual(seen[0]?.payload, payload)
-        assert.deepStrictEqual(seen[0]?.metadata, metadata)
-        assert.isTrue(DateTime.isDateTime(seen[0]?.publishedAt))
-      }))
-
-    test("one channel has one mode, and the conflict names both", (runtime) =>
-      Effect.gen(function* () {
-        const Clash = Channel.make("news", { payload: Schema.Int, mode: "competing" })
-        const Other = define("Other", { success: Schema.String, error: ChannelConflict })
-        yield* runtime.register(
-          Other.toLayer(() => Effect.as(Channel.subscribe(Clash), "subscribed"))
-        )
-        yield* runtime.register(NewsReader.live)
-        const id = yield* waiting(runtime, NewsReader, "1a")
-        const refused = yield* Effect.flip(runtime.on(Other.execute({ id: "1" })))
-        const { _tag, channel, present, requested } = refused
-        assert.deepStrictEqual(
-          { _tag, channel, present, requested },
-          {
-            _tag: "ChannelConflict",
-            channel: "news",
-            present: "broadcast",
-            requested: "competing"
-          }
-        )
-        assert.instanceOf(
-          yield* Effect.flip(runtime.on(Channel.publish(Clash, 1))),
-          ChannelConflict
-        )
-        // The end of the workflow is the end of its subscription, and of the lock.
-        yield* runtime.on(Channel.publish(News, "the end"))
-        yield* finished(runtime, NewsReader, id)
-        assert.strictEqual(yield* runtime.on(Other.execute({ id: "2" })), "subscribed")
-      }))
-
-    test("a body publishes once over all its replays", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        const Flow = define("Flow", { success: Schema.String })
-        yield* runtime.register(NewsReader.live)
-        yield* runtime.register(
-          bodyOf(Flow, () =>
-            Effect.gen(function* () {
-              yield* log.add("replay")
-              yield* Channel.publish(News, "a")
-              yield* Channel.publish(News, "b")
-              yield* Channel.subscribe(Mail)
-              return (yield* Channel.receive(Mail)).payload
-            })
-          )
-        )
-        const readerId = yield* waiting(runtime, NewsReader, "3a")
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        yield* suspended(runtime, Flow, id)
-        yield* runtime.on(Flow.resume(id))
-        yield* log.seen("replay", 2)
-        yield* suspended(runtime, Flow, id)
-        yield* runtime.on(Channel.sendTo(Mail, id, "done"))
-        assertSuccess(yield* finished(runtime, Flow, id), "done")
-        yield* runtime.on(Channel.publish(News, "c"))
-        assertSuccess(yield* finished(runtime, NewsReader, readerId), ["a", "b", "c"])
-      }))
-
-    test("two receives of one body at once get one message each", (runtime) =>
-      Effect.gen(function* () {
-        const Flow = define("Flow", { success: Schema.Array(Schema.String) })
-        yield* runtime.register(
-          bodyOf(Flow, () =>
-            Effect.gen(function* () {
-              yield* Channel.subscribe(News)
-              const both = yield* Effect.all([Channel.receive(News), Channel.receive(News)], {
-                concurrency: 2
-              })
-              return both.map(({ payload }) => payload)
-            })
-          )
-        )
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        yield* suspended(runtime, Flow, id)
-        yield* runtime.on(Channel.publish(News, "x"))
-        yield* runtime.on(Channel.publish(News, "y"))
-        assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
-      }))
-
-    test("an interrupted receive ends with its workflow, and a competing message goes on", (runtime) =>
-      Effect.gen(function* () {
-        yield* runtime.register(Worker.live)
-        const id = yield* waiting(runtime, Worker, "1a")
-        yield* runtime.on(Worker.interrupt(id))
-        assertInterrupted(yield* finished(runtime, Worker, id))
-        yield* runtime.on(Channel.publish(Jobs, 7))
-        const next = yield* runtime.on(Worker.execute({ id: "1b" }))
-        assert.deepStrictEqual(next, [7])
-      }))
-
-    test("a run that was asked to end takes no message any more", (runtime) =>
-      Effect.gen(function* () {
-        const gate = DurableDeferred.make("gate")
-        const Flow = define("Flow", { success: Schema.Number })
-        const handler = bodyOf(Flow, () =>
+  test("a receive without subscription, and one whose time ends, are errors that can be caught", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
           Effect.gen(function* () {
-            yield* Channel.subscribe(Jobs)
-            yield* DurableDeferred.await(gate)
-            return (yield* Channel.receive(Jobs)).payload
+            const first = yield* Effect.result(Channel.receive(News))
+            yield* Channel.subscribe(News)
+            const second = yield* Effect.result(Channel.receive(News, { timeout: "30 millis" }))
+            yield* log.add("timed out")
+            const third = yield* Channel.receive(News)
+            const fourth = yield* Channel.receive(News)
+            const failed = [first, second].map((result) =>
+              Result.isFailure(result) ? result.failure : undefined
+            )
+            assert.instanceOf(failed[0], NotSubscribed)
+            assert.instanceOf(failed[1], ReceiveTimeout)
+            assert.deepInclude(failed[1], { channel: "news", afterMillis: 30 })
+            return [third.payload, fourth.payload]
           })
         )
-        yield* runtime.register(Worker.live)
-        const leave = yield* runtime.register(handler)
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        yield* suspended(runtime, Flow, id)
-        // All of it happens while nobody runs it. The interruption comes first, so that a claim which
-        // is still under way finds it.
-        yield* leave
-        yield* runtime.on(Channel.publish(Jobs, 1))
-        yield* runtime.on(Flow.interrupt(id))
-        yield* runtime.on(succeed(Flow, id, gate, undefined))
-        yield* runtime.register(handler)
-        assertInterrupted(yield* finished(runtime, Flow, id))
-        assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [1])
-      }))
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("timed out")
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(News, "x"))
+      yield* runtime.on(Channel.publish(News, "y"))
+      assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
+    }))
 
-    test("what is too large is refused before anything is written", (runtime) =>
-      Effect.gen(function* () {
-        const Large = Channel.make("large", { payload: Schema.String, mode: "broadcast" })
-        const long = Channel.make("n".repeat(256), { payload: Schema.String, mode: "broadcast" })
-        const mebibyte = "x".repeat(1024 * 1024)
-        for (const [attempt, names] of [
-          [Channel.publish(Large, mebibyte), /message for large.*maxPayloadBytes/],
-          [Channel.publish(Large, "", { metadata: { mebibyte } }), /metadata.*maxPayloadBytes/],
-          [Channel.publish(long, ""), /name of a channel.*maxNameBytes/]
-        ] as const) {
-          const exit = yield* Effect.exit(runtime.on(attempt))
-          assert.match(String(Exit.isFailure(exit) ? Cause.squash(exit.cause) : exit), names)
-        }
-      }))
-
-    test("belongs into the body: an activity that receives dies", (runtime) =>
-      Effect.gen(function* () {
-        const Flow = define("Flow")
-        yield* runtime.register(
-          Flow.toLayer(() =>
-            Activity.make({
-              name: "wrong",
-              execute: Effect.orDie(Effect.asVoid(Channel.receive(News)))
-            })
-          )
+  test("metadata, bytes and the time of publication survive the way", (runtime) =>
+    Effect.gen(function* () {
+      const Bytes = Channel.make("bytes", {
+        payload: Schema.Struct({ at: Schema.Date, bytes: Schema.Uint8Array }),
+        mode: "broadcast"
+      })
+      const seen: Array<Channel.Message<typeof Bytes.payloadSchema.Type>> = []
+      const Flow = define("Flow")
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(Bytes)
+            seen.push(yield* Channel.receive(Bytes))
+          })
         )
-        const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-        assertDefect(yield* finished(runtime, Flow, id), "body of the workflow Flow")
-      }))
-  })
-}
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      const payload = { at: new Date(1e12), bytes: new Uint8Array([0, 255, 10]) }
+      const metadata = { trace: "t-1", n: 1, list: [null, { deep: true }] }
+      yield* runtime.on(Channel.publish(Bytes, payload, { metadata }))
+      assertSuccess(yield* finished(runtime, Flow, id), undefined)
+      assert.deepStrictEqual(seen[0]?.payload, payload)
+      assert.deepStrictEqual(seen[0]?.metadata, metadata)
+      assert.isTrue(DateTime.isDateTime(seen[0]?.publishedAt))
+    }))
+
+  test("one channel has one mode, and the conflict names both", (runtime) =>
+    Effect.gen(function* () {
+      const Clash = Channel.make("news", { payload: Schema.Int, mode: "competing" })
+      const Other = define("Other", { success: Schema.String, error: ChannelConflict })
+      yield* runtime.register(
+        Other.toLayer(() => Effect.as(Channel.subscribe(Clash), "subscribed"))
+      )
+      yield* runtime.register(NewsReader.live)
+      const id = yield* waiting(runtime, NewsReader, "1a")
+      const refused = yield* Effect.flip(runtime.on(Other.execute({ id: "1" })))
+      const { _tag, channel, present, requested } = refused
+      assert.deepStrictEqual(
+        { _tag, channel, present, requested },
+        {
+          _tag: "ChannelConflict",
+          channel: "news",
+          present: "broadcast",
+          requested: "competing"
+        }
+      )
+      assert.instanceOf(yield* Effect.flip(runtime.on(Channel.publish(Clash, 1))), ChannelConflict)
+      // The end of the workflow is the end of its subscription, and of the lock.
+      yield* runtime.on(Channel.publish(News, "the end"))
+      yield* finished(runtime, NewsReader, id)
+      assert.strictEqual(yield* runtime.on(Other.execute({ id: "2" })), "subscribed")
+    }))
+
+  test("a body publishes once over all its replays", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* runtime.register(NewsReader.live)
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* log.add("replay")
+            yield* Channel.publish(News, "a")
+            yield* Channel.publish(News, "b")
+            yield* Channel.subscribe(Mail)
+            return (yield* Channel.receive(Mail)).payload
+          })
+        )
+      )
+      const readerId = yield* waiting(runtime, NewsReader, "3a")
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen("replay", 2)
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.sendTo(Mail, id, "done"))
+      assertSuccess(yield* finished(runtime, Flow, id), "done")
+      yield* runtime.on(Channel.publish(News, "c"))
+      assertSuccess(yield* finished(runtime, NewsReader, readerId), ["a", "b", "c"])
+    }))
+
+  test("two receives of one body at once get one message each", (runtime) =>
+    Effect.gen(function* () {
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(News)
+            const both = yield* Effect.all([Channel.receive(News), Channel.receive(News)], {
+              concurrency: 2
+            })
+            return both.map(({ payload }) => payload)
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(News, "x"))
+      yield* runtime.on(Channel.publish(News, "y"))
+      assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
+    }))
+
+  test("an interrupted receive ends with its workflow, and a competing message goes on", (runtime) =>
+    Effect.gen(function* () {
+      yield* runtime.register(Worker.live)
+      const id = yield* waiting(runtime, Worker, "1a")
+      yield* runtime.on(Worker.interrupt(id))
+      assertInterrupted(yield* finished(runtime, Worker, id))
+      yield* runtime.on(Channel.publish(Jobs, 7))
+      const next = yield* runtime.on(Worker.execute({ id: "1b" }))
+      assert.deepStrictEqual(next, [7])
+    }))
+
+  test("a run that was asked to end takes no message any more", (runtime) =>
+    Effect.gen(function* () {
+      const gate = DurableDeferred.make("gate")
+      const Flow = define("Flow", { success: Schema.Number })
+      const handler = bodyOf(Flow, () =>
+        Effect.gen(function* () {
+          yield* Channel.subscribe(Jobs)
+          yield* DurableDeferred.await(gate)
+          return (yield* Channel.receive(Jobs)).payload
+        })
+      )
+      yield* runtime.register(Worker.live)
+      const leave = yield* runtime.register(handler)
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      // All of it happens while nobody runs it. The interruption comes first, so that a claim which
+      // is still under way finds it.
+      yield* leave
+      yield* runtime.on(Channel.publish(Jobs, 1))
+      yield* runtime.on(Flow.interrupt(id))
+      yield* runtime.on(succeed(Flow, id, gate, undefined))
+      yield* runtime.register(handler)
+      assertInterrupted(yield* finished(runtime, Flow, id))
+      assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [1])
+    }))
+
+  test("what is too large is refused before anything is written", (runtime) =>
+    Effect.gen(function* () {
+      const Large = Channel.make("large", { payload: Schema.String, mode: "broadcast" })
+      const long = Channel.make("n".repeat(256), { payload: Schema.String, mode: "broadcast" })
+      const mebibyte = "x".repeat(1024 * 1024)
+      for (const [attempt, names] of [
+        [Channel.publish(Large, mebibyte), /message for large.*maxPayloadBytes/],
+        [Channel.publish(Large, "", { metadata: { mebibyte } }), /metadata.*maxPayloadBytes/],
+        [Channel.publish(long, ""), /name of a channel.*maxNameBytes/]
+      ] as const) {
+        const exit = yield* Effect.exit(runtime.on(attempt))
+        assert.match(String(Exit.isFailure(exit) ? Cause.squash(exit.cause) : exit), names)
+      }
+    }))
+
+  test("belongs into the body: an activity that receives dies", (runtime) =>
+    Effect.gen(function* () {
+      const Flow = define("Flow")
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "wrong",
+            execute: Effect.orDie(Effect.asVoid(Channel.receive(News)))
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      assertDefect(yield* finished(runtime, Flow, id), "body of the workflow Flow")
+    }))
+})
