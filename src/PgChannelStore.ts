@@ -11,6 +11,7 @@
 import type * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
 import { ChannelStore, type Receipt } from "./ChannelStore.ts"
 import * as PgChannelStatements from "./PgChannelStatements.ts"
 import * as PgDeliveryStatements from "./PgDeliveryStatements.ts"
@@ -77,12 +78,14 @@ const make = Effect.gen(function* () {
       if (first.full || !first.unrouted) return first
       // Somebody else is routing what may be for those who wait here, and tells nobody.
       const slots = options.slots - first.claimed.length
-      const second = yield* look({ ...options, slots, waits: true })
+      const second = yield* Effect.result(look({ ...options, slots, waits: true }))
+      // What the first has taken is ours, whatever became of the second.
+      if (Result.isFailure(second)) return { ...first, passed: true }
       return {
-        ...second,
-        count: first.count + second.count,
-        here: [...first.here, ...second.here],
-        claimed: [...first.claimed, ...second.claimed]
+        ...second.success,
+        count: first.count + second.success.count,
+        here: [...first.here, ...second.success.here],
+        claimed: [...first.claimed, ...second.success.claimed]
       }
     }),
     sweep: (options) =>

@@ -133,6 +133,34 @@ describe("a broadcast message", () => {
   )
 })
 
+describe("a look that waits for somebody else's routing", () => {
+  live(
+    "and loses its session keeps what it has taken before, and is repeated",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* receive(yield* subscribed(store, "a", news), news, 1)
+      const lease = yield* subscribed(store, "b", mail)
+      yield* receive(lease, mail, 1, 0)
+      yield* store.suspend(lease, suspension())
+      yield* publish(message(news, 1))
+      const routing = yield* hold(sql, route(sql))
+      const delivering = yield* Effect.forkScoped(deliver({ slots: 2 }), { startImmediately: true })
+      yield* engineWaits(sql)
+      yield* sql`select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name like 'romancy%'
+          and wait_event_type = 'Lock'`
+      const { claimed, passed } = yield* Fiber.join(delivering)
+      assert.deepStrictEqual(
+        claimed.map(({ executionId }) => executionId),
+        ["b"]
+      )
+      assert.isTrue(passed)
+      yield* routing.commit
+      assert.deepInclude(yield* deliver(), { count: 1 })
+    })
+  )
+})
+
 describe("a competing message", () => {
   live(
     "that is committed between the look of a receive and its wait is what the receive gets",
