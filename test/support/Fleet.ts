@@ -74,11 +74,21 @@ const script = new URL("./workers/RomancyWorker.ts", import.meta.url)
 const bound = "25 seconds"
 const sessionNames = ["romancy-listener", "romancy-watch"] as const
 
-/** A database with a ledger, ready for workers, and a client in this process. */
-export const make = Effect.fnUntraced(function* (common: RomancyConfig.Options = patient) {
-  const { url } = yield* Database.make
+/**
+ * A database with a ledger, ready for workers, and a client in this process. `again` says of a line
+ * that the record of its step had been committed before the step was begun.
+ */
+export const make = Effect.fnUntraced(function* (
+  common: RomancyConfig.Options = patient,
+  database: Effect.Effect<{ readonly url: Redacted.Redacted }, never, Scope.Scope> = Database.make
+) {
+  const { url } = yield* database
   const sql = yield* Database.connect(url)
-  yield* sql`create table ledger (n serial, id text, entry text, worker text)`
+  yield* sql`
+    create table ledger (
+      n serial, id text, entry text, worker text,
+      at timestamptz not null default clock_timestamp(), again boolean not null default false
+    )`
 
   /** The client: what a test starts, signals and awaits by. */
   const client = yield* Layer.build(

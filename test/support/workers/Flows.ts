@@ -7,7 +7,6 @@
  * Guarantees: a step writes its line in the ledger before anything else, so that a step that was
  * begun twice has two lines.
  */
-import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -18,28 +17,8 @@ import * as Channel from "../../../src/Channel.ts"
 import { CloudEvent } from "../../../src/CloudEvent.ts"
 import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
-
-/** The process that a body runs in. */
-export class Site extends Context.Service<
-  Site,
-  {
-    /** Writes a line in the ledger, and tells the test. */
-    readonly enter: (id: string, entry: string) => Effect.Effect<void>
-    /** Tells the test, and waits there for as long as the test holds this point. */
-    readonly pass: (id: string, point: string) => Effect.Effect<void>
-  }
->()("test/Site") {}
-
-const enter = (id: string, entry: string) => Effect.flatMap(Site, (site) => site.enter(id, entry))
-const pass = (id: string, point: string) => Effect.flatMap(Site, (site) => site.pass(id, point))
-
-/** A step: its line in the ledger, a point where it can be held, its value. */
-const step = <S extends Schema.Top>(id: string, name: string, success: S, value: S["Type"]) =>
-  Activity.make({
-    name,
-    success,
-    execute: Effect.andThen(enter(id, name), pass(id, name)).pipe(Effect.as(value))
-  })
+import { load } from "./Load.ts"
+import { enter, pass, step } from "./Site.ts"
 
 const base = { payload: { id: Schema.String }, idempotencyKey: ({ id }: { id: string }) => id }
 
@@ -196,7 +175,8 @@ export const flows = {
   Child: child,
   Parent: parent,
   Consumer: consumer,
-  Publisher: publisher
+  Publisher: publisher,
+  Load: load
 }
 export type FlowName = keyof typeof flows
 

@@ -15,13 +15,15 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
 import * as Redacted from "effect/Redacted"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import type { RomancyConfig } from "../../../src/RomancyConfig.ts"
 import * as Romancy from "../../../src/Romancy.ts"
 import { LockTimeout } from "../../../src/Sessions.ts"
 import { toParent } from "../WorkerProcess.ts"
-import { answer, type FlowName, flows, Site, Sleeper, startable } from "./Flows.ts"
+import { answer, type FlowName, flows, Sleeper, startable } from "./Flows.ts"
+import { Site } from "./Site.ts"
 
 /** What a test tells a worker at its start. */
 export interface Settings {
@@ -59,12 +61,22 @@ process.on("message", (order: Order) => {
 })
 
 const program = Effect.gen(function* () {
-  const ledger = yield* PgClient.makeClient({ url: url("LEDGER_URL") }).pipe(
+  const ledger = yield* PgClient.make({ url: url("LEDGER_URL"), maxConnections: 4 }).pipe(
     Effect.provide(Reactivity.layer)
   )
+  /** Until it is written: what was done must be in the ledger, whatever happens to its server. */
+  const write = (id: string, entry: string, executionId: string | undefined) =>
+    ledger`
+      insert into ledger (id, entry, worker, again)
+      select ${id}, ${entry}, ${settings.name}, ${
+        executionId === undefined
+          ? ledger`false`
+          : ledger`exists(select from romancy_steps
+              where execution_id = ${executionId} and name = ${entry})`
+      }`.pipe(Effect.retry(Schedule.spaced("50 millis")))
   const site = Layer.succeed(Site, {
-    enter: (id, entry) =>
-      ledger`insert into ledger (id, entry, worker) values (${id}, ${entry}, ${settings.name})`.pipe(
+    enter: (id, entry, executionId) =>
+      write(id, entry, executionId).pipe(
         Effect.andThen(toParent({ did: entry, id })),
         Effect.orDie
       ),

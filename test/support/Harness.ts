@@ -1,0 +1,162 @@
+/**
+ * A fleet of worker processes under load, and the judgement of what they did: what must hold for
+ * every workflow, whatever was done to the workers, to their network and to their database.
+ *
+ * Reads: `Fleet`, `PgCluster`.
+ * Feeds: the faults and the soak.
+ * Guarantees: what is started or released is repeated until it is accepted; both are idempotent. The
+ * judgement reads the tables and the ledger, not what a worker says of itself.
+ */
+import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import * as Schedule from "effect/Schedule"
+import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import type { RomancyConfig } from "../../src/RomancyConfig.ts"
+import * as Fleet from "./Fleet.ts"
+import type { PgCluster } from "./PgCluster.ts"
+import * as Load from "./workers/Load.ts"
+
+/** What was found of all the work that was started. */
+export interface Judgement {
+  /** Executions that are completed with the right result. */
+  readonly done: number
+  /** What must not be, one sentence each. */
+  readonly violations: ReadonlyArray<string>
+  /** Lines of steps that were begun more than once, none of them after its record. */
+  readonly repeats: number
+}
+
+/** A hundred milliseconds between the attempts of a caller whose database is not there. */
+const patience = Schedule.spaced("100 millis")
+
+export const make = Effect.fnUntraced(function* (
+  cluster: Pick<PgCluster, "database">,
+  config: RomancyConfig.Options = {}
+) {
+  const fleet = yield* Fleet.make(config, cluster.database)
+  // A pool, which is there again after its server was gone.
+  const sql = yield* PgClient.make({ url: fleet.url, maxConnections: 2 }).pipe(
+    Effect.provide(Reactivity.layer),
+    Effect.orDie
+  )
+  yield* Effect.orDie(sql`create index on ledger (id)`)
+  const started = new Map<string, Load.Work>()
+
+  /** Calls until it is accepted: a caller that does not know whether it was asks again. */
+  const insist = <A, E>(call: Effect.Effect<A, E, WorkflowEngine>) =>
+    fleet.asClient(call).pipe(
+      Effect.timeout("5 seconds"),
+      Effect.catchDefect((defect) => Effect.fail(defect)),
+      Effect.retry(patience),
+      Effect.orDie
+    )
+
+  const start = Effect.fnUntraced(function* (works: ReadonlyArray<Load.Work>) {
+    for (const work of works) started.set(work.id, work)
+    yield* Effect.forEach(works, (work) => insist(Load.Load.execute(work, { discard: true })), {
+      concurrency: 50,
+      discard: true
+    })
+  })
+
+  const release = (works: ReadonlyArray<Load.Work>) =>
+    Effect.forEach(works, (work) => insist(Load.release(work)), {
+      concurrency: 50,
+      discard: true
+    })
+
+  /** Executions by status; empty while the database does not answer. */
+  const statuses = sql<{ status: string; n: number }>`
+    select status, count(*)::int4 as n from romancy_instances
+    where workflow_name = 'Load' group by status`.pipe(
+    Effect.map((rows) => new Map(rows.map(({ n, status }) => [status, n]))),
+    Effect.catch(() => Effect.succeed(new Map<string, number>()))
+  )
+
+  /** Waits until so many are completed (default: all that were started); false if they never are. */
+  const completed = (within: Duration.Input, count = started.size) =>
+    statuses.pipe(
+      Effect.repeat({
+        until: (found) => (found.get("Completed") ?? 0) >= count,
+        schedule: Schedule.spaced("50 millis")
+      }),
+      Effect.as(true),
+      Effect.timeoutOrElse({ duration: within, orElse: () => Effect.succeed(false) })
+    )
+
+  const results = sql<{ id: string; status: string; result: string | null }>`
+    select payload->>'id' as id, status, result::text as result
+    from romancy_instances where workflow_name = 'Load'`
+
+  const resultViolations = Effect.map(results, (rows) => {
+    const found = new Map(rows.map((row) => [row.id, row]))
+    return Array.from(started.values()).flatMap((work) => {
+      const row = found.get(work.id)
+      if (row === undefined) return [`${work.id} is lost`]
+      if (row.status !== "Completed") return [`${work.id} is ${row.status}`]
+      return row.result?.includes(JSON.stringify(Load.resultOf(work))) === true
+        ? []
+        : [`${work.id} has the result ${row.result}`]
+    })
+  })
+
+  const againViolations = Effect.map(
+    sql<Fleet.Line>`select id, entry, worker from ledger where again`,
+    (rows) => rows.map((line) => `${line.entry} of ${line.id} was run again after its record`)
+  )
+
+  /** A nap counts from after the first `lie down`, whose timer is the one that was kept. */
+  const earlyViolations = Effect.map(
+    sql<{ id: string; millis: number }>`
+      select d.id, (extract(epoch from min(u.at) - min(d.at)) * 1000)::float8 as millis
+      from ledger d join ledger u on u.id = d.id and u.entry = 'get up'
+      where d.entry = 'lie down' group by d.id`,
+    (rows) =>
+      rows.flatMap(({ id, millis }) =>
+        millis < (started.get(id)?.napMillis ?? 0) ? [`${id} woke after ${millis} ms`] : []
+      )
+  )
+
+  /** A completed execution leaves nothing that could wake it or that somebody holds. */
+  const leftoverViolations = Effect.map(
+    sql<{ what: string; n: number }>`
+      select 'timers of completed executions' as what, count(*)::int4 as n
+      from romancy_timers t join romancy_instances i using (execution_id)
+      where i.status = 'Completed'
+      union all
+      select 'completed executions with an owner', count(*)::int4
+      from romancy_instances where status = 'Completed' and owner is not null
+      union all
+      select 'missing records of steps', count(*)::int4
+      from romancy_instances i
+      where i.status = 'Completed' and i.workflow_name = 'Load'
+        and (select count(*) from romancy_steps s
+             where s.execution_id = i.execution_id and s.name like 'step %')
+          <> (i.payload->>'steps')::int4`,
+    (rows) => rows.flatMap(({ n, what }) => (n === 0 ? [] : [`${n} ${what}`]))
+  )
+
+  const repeated = Effect.map(
+    sql<{ n: number }>`
+      select coalesce(sum(n - 1), 0)::int4 as n from (
+        select count(*) as n from ledger where not again group by id, entry having count(*) > 1
+      ) as more`,
+    ([row]) => row!.n
+  )
+
+  const judge: Effect.Effect<Judgement> = Effect.gen(function* () {
+    const lost = yield* resultViolations
+    const rest = yield* Effect.all([againViolations, earlyViolations, leftoverViolations])
+    return {
+      done: started.size - lost.length,
+      violations: [...lost, ...rest.flat()],
+      repeats: yield* repeated
+    }
+  }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
+
+  return { ...fleet, sql, start, release, statuses, completed, judge }
+})
+
+export type Harness = Effect.Success<ReturnType<typeof make>>
