@@ -62,7 +62,7 @@ layer(PgCluster.SharedCluster.layer, { excludeTestServices: true })("a fault und
     })
   )
 
-  it.effect("sessions that are all ended, five times in a second, lose nothing", () =>
+  it.effect("sessions that are all ended, five times, lose nothing", () =>
     Effect.gen(function* () {
       const cluster = yield* PgCluster.SharedCluster
       const harness = yield* Harness.make(cluster, config)
