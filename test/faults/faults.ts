@@ -8,12 +8,16 @@
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
+import { diskFull } from "./DiskFull.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { notificationQueueFull } from "./NotificationQueueFull.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
-  databaseClockStepped
+  databaseClockStepped,
+  diskFull,
+  notificationQueueFull
 ]
