@@ -9,7 +9,9 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { diskFull } from "./DiskFull.ts"
+import { hotStandby } from "./HotStandby.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { manyDormant } from "./ManyDormant.ts"
 import { notificationQueueFull } from "./NotificationQueueFull.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 
@@ -19,5 +21,7 @@ export const faults: ReadonlyArray<Fault> = [
   serverRestarted,
   databaseClockStepped,
   diskFull,
-  notificationQueueFull
+  manyDormant,
+  notificationQueueFull,
+  hotStandby
 ]
