@@ -16,6 +16,7 @@ import { dirname, join } from "node:path"
 import { promisify } from "node:util"
 import * as Harness from "../support/Harness.ts"
 import * as PgCluster from "../support/PgCluster.ts"
+import * as Database from "../support/TestDatabase.ts"
 import { bySize, type Fault } from "./Fault.ts"
 import * as Workload from "./Workload.ts"
 
@@ -60,11 +61,12 @@ export const hotStandby: Fault = {
     yield* harness.start(works)
     const standby = yield* intoStandby(server)
     yield* PgCluster.answers(standby.url)
-    const [before] = yield* harness.sql<{ standby: boolean }>`select pg_is_in_recovery() as standby`
+    const sql = yield* Database.connect(standby.url)
+    const [before] = yield* sql<{ standby: boolean }>`select pg_is_in_recovery() as standby`
     const coming = yield* Effect.forkScoped(harness.recruit({ unwatched: true }))
     yield* progress(`on a standby for ${seconds} seconds`)
     yield* Effect.sleep(`${seconds} seconds`)
-    yield* harness.sql`select pg_promote()`
+    yield* sql`select pg_promote()`
     const promoted = yield* harness.now
     const worker = yield* Fiber.join(coming)
     yield* harness.release(Workload.waiting(works))
