@@ -44,6 +44,16 @@ const intoStandby = Effect.fnUntraced(function* (server: PgCluster.PgCluster) {
   })
 })
 
+/** Whom the worker connects as, to be told from others. */
+const newcomer = "newcomer"
+
+const asNewcomer = (url: Redacted.Redacted) => {
+  const theirs = new URL(Redacted.value(url))
+  theirs.username = newcomer
+  theirs.password = newcomer
+  return Redacted.make(theirs.toString())
+}
+
 export const hotStandby: Fault = {
   key: "standby",
   group: "server",
@@ -59,11 +69,19 @@ export const hotStandby: Fault = {
     const harness = yield* Harness.make(server, Workload.config)
     const works = Workload.works(count)
     yield* harness.start(works)
+    yield* harness.sql.unsafe(`create role ${newcomer} superuser login password '${newcomer}'`)
     const standby = yield* intoStandby(server)
     yield* PgCluster.answers(standby.url)
     const sql = yield* Database.connect(standby.url)
     const [before] = yield* sql<{ standby: boolean }>`select pg_is_in_recovery() as standby`
-    const coming = yield* Effect.forkScoped(harness.recruit({ unwatched: true }))
+    const coming = yield* Effect.forkScoped(
+      harness.recruit({ unwatched: true, url: asNewcomer(harness.url) })
+    )
+    yield* harness.until(
+      "the worker on the standby",
+      sql`select from pg_stat_activity where usename = ${newcomer}`,
+      (rows) => rows.length > 0
+    )
     yield* progress(`on a standby for ${seconds} seconds`)
     yield* Effect.sleep(`${seconds} seconds`)
     yield* sql`select pg_promote()`
