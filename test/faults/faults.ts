@@ -9,5 +9,11 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { soak } from "./Soak.ts"
 
-export const faults: ReadonlyArray<Fault> = [killedAtRandom, allSessionsEnded, serverRestarted]
+export const faults: ReadonlyArray<Fault> = [
+  killedAtRandom,
+  allSessionsEnded,
+  serverRestarted,
+  soak
+]
