@@ -133,11 +133,10 @@ const make = Effect.gen(function* () {
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
     wait = true
   ): Effect.Effect<A, StoreError> =>
-    run(statement, wait).pipe(
-      Effect.retry({
-        while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
-        schedule: PgFailure.patience
-      }),
+    PgFailure.patiently(
+      run(statement, wait),
+      (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error)
+    ).pipe(
       // It waits for a wire, which knows no other clock. The database's *now* is not affected.
       Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
@@ -148,8 +147,7 @@ const make = Effect.gen(function* () {
     operation: string,
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, StoreError> =>
-    run(statement).pipe(
-      Effect.retry({ while: PgFailure.isLockTimeout, schedule: PgFailure.patience }),
+    PgFailure.patiently(run(statement), PgFailure.isLockTimeout).pipe(
       Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
     )
