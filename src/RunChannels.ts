@@ -54,6 +54,9 @@ const make = Effect.gen(function* () {
 
   const publish: Channels["Service"]["publish"] = Effect.fnUntraced(function* (publication) {
     yield* checked(publication)
+    if (publication.target !== undefined) {
+      yield* names.check(publication.target, `The target of a message for ${publication.channel}`)
+    }
     yield* within(publication.body, `A message for ${publication.channel}`)
     yield* within(publication.metadata, `The metadata of a message for ${publication.channel}`)
     const run = yield* BodyRun.find(runs)
@@ -83,6 +86,7 @@ const make = Effect.gen(function* () {
   })
 
   const unsubscribe: Channels["Service"]["unsubscribe"] = Effect.fnUntraced(function* (key) {
+    yield* checked(key)
     const run = yield* bodyOf("The end of a subscription")
     run.subscribed.delete(keyText(key))
     const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))

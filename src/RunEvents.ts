@@ -30,8 +30,7 @@ const make = Effect.gen(function* () {
   const doorbell = yield* Doorbell
   const { maxNameBytes, maxPayloadBytes } = yield* RomancyConfig
 
-  const name = (text: string, what: string) =>
-    WorkflowCodec.within(text, what, "maxNameBytes", maxNameBytes)
+  const name = (text: string, what: string) => WorkflowCodec.nameWithin(text, what, maxNameBytes)
 
   const send = (publication: EventPublication) =>
     Effect.tap(store.publish(publication), () => Effect.sync(() => doorbell.messages()))
