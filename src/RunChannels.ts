@@ -18,7 +18,7 @@ import * as BodyRun from "./BodyRun.ts"
 import { Channels } from "./Channels.ts"
 import { type ChannelKey, ChannelStore, type Publication, receiveName } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { Names } from "./Names.ts"
+import { derived, Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 import type { Run } from "./Run.ts"
@@ -64,6 +64,7 @@ const make = Effect.gen(function* () {
     const name = run.nameOf("publish", publication)
     return yield* Activity.make({
       name,
+      annotations: derived,
       error: ChannelConflict,
       execute: send({ ...publication, origin: `${run.executionId}/${name}` })
     }) as Effect.Effect<void, ChannelConflict, Body> as Effect.Effect<void, ChannelConflict>
@@ -81,7 +82,12 @@ const make = Effect.gen(function* () {
             ? Effect.fail(conflict(key))
             : Effect.void
     )
-    yield* Activity.make({ name: run.nameOf("subscribe", key), error: ChannelConflict, execute })
+    yield* Activity.make({
+      name: run.nameOf("subscribe", key),
+      annotations: derived,
+      error: ChannelConflict,
+      execute
+    })
     run.subscribed.add(keyText(key))
   })
 
@@ -90,7 +96,7 @@ const make = Effect.gen(function* () {
     const run = yield* bodyOf("The end of a subscription")
     run.subscribed.delete(keyText(key))
     const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
-    yield* Activity.make({ name: run.nameOf("unsubscribe", key), execute })
+    yield* Activity.make({ name: run.nameOf("unsubscribe", key), annotations: derived, execute })
   })
 
   /** The time left is counted from the first time that the receive was asked for. */

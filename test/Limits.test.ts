@@ -213,6 +213,30 @@ describe("maxNameBytes", () => {
       assert.strictEqual(yield* rows("timers"), 0)
     })
   )
+
+  it.live("lets a channel and an event have a name that is just as long, in a body too", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world()
+      const name = "n".repeat(255)
+      const Told = Event.make(name, { data: Schema.String })
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* worker.register(
+        Flow.toLayer(
+          Effect.fnUntraced(function* () {
+            yield* Channel.subscribe(news(name))
+            yield* Event.subscribe(Told)
+            yield* Channel.publish(news(name), "message")
+            yield* Event.send(Told, "event")
+            const { payload } = yield* Channel.receive(news(name))
+            const { data } = yield* Event.wait(Told)
+            yield* Channel.unsubscribe(news(name))
+            return [payload, data]
+          }, Effect.orDie)
+        )
+      )
+      assertSuccess(yield* worker.on(Effect.exit(Flow.execute({ id: "1" }))), ["message", "event"])
+    })
+  )
 })
 
 describe("hostile names", () => {
