@@ -23,6 +23,12 @@ const errorLine = /^.*\[\d+\] (?:ERROR|FATAL|PANIC): {2}([0-9A-Z]{5}): (.*)$/gm
 /** What is written where something is accepted. */
 const writing = 'insert into "public"."romancy_(instances|deferreds|messages|outbox|queue)"'
 
+/** The statement that fires timers has deferreds to write too, and is asked for by a clock. */
+const firing = "%for no key update of i skip locked%"
+
+/** Data, syntax, limits, and what should never be. Locks, cancels and deadlocks are for retries. */
+const blamed = ["21", "22", "23", "42", "54", "P0", "XX"]
+
 export const make = Effect.gen(function* () {
   const cluster = yield* SharedCluster
   const { url } = yield* cluster.database
@@ -47,7 +53,7 @@ export const make = Effect.gen(function* () {
     sql<{ n: number }>`
       select coalesce(sum(s.calls), 0)::int4 as n from pg_stat_statements s
       join pg_database d on d.oid = s.dbid
-      where d.datname = current_database() and s.query ~ ${writing}`,
+      where d.datname = current_database() and s.query ~ ${writing} and s.query not like ${firing}`,
     ([row]) => row!.n
   )
   const count = (table: string) =>
@@ -58,8 +64,14 @@ export const make = Effect.gen(function* () {
   return { url, sql, errors, writes, count }
 })
 
+export type Content = Effect.Success<typeof make>
+
 /** One sentence for each kind of error of the server's. */
 export const saidByServer = (errors: ReadonlyArray<ServerError>): ReadonlyArray<string> =>
   Array.from(
-    new Set(errors.map(({ code, message }) => `the server said ${code}: ${message.slice(0, 200)}`))
+    new Set(
+      errors
+        .filter(({ code }) => blamed.includes(code.slice(0, 2)))
+        .map(({ code, message }) => `the server said ${code}: ${message.slice(0, 200)}`)
+    )
   )

@@ -8,6 +8,12 @@
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { oversized } from "./Oversized.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 
-export const faults: ReadonlyArray<Fault> = [killedAtRandom, allSessionsEnded, serverRestarted]
+export const faults: ReadonlyArray<Fault> = [
+  killedAtRandom,
+  allSessionsEnded,
+  serverRestarted,
+  oversized
+]
