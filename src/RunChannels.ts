@@ -41,7 +41,8 @@ const make = Effect.gen(function* () {
       return run ?? (yield* Effect.die(new BodyOnly({ what, workflowName: workflow._tag })))
     })
 
-  const checked = ({ channel }: ChannelKey) => names.check(channel, "The name of a channel")
+  const checked = ({ channel, mode }: ChannelKey) =>
+    names.check(channel, mode === "event" ? "The type of an event" : "The name of a channel")
   const within = (text: string, what: string) =>
     Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
 

@@ -7,6 +7,7 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { oversized } from "./Oversized.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
@@ -15,5 +16,6 @@ export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
-  oversized
+  oversized,
+  hostileNames
 ]
