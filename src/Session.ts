@@ -94,6 +94,13 @@ export interface Options {
 const farewell = Duration.millis(250)
 
 /**
+ * What PostgreSQL can send at most. The driver's own limit is 16 MiB, and a row has the whole record
+ * of an instance in it, or those of all whose timers fired: each value within its limit, and not
+ * their sum.
+ */
+const maxMessageSize = 1024 ** 3
+
+/**
  * Opens a session that lives as long as the scope.
  *
  * @since 0.1.0
@@ -246,6 +253,7 @@ const target = (options: Options): PgConnection.Config => {
     multiplex: false,
     applicationName: options.applicationName,
     connectTimeout: options.connectTimeout,
+    maxMessageSize,
     startupParameters: { ...client.startupParameters, ...options.startupParameters }
   }
   if (url === undefined) return base

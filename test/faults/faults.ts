@@ -7,7 +7,9 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { oversized } from "./Oversized.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { soak } from "./Soak.ts"
 
@@ -15,5 +17,7 @@ export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
+  oversized,
+  hostileNames,
   soak
 ]
