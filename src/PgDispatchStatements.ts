@@ -60,7 +60,7 @@ taken as (
   from picked
   where i.execution_id = picked.execution_id and i.status = 'Runnable'
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
-    i.interrupt, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as waited
+    i.interrupt, i.ready_at, ${sinceWoken(context)} as waited
 )
 select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as record from (
   select set_config('synchronous_commit', 'off', true),
@@ -69,7 +69,7 @@ select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as recor
       where i.status = 'Runnable' and i.workflow_name = any(${workflowNames}::text[])
         and i.execution_id not in (select execution_id from picked)
     ) else false end as passed
-) claims left join taken on true order by waited desc` as unknown as Rows<Claims>
+) claims left join taken on true order by taken.ready_at` as unknown as Rows<Claims>
   })
 
 // What is runnable is locked, longest ready first. Most workers know one workflow, or few: with one
@@ -122,7 +122,7 @@ export interface ClaimedRow {
   readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
 }
 
-/** Milliseconds since the last wake of an instance that runs, or since it was ready. */
+/** Milliseconds since the last wake of an instance that runs, or since it was ready or given back. */
 const sinceWoken = ({ now, sql }: StatementContext) =>
   sql`(extract(epoch from ${now} - greatest(i.woken_at, i.ready_at)) * 1000)::float8`
 

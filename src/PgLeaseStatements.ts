@@ -412,7 +412,7 @@ from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Paused>
 )
 
 /**
- * Gives instances back. Served by the primary key. Notifies what became runnable.
+ * Gives instances back, each to its old place in the line. Served by the primary key. Notifies what became runnable.
  *
  * @since 0.1.0
  * @category statements
@@ -429,7 +429,7 @@ with input as (
     with ordinality as t (execution_id, token, ord)
 ), ${locked(context)},
 woken as (
-  update ${table(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
+  update ${table(context, "instances")} i set status = 'Runnable', owner = null, woken_at = ${context.now}
   from locked l where i.execution_id = l.execution_id and l.mine
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})

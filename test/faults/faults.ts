@@ -7,6 +7,7 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { oversized } from "./Oversized.ts"
@@ -17,6 +18,7 @@ export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
+  databaseClockStepped,
   oversized,
   hostileNames,
   soak
