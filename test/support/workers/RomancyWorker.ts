@@ -65,15 +65,21 @@ const program = Effect.gen(function* () {
     Effect.provide(Reactivity.layer)
   )
   /** Until it is written: what was done must be in the ledger, whatever happens to its server. */
-  const write = (id: string, entry: string, executionId: string | undefined) =>
-    ledger`
-      insert into ledger (id, entry, worker, again)
-      select ${id}, ${entry}, ${settings.name}, ${
+  const write = Effect.fnUntraced(function* (
+    id: string,
+    entry: string,
+    executionId: string | undefined
+  ) {
+    const begun = Number(yield* Clock.monotonicTimeNanos)
+    yield* ledger`
+      insert into ledger (id, entry, worker, begun, again)
+      select ${id}, ${entry}, ${settings.name}, ${begun}::float8, ${
         executionId === undefined
           ? ledger`false`
           : ledger`exists(select from romancy_steps
               where execution_id = ${executionId} and name = ${entry})`
       }`.pipe(Effect.retry(Schedule.spaced("50 millis")))
+  })
   const site = Layer.succeed(Site, {
     enter: (id, entry, executionId) =>
       write(id, entry, executionId).pipe(
