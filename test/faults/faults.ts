@@ -9,11 +9,17 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { listenerTerminated } from "./ListenerTerminated.ts"
+import { longActivity } from "./LongActivity.ts"
+import { poolExhausted } from "./PoolExhausted.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   frozenWorker,
+  listenerTerminated,
   allSessionsEnded,
-  serverRestarted
+  serverRestarted,
+  longActivity,
+  poolExhausted
 ]
