@@ -7,12 +7,15 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
 import { longActivity } from "./LongActivity.ts"
 import { poolExhausted } from "./PoolExhausted.ts"
+import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { skewedClocks } from "./SkewedClocks.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
@@ -20,6 +23,9 @@ export const faults: ReadonlyArray<Fault> = [
   listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  skewedClocks,
   longActivity,
-  poolExhausted
+  eventLoopBlocked,
+  poolExhausted,
+  rollingUpgrade
 ]
