@@ -307,8 +307,9 @@ const make = Effect.gen(function* () {
       run.stopping = true
       run.unpark()
     }
-    // Steps that have begun may finish and be recorded, within the bound.
-    yield* Effect.forEach(mine, (run) => run.idle.await, {
+    // Steps that have begun may finish and be recorded, within the bound. Each run goes when its own
+    // have: others need not wait for the longest of them to go on with it.
+    yield* Effect.forEach(mine, (run) => Effect.andThen(run.idle.await, abandon(run)), {
       concurrency: "unbounded",
       discard: true
     }).pipe(Effect.timeoutOption(config.shutdownTimeout))

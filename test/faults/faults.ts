@@ -8,18 +8,32 @@
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
+import { eventLoopBlocked } from "./EventLoopBlocked.ts"
+import { frozenWorker } from "./FrozenWorker.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { listenerTerminated } from "./ListenerTerminated.ts"
+import { longActivity } from "./LongActivity.ts"
 import { oversized } from "./Oversized.ts"
+import { poolExhausted } from "./PoolExhausted.ts"
+import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { skewedClocks } from "./SkewedClocks.ts"
 import { soak } from "./Soak.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
+  frozenWorker,
+  listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  skewedClocks,
   databaseClockStepped,
   oversized,
   hostileNames,
+  longActivity,
+  eventLoopBlocked,
+  poolExhausted,
+  rollingUpgrade,
   soak
 ]
