@@ -85,12 +85,16 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgProxy", (it) => {
   const numbers = (rows: ReadonlyArray<object>) => rows.map((row) => (row as { n: number }).n)
 
   /** A session whose loss the test may cause at any moment. */
-  const session = (proxy: PgProxy.PgProxy, applicationName: string) =>
+  const session = (
+    proxy: PgProxy.PgProxy,
+    applicationName: string,
+    connectTimeout: Duration.Input = "5 seconds"
+  ) =>
     Effect.flatMap(TestDatabase, ({ url }) =>
       Session.make({
         client: { url: proxy.through(url) },
         applicationName,
-        connectTimeout: "5 seconds",
+        connectTimeout,
         statementTimeout: "20 seconds"
       })
     )
@@ -335,7 +339,8 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgProxy", (it) => {
       const present = yield* session(proxy, "present")
       yield* proxy.silenceNew
       const coming = yield* Effect.forkChild(session(proxy, "coming"), { startImmediately: true })
-      yield* proxy.waitFor(({ accepted }) => accepted === 2)
+      const impatient = yield* Effect.flip(session(proxy, "impatient", "300 millis"))
+      assert.strictEqual(impatient.reason._tag, "ConnectionError")
       yield* present.query("select 1")
       assert.isUndefined(coming.pollUnsafe())
       yield* proxy.resume
