@@ -86,6 +86,24 @@ export const make = Effect.fnUntraced(function* (
       Effect.timeoutOrElse({ duration: within, orElse: () => Effect.succeed(false) })
     )
 
+  /** The time of the database, in milliseconds. */
+  const now = sql<{ now: number }>`
+    select (extract(epoch from clock_timestamp()) * 1000)::float8 as now`.pipe(
+    Effect.retry(patience),
+    Effect.orDie,
+    Effect.map(([row]) => row!.now)
+  )
+
+  /** Milliseconds from such a time to the first record of a step after it; none if none was made. */
+  const quiet = (since: number) =>
+    sql<{ millis: number | null }>`
+      select (extract(epoch from min(recorded_at)) * 1000 - ${since}::float8)::float8 as millis
+      from romancy_steps where recorded_at > to_timestamp(${since}::float8 / 1000)`.pipe(
+      Effect.retry(patience),
+      Effect.orDie,
+      Effect.map((rows) => rows.flatMap(({ millis }) => (millis === null ? [] : [millis])))
+    )
+
   const results = sql<{ id: string; status: string; result: string | null }>`
     select payload->>'id' as id, status, result::text as result
     from romancy_instances where workflow_name = 'Load'`
@@ -156,7 +174,7 @@ export const make = Effect.fnUntraced(function* (
     }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
-  return { ...fleet, sql, start, release, statuses, completed, judge }
+  return { ...fleet, sql, start, release, statuses, completed, now, quiet, judge }
 })
 
 export type Harness = Effect.Success<ReturnType<typeof make>>

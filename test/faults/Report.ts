@@ -1,0 +1,121 @@
+/**
+ * What is said of the faults: on the screen, and in `docs/FAULTS.md`.
+ *
+ * Reads: `Trials`.
+ * Feeds: `main`.
+ * Guarantees: every fault that was run is in it, with what was found, good or bad; a figure has its
+ * median, its 99th percentile, its worst sample and how many there were.
+ */
+import type { Figure, Statistic } from "./Fault.ts"
+import type { Result } from "./Trials.ts"
+
+/** The value that so much of the samples is not above. */
+export const quantile = (samples: ReadonlyArray<number>, share: number): number => {
+  const sorted = samples.toSorted((a, b) => a - b)
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN
+}
+
+const statistics: Record<Statistic, (samples: ReadonlyArray<number>) => number> = {
+  p50: (samples) => quantile(samples, 0.5),
+  p99: (samples) => quantile(samples, 0.99),
+  worst: (samples) => quantile(samples, 1),
+  sum: (samples) => samples.reduce((total, sample) => total + sample, 0)
+}
+
+/** What a figure is held against its target by. */
+export const judged = (figure: Figure): number => statistics[figure.by](figure.samples)
+
+/** Whether a figure is within its target; one without samples is not. */
+export const met = (figure: Figure): boolean =>
+  figure.target === undefined || judged(figure) <= figure.target
+
+const digits = (value: number): string =>
+  Number.isNaN(value)
+    ? "none"
+    : Number.isInteger(value)
+      ? value.toLocaleString("en-US")
+      : Math.abs(value) >= 100
+        ? value.toFixed(0)
+        : value.toPrecision(3)
+
+const shown = (figure: Figure): string =>
+  figure.samples.length === 1 || figure.by === "sum"
+    ? `${figure.name}: ${digits(judged(figure))} ${figure.unit}`
+    : `${figure.name}: p50 ${digits(quantile(figure.samples, 0.5))}, p99 ${digits(
+        quantile(figure.samples, 0.99)
+      )}, worst ${digits(quantile(figure.samples, 1))} ${figure.unit} (${figure.samples.length})`
+
+const aim = (figure: Figure): string =>
+  figure.target === undefined
+    ? "–"
+    : `${figure.by === "sum" ? "" : `${figure.by} `}≤ ${digits(figure.target)} ${figure.unit}: ${
+        met(figure) ? "met" : "**missed**"
+      }`
+
+const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ")
+
+const row = (cells: ReadonlyArray<string>): string => `| ${cells.map(cell).join(" | ")} |`
+
+const resultRow = ({ done, fault, figures, fired, runs, violations }: Result): string =>
+  row([
+    fault.key,
+    fault.name,
+    fault.expectation,
+    `${runs}, ${digits(fired)} × there, ${digits(done)} done`,
+    violations.length === 0 ? "0" : `**${violations.length}**`,
+    figures.map(shown).join("; "),
+    figures.map(aim).join("; ")
+  ])
+
+/** The first of many, and how many more there were. */
+const first = (texts: ReadonlyArray<string>, count = 10): ReadonlyArray<string> =>
+  texts.length <= count ? texts : [...texts.slice(0, count), `and ${texts.length - count} more`]
+
+const violationList = (results: ReadonlyArray<Result>): ReadonlyArray<string> => {
+  const found = results.flatMap(({ fault, violations }) =>
+    first(violations).map((text) => `- ${fault.key}, ${fault.name}: ${text.split("\n")[0]}`)
+  )
+  return found.length === 0 ? [] : ["", "## Violations", "", ...found]
+}
+
+export interface About {
+  readonly command: string
+  readonly seed: number
+  /** What it ran on, by name. */
+  readonly environment: Readonly<Record<string, string | number>>
+}
+
+/** The document. */
+export const markdown = (results: ReadonlyArray<Result>, about: About): string =>
+  [
+    "# Faults",
+    "",
+    "What Romancy was put through, and what came of it. A violation is a lost workflow, a step that",
+    "was run again after its record was committed, two commits under one lease, a wrong result, a",
+    "timer that was early, or a process that fell. A run in which the fault was not there, or in",
+    "which nothing was done, counts as a violation too. Figures are of one machine and one run; the",
+    "targets are this project's own.",
+    "",
+    `Written by \`${about.command}\` with seed ${about.seed}, on ${Object.entries(about.environment)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", ")}.`,
+    "",
+    row(["#", "fault", "expected", "runs", "violations", "figure", "target"]),
+    "| --- | --- | --- | --- | --- | --- | --- |",
+    ...results.map(resultRow),
+    ...violationList(results),
+    ""
+  ].join("\n")
+
+/** What is said on the screen of one fault. */
+export const lines = (result: Result): string =>
+  [
+    `${result.fault.key.padStart(4)}  ${result.fault.name}: ${result.runs} runs, ${result.fired} × there, ${
+      result.done
+    } done, ${result.violations.length} violations`,
+    ...result.figures.map(
+      (figure) =>
+        `      ${shown(figure)}${figure.target === undefined ? "" : `, ${aim(figure).replaceAll("*", "")}`}`
+    ),
+    ...first(result.violations).map((text) => `      VIOLATION ${text}`)
+  ].join("\n")

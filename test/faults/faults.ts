@@ -1,0 +1,13 @@
+/**
+ * All faults, in the order of their list.
+ *
+ * Reads: one module for each.
+ * Feeds: `main`, the tests of the faults.
+ * Guarantees: nothing but the list.
+ */
+import type { Fault } from "./Fault.ts"
+import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { killedAtRandom } from "./KilledAtRandom.ts"
+import { serverRestarted } from "./ServerRestarted.ts"
+
+export const faults: ReadonlyArray<Fault> = [killedAtRandom, allSessionsEnded, serverRestarted]
