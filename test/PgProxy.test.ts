@@ -172,7 +172,10 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgProxy", (it) => {
       const { proxy, seen } = yield* proxied
       const client = yield* session(proxy, "writer")
       const other = yield* session(proxy, "other")
-      const stop = yield* proxy.stopAt({ statement: 2, when: "before", of: named("writer") })
+      const inserts = ({ connection, text }: PgProxy.Statement) =>
+        named("writer")(connection) && text.startsWith("insert")
+      const stop = yield* proxy.stopAt({ statement: 2, when: "before", of: inserts })
+      yield* client.query("select 1")
       yield* client.query("insert into seen values (1)")
       yield* other.query("insert into seen values (2)")
       const third = yield* Effect.forkChild(client.query("insert into seen values (3)"))

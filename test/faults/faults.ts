@@ -7,7 +7,13 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { killedAtStatement } from "./KilledAtStatement.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 
-export const faults: ReadonlyArray<Fault> = [killedAtRandom, allSessionsEnded, serverRestarted]
+export const faults: ReadonlyArray<Fault> = [
+  killedAtStatement,
+  killedAtRandom,
+  allSessionsEnded,
+  serverRestarted
+]

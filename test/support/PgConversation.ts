@@ -32,6 +32,13 @@ export interface Connection {
   readonly open: boolean
 }
 
+/** A statement: all that a client sends up to a Sync, or one simple query. */
+export interface Statement {
+  readonly connection: Connection
+  /** Its text, where it was seen: the client may have prepared it. */
+  readonly text: string
+}
+
 /** What is to happen to a statement: before it is sent, or after the server has answered it. */
 export interface Fate {
   readonly when: "before" | "after"
@@ -54,7 +61,7 @@ export interface Treatment {
 
 export interface Faults {
   /** Asked for each statement, all of them; the first that knows a fate decides. */
-  readonly rules: Set<(conversation: Conversation) => Fate | undefined>
+  readonly rules: Set<(conversation: Conversation, text: string) => Fate | undefined>
   treatment: Treatment
 }
 
@@ -129,7 +136,7 @@ export class Conversation implements Tap, Connection {
 
   private begin(text: string): void {
     this.statements++
-    const fates = Array.from(this.faults.rules, (rule) => rule(this))
+    const fates = Array.from(this.faults.rules, (rule) => rule(this, text))
     const fate = fates.find((fate) => fate !== undefined)
     this.asked.push({ fate, text })
     if (fate?.when !== "before") return

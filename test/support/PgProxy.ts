@@ -18,11 +18,12 @@ import {
   Conversation,
   type Fate,
   type Faults,
+  type Statement,
   type Treatment
 } from "./PgConversation.ts"
 import { serve, type TcpProxy } from "./TcpProxy.ts"
 
-export type { Connection, Treatment }
+export type { Connection, Statement, Treatment }
 
 export type Chosen = (connection: Connection) => boolean
 
@@ -30,13 +31,6 @@ export interface Counts {
   readonly statements: number
   readonly fromClient: Readonly<Record<string, number>>
   readonly fromServer: Readonly<Record<string, number>>
-}
-
-/** A statement: all that a client sends up to a Sync, or one simple query. */
-export interface Statement {
-  readonly connection: Connection
-  /** Its text, where it was seen: the client may have prepared it. */
-  readonly text: string
 }
 
 /** A statement that does not go on until it is let go. */
@@ -51,7 +45,8 @@ export interface StopAt {
   readonly statement: number
   /** Nothing of it sent yet; or done by the server, and its whole answer kept back. */
   readonly when: "before" | "after"
-  readonly of?: Chosen
+  /** Which statements count; default: all. */
+  readonly of?: (statement: Statement) => boolean
 }
 
 export interface PgProxy extends TcpProxy {
@@ -102,15 +97,15 @@ export const make = Effect.fnUntraced(function* (
         if (conversation.open && chosen(conversation)) act(conversation)
       }
     })
-  const stopAt = Effect.fnUntraced(function* ({ of = all, statement, when }: StopAt) {
+  const stopAt = Effect.fnUntraced(function* ({ of = () => true, statement, when }: StopAt) {
     const reached = yield* Deferred.make<Statement>()
     const happen: Fate["happen"] = (connection, text) =>
       Deferred.doneUnsafe(reached, Effect.succeed({ connection, text }))
     const fate: Fate = { when, stops: true, happen }
     let seen = 0
     let stopped: Conversation | undefined
-    const rule = (conversation: Conversation): Fate | undefined => {
-      if (!of(conversation) || ++seen !== statement) return undefined
+    const rule = (conversation: Conversation, text: string): Fate | undefined => {
+      if (!of({ connection: conversation, text }) || ++seen !== statement) return undefined
       stopped = conversation
       return fate
     }
