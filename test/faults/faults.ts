@@ -9,11 +9,17 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { killedAtStatement } from "./KilledAtStatement.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { notificationsLost } from "./NotificationsLost.ts"
+import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { soak } from "./Soak.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtStatement,
   killedAtRandom,
   allSessionsEnded,
-  serverRestarted
+  serverRestarted,
+  notificationsLost,
+  notificationsMultiplied,
+  soak
 ]

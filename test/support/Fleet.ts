@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as Redacted from "effect/Redacted"
+import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
@@ -83,7 +84,11 @@ export const make = Effect.fnUntraced(function* (
   database: Effect.Effect<{ readonly url: Redacted.Redacted }, never, Scope.Scope> = Database.make
 ) {
   const { url } = yield* database
-  const sql = yield* Database.connect(url)
+  // A pool, which is there again after its server was gone.
+  const sql = yield* PgClient.make({ url, maxConnections: 2 }).pipe(
+    Effect.provide(Reactivity.layer),
+    Effect.orDie
+  )
   yield* sql`
     create table ledger (
       n serial, id text, entry text, worker text,
