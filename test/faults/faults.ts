@@ -11,6 +11,8 @@ import { killedAtStatement } from "./KilledAtStatement.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
+import { partitioned } from "./Partitioned.ts"
+import { slowNetwork } from "./SlowNetwork.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { soak } from "./Soak.ts"
 
@@ -19,6 +21,8 @@ export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
+  partitioned,
+  slowNetwork,
   notificationsLost,
   notificationsMultiplied,
   soak
