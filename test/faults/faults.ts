@@ -12,23 +12,33 @@ import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { killedAtStatement } from "./KilledAtStatement.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
 import { longActivity } from "./LongActivity.ts"
+import { notificationsLost } from "./NotificationsLost.ts"
+import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
 import { oversized } from "./Oversized.ts"
+import { partitioned } from "./Partitioned.ts"
 import { poolExhausted } from "./PoolExhausted.ts"
 import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { skewedClocks } from "./SkewedClocks.ts"
+import { slowNetwork } from "./SlowNetwork.ts"
 import { soak } from "./Soak.ts"
 
 export const faults: ReadonlyArray<Fault> = [
+  killedAtStatement,
   killedAtRandom,
   frozenWorker,
   listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  partitioned,
+  slowNetwork,
   skewedClocks,
   databaseClockStepped,
+  notificationsLost,
+  notificationsMultiplied,
   oversized,
   hostileNames,
   longActivity,
