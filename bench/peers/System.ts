@@ -19,6 +19,8 @@ export interface Orders {
   readonly slots?: number
   /** Work never ends: this process is there to be killed. */
   readonly holds?: boolean
+  /** Its fast configuration is to notice as soon as it can be told to that a worker is dead. */
+  readonly alert?: boolean
 }
 
 /** `suspends`: Romancy as if nothing could stay in memory. */
