@@ -100,7 +100,7 @@ export const contenders: ReadonlyArray<Contender> = [
       default: "as it comes (poll 0.25 s), `concurrency: 20`",
       fast: "`pollInterval: 0.02`, `concurrency: 100`"
     },
-    lacks: { listens: "polls only" },
+    lacks: { listens: "polls only", dormant: "its functions alone fill its tables" },
     polls: ["default", "fast"],
     missing: () => {
       const file = process.env.ABSURD_SQL
@@ -119,7 +119,7 @@ export const contenders: ReadonlyArray<Contender> = [
       default: "`ClusterWorkflowEngine`, SQL storage, runners over sockets, as it comes",
       fast: "the same with `entityMessagePollInterval` 100 ms, `entityReplyPollInterval` 50 ms, `refreshAssignmentsInterval` 500 ms, `simulateRemoteSerialization: false`"
     },
-    lacks: { listens: "polls only" },
+    lacks: { listens: "polls only", dormant: "its messages come only from running each" },
     polls: ["default", "fast"]
   },
   {

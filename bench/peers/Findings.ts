@@ -25,8 +25,8 @@ export interface Figure {
   readonly key: string
   readonly unit: string
   readonly better: "less" | "more"
-  /** The median of the medians of the rounds, or a percentile over all of them. */
-  readonly of: "median" | "p99"
+  /** The median of the medians of the rounds, or what is said over all of them. */
+  readonly of: "median" | "p99" | "least"
   /** Shown also as a ratio to the floor of the same driver. */
   readonly floored?: true
   readonly chart?: true
@@ -75,9 +75,8 @@ const byRound = (samples: ReadonlyArray<Sample>, key: string, entrant: string): 
 /** One number for a figure. */
 const reduce = (values: Values, of: Figure["of"]): number | undefined => {
   if (values.size === 0) return undefined
-  return of === "p99"
-    ? percentile([...values.values()].flat(), 0.99)
-    : median([...values.values()].map(median))
+  if (of === "median") return median([...values.values()].map(median))
+  return percentile([...values.values()].flat(), of === "p99" ? 0.99 : 0)
 }
 
 /** What an entrant has for a figure. */
@@ -109,8 +108,8 @@ export const ratio = (
 ): number | undefined => {
   const mine = byRound(samples, figure.key, entrant)
   const theirs = byRound(samples, other.key ?? figure.key, other.entrant)
-  if (figure.of === "p99") {
-    const [a, b] = [reduce(mine, "p99"), reduce(theirs, "p99")]
+  if (figure.of !== "median") {
+    const [a, b] = [reduce(mine, figure.of), reduce(theirs, figure.of)]
     return a === undefined || b === undefined ? undefined : a / b
   }
   const ratios = [...mine].flatMap(([round, values]) => {

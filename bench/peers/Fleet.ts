@@ -33,8 +33,11 @@ export type Question =
       readonly count: number
       readonly lead: number
       readonly spread: number
+      readonly patienceMillis: number
     }
-  | { readonly ask: "usage" }
+  | { readonly ask: "sleep"; readonly ids: ReadonlyArray<string>; readonly due: number }
+  | { readonly ask: "held" }
+  | { readonly ask: "used" }
   | { readonly ask: "dormant"; readonly count: number }
 
 /** A process that did not do what it was asked. */

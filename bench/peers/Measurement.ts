@@ -8,13 +8,15 @@
  * not asked again.
  */
 import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import type { BenchServer } from "../BenchServer.ts"
 import { digits } from "../Figure.ts"
 import { median } from "../Samples.ts"
-import { type Entrant, labelOf } from "./Contender.ts"
+import { type Ability, type Entrant, labelOf } from "./Contender.ts"
 import type { Sample, Section } from "./Findings.ts"
 
 export interface Size {
@@ -126,6 +128,84 @@ export const interleave = Effect.fnUntraced(function* (options: {
   }
   yield* Effect.forEach(beside, Fiber.join, { discard: true })
 })
+
+/** A trial that has to be prepared: it waits for its turn, and then begins. */
+export type PreparedTrial = (
+  entrant: Entrant,
+  round: number,
+  turn: Effect.Effect<void>
+) => Effect.Effect<void, unknown, BenchServer | Scope.Scope>
+
+/** How many prepare themselves at once. */
+const preparing = 2
+
+/**
+ * Rounds of trials that are prepared together and then begun one by one, so that no preparation
+ * disturbs a trial; after `aloneMillis` the next begins beside one that has not ended.
+ */
+export const inTurn = Effect.fnUntraced(function* (options: {
+  readonly entrants: ReadonlyArray<Entrant>
+  readonly rounds: number
+  readonly keys: ReadonlyArray<string>
+  readonly record: Recorder
+  readonly settle: Duration.Input
+  readonly aloneMillis: number
+  readonly trial: PreparedTrial
+}) {
+  const { aloneMillis, entrants, keys, record, rounds, settle, trial } = options
+  const failures = new Map<Entrant, number>()
+  const beside: Array<Fiber.Fiber<void>> = []
+  for (let round = 0; round < rounds; round++) {
+    const able = entrants.filter((entrant) => (failures.get(entrant) ?? 0) < failuresMax)
+    const begun: Array<{ turn: Deferred.Deferred<void>; fiber: Fiber.Fiber<void> }> = []
+    const prepare = Effect.fnUntraced(function* (entrant: Entrant) {
+      const turn = yield* Deferred.make<void>()
+      const ready = yield* Deferred.make<void>()
+      const waits = Effect.andThen(Deferred.succeed(ready, undefined), Deferred.await(turn))
+      const run = attempt((entrant, round) => trial(entrant, round, waits), keys, record)
+      const fiber = yield* run(entrant, round).pipe(
+        Effect.map((well) => {
+          if (!well) failures.set(entrant, (failures.get(entrant) ?? 0) + 1)
+        }),
+        Effect.forkScoped
+      )
+      begun.push({ turn, fiber })
+      yield* Effect.raceFirst(Deferred.await(ready), Fiber.join(fiber))
+    })
+    yield* Effect.forEach(able, prepare, { concurrency: preparing, discard: true })
+    yield* Effect.sleep(settle)
+    for (const { fiber, turn } of begun) {
+      yield* Deferred.succeed(turn, undefined)
+      yield* Effect.raceFirst(Fiber.join(fiber), Effect.sleep(aloneMillis))
+      beside.push(fiber)
+    }
+  }
+  yield* Effect.forEach(beside, Fiber.join, { discard: true })
+})
+
+/** Those that offer what is measured; the others are recorded, with the reason. */
+export const offering = (
+  entrants: ReadonlyArray<Entrant>,
+  ability: Ability,
+  keys: ReadonlyArray<string>,
+  record: Recorder
+) =>
+  Effect.filter(entrants, ({ configuration, contender }) => {
+    const polls = ability === "listens" && contender.polls?.includes(configuration) === true
+    const lack = polls ? "polls only" : contender.lacks[ability]
+    if (lack === undefined) return Effect.succeed(true)
+    // A floor is no contender, and its absence nothing to be told.
+    return contender.kind === "floor"
+      ? Effect.succeed(false)
+      : Effect.as(
+          record.missed(keys, { configuration, contender }, 0, `not offered: ${lack}`),
+          false
+        )
+  })
+
+/** Without the variant that differs only in how it waits. */
+export const withoutVariants = (entrants: ReadonlyArray<Entrant>) =>
+  entrants.filter(({ configuration }) => configuration !== "suspends")
 
 /** What every trial of an entrant needs, made once; who has none is out, with the reason. */
 export const outfit = <A, E, R>(

@@ -67,6 +67,14 @@ const cell = (figure: Figure, participant: Participant, run: Run): string => {
   ].join("")
 }
 
+/** Every peer; of the floors and of Romancy's variants those that were asked. */
+const takesPart = ({ figures }: Section, { samples }: Run) => {
+  const asked = new Set(
+    samples.filter(({ key }) => figures.some((figure) => figure.key === key)).map((s) => s.entrant)
+  )
+  return ({ label, peer }: Participant) => peer || asked.has(label)
+}
+
 const sectionOf = (section: Section, run: Run): string =>
   [
     `## ${section.title}`,
@@ -74,10 +82,12 @@ const sectionOf = (section: Section, run: Run): string =>
     table(
       ["", ...section.figures.map(({ name, unit }) => `${name}, ${unit}`)],
       [
-        ...run.participants.map((participant) => [
-          participant.label,
-          ...section.figures.map((figure) => cell(figure, participant, run))
-        ]),
+        ...run.participants
+          .filter(takesPart(section, run))
+          .map((participant) => [
+            participant.label,
+            ...section.figures.map((figure) => cell(figure, participant, run))
+          ]),
         ...run.absent.map(({ label, reason }) => [label, ...section.figures.map(() => reason)])
       ]
     )

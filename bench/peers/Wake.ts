@@ -19,7 +19,7 @@ const lanesRate = "lanes"
 const lanesLatency = "lanes latency"
 
 /** How long one contender is asked in one round, unless it has had enough events before. */
-const turnMillis = 2500
+const turnMillisMax = 2500
 const eventsMin = 3
 const warmUps = 20
 const waiters = 500
@@ -45,11 +45,13 @@ const wake = Effect.fnUntraced(function* (
   return moments[0]!.at - called[0]!
 })
 
-const oneByOne = Effect.fnUntraced(function* (
+/** One event after the other, until there are enough or it has taken long enough. */
+export const oneByOne = Effect.fnUntraced(function* (
   crew: Fleet.Crew,
   entrant: Entrant,
   name: string,
-  count: number
+  count: number,
+  turnMillis: number
 ) {
   const found: Array<number> = []
   const began = now()
@@ -117,7 +119,15 @@ export const wakes: Measurement = {
         keys: [wakeKey],
         record,
         trial: (entrant) =>
-          Effect.asVoid(oneByOne(crews.get(entrant)!, entrant, `${labelOf(entrant)}/warm`, warmUps))
+          Effect.asVoid(
+            oneByOne(
+              crews.get(entrant)!,
+              entrant,
+              `${labelOf(entrant)}/warm`,
+              warmUps,
+              turnMillisMax
+            )
+          )
       })
       yield* interleave({
         entrants: present,
@@ -126,7 +136,13 @@ export const wakes: Measurement = {
         record,
         trial: (entrant, round) =>
           Effect.flatMap(
-            oneByOne(crews.get(entrant)!, entrant, `${labelOf(entrant)}/${round}`, events),
+            oneByOne(
+              crews.get(entrant)!,
+              entrant,
+              `${labelOf(entrant)}/${round}`,
+              events,
+              turnMillisMax
+            ),
             (found) => record.values(wakeKey, entrant, round, found)
           )
       })

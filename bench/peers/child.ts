@@ -56,30 +56,41 @@ const wallOffset = () => {
 const timers = async (
   system: System,
   name: string,
-  { count, lead, spread }: { count: number; lead: number; spread: number }
+  {
+    count,
+    lead,
+    patienceMillis,
+    spread
+  }: { count: number; lead: number; spread: number; patienceMillis: number }
 ) => {
   const first = Date.now() + lead
   const due = Array.from({ length: count }, () => Math.ceil(first + Math.random() * spread))
   const ids = due.map((_, index) => `${name}/${index}`)
   await inLanes(ids, 20, (id, index) => system.sleep!(id, due[index]!))
   const asleep = Date.now()
-  await arrivals.all(ids)
+  await arrivals.all(ids, lead + spread + patienceMillis)
   const offset = wallOffset()
-  const lateness = arrivals.of(ids).map(({ at }, index) => at + offset - due[index]!)
+  const dueOf = new Map(ids.map((id, index) => [id, due[index]!]))
+  const lateness = arrivals.of(ids).map(({ at, id }) => at + offset - dueOf.get(id)!)
   return { lateness, asleepInTime: asleep < first }
 }
 
 setFlagsFromString("--expose-gc")
 const collect: () => void = runInNewContext("gc")
 
-/** What this process holds after a full collection, and has used. */
-const usage = async () => {
+/** What this process holds after a full collection. */
+const held = async () => {
   collect()
   await sleep(50)
   collect()
   const { external, heapUsed } = process.memoryUsage()
+  return { bytes: heapUsed + external }
+}
+
+/** The processor time that this process has used. */
+const used = () => {
   const { system, user } = process.cpuUsage()
-  return { bytes: heapUsed + external, cpuMillis: (system + user) / 1000 }
+  return { millis: (system + user) / 1000 }
 }
 
 const answer = async (system: System, question: Question): Promise<object> => {
@@ -101,8 +112,13 @@ const answer = async (system: System, question: Question): Promise<object> => {
       return runEach(system, question.name, question.count, question.steps)
     case "timers":
       return timers(system, question.name, question)
-    case "usage":
-      return usage()
+    case "sleep":
+      await inLanes(question.ids, 20, (id) => system.sleep!(id, question.due))
+      return {}
+    case "held":
+      return held()
+    case "used":
+      return used()
     case "dormant":
       await system.dormant!(question.count)
       return {}

@@ -20,9 +20,25 @@ import { parseArgs } from "node:util"
 import { BenchServer } from "../BenchServer.ts"
 import type { Measurement } from "./Measurement.ts"
 import * as Run from "./Run.ts"
+import { dormants } from "./Dormant.ts"
+import { idle } from "./Idle.ts"
+import { kills } from "./Kill.ts"
+import { listeners } from "./Listener.ts"
+import { throughput } from "./Throughput.ts"
+import { timers } from "./Timers.ts"
+import { waiting } from "./Waiting.ts"
 import { wakes } from "./Wake.ts"
 
-const measurements: ReadonlyArray<Measurement> = [wakes]
+const measurements: ReadonlyArray<Measurement> = [
+  wakes,
+  throughput,
+  timers,
+  idle,
+  kills,
+  listeners,
+  waiting,
+  dormants
+]
 
 const { values: options } = parseArgs({
   options: {

@@ -17,7 +17,11 @@ export interface TcpProxy {
   readonly through: (url: Redacted.Redacted) => Redacted.Redacted
   /** Stops forwarding both ways and closes nothing; new connections are accepted and get silence. */
   readonly blackHole: Effect.Effect<void>
-  /** Ends a black hole or `refuse`: what was held is delivered, new connections are accepted. */
+  /** A black hole for the one connection that comes to the server from this port. */
+  readonly silence: (port: number) => Effect.Effect<void>
+  /** The ports from which connections come to the server. */
+  readonly ports: Effect.Effect<ReadonlyArray<number>>
+  /** Ends black holes and `refuse`: what was held is delivered, new connections are accepted. */
   readonly resume: Effect.Effect<void>
   /** Resets (RST) every connection of the moment. */
   readonly reset: Effect.Effect<void>
@@ -45,6 +49,7 @@ interface Pair {
   readonly server: Socket
   /** What the black hole keeps back, in order. */
   readonly held: Array<() => void>
+  silent: boolean
 }
 
 const start = async (target: URL) => {
@@ -57,7 +62,8 @@ const start = async (target: URL) => {
     for (const watcher of [...watchers]) watcher()
   }
   const forward = (pair: Pair, from: Socket, to: Socket) => {
-    const deliver = (action: () => void) => (dark ? pair.held.push(action) : action())
+    const deliver = (action: () => void) =>
+      dark || pair.silent ? pair.held.push(action) : action()
     from.on("data", (chunk) => deliver(() => to.write(chunk)))
     from.on("end", () => deliver(() => to.end()))
     from.on("error", () => deliver(() => to.destroy()))
@@ -66,7 +72,7 @@ const start = async (target: URL) => {
   const listener = createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
     const port = Number(target.port || 5432)
     const server = connect({ host: target.hostname, port, allowHalfOpen: true, noDelay: true })
-    const pair: Pair = { client, server, held: [] }
+    const pair: Pair = { client, server, held: [], silent: false }
     pairs.add(pair)
     open.add(client)
     accepted++
@@ -97,9 +103,17 @@ const start = async (target: URL) => {
     blackHole: Effect.sync(() => {
       dark = true
     }),
+    silence: (port) =>
+      Effect.sync(() => {
+        for (const pair of pairs) if (pair.server.localPort === port) pair.silent = true
+      }),
+    ports: Effect.sync(() => [...pairs].flatMap(({ server }) => server.localPort ?? [])),
     resume: Effect.promise(async () => {
       dark = false
-      for (const pair of pairs) for (const action of pair.held.splice(0)) action()
+      for (const pair of pairs) {
+        pair.silent = false
+        for (const action of pair.held.splice(0)) action()
+      }
       if (!listener.listening) await listen(port)
     }),
     reset: Effect.sync(() => {

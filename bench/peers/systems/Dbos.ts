@@ -128,6 +128,7 @@ const runQueued = async (url: string, load: Load) => {
     await new Promise((done) => setTimeout(done, 100))
     found = await status()
   }
+  await DBOS.deleteQueue(queueName)
   await pool.end()
   await client.destroy()
   return found.millis

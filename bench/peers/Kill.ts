@@ -1,0 +1,63 @@
+/**
+ * `kill -9` of a worker, until all of its work runs in another.
+ *
+ * Reads: `Fleet`.
+ * Feeds: `main`.
+ * Guarantees: all of the work had begun in the one that was killed, and began again in the other,
+ * which was there before.
+ */
+import * as Effect from "effect/Effect"
+import { BenchServer } from "../BenchServer.ts"
+import { holds } from "../Proof.ts"
+import { now } from "../Samples.ts"
+import { labelOf } from "./Contender.ts"
+import * as Fleet from "./Fleet.ts"
+import { inTurn, type Measurement, withoutVariants } from "./Measurement.ts"
+
+const firstKey = "killed, first"
+const allKey = "killed, all"
+const inFlight = 100
+const patienceMillis = 65_000
+
+export const kills: Measurement = {
+  name: "kill",
+  title: "`kill -9` of a worker",
+  about: `${inFlight} executions run in one worker, another is there; the first is killed. Until the first and the last of them run in the other. Both may run ${inFlight} at once; the fast configurations are those that notice the death soonest (Contender by contender: pg-boss \`heartbeatSeconds: 10\`, \`superviseIntervalSeconds: 1\`; BullMQ \`lockDuration\` and \`stalledInterval\` 5 s; absurd \`claimTimeout: 5\`; Effect \`runnerHealthCheckInterval\` 1 s). Nobody is waited for longer than ${patienceMillis / 1000} s, and who was waited for in vain twice is not asked again.`,
+  figures: [
+    { name: "first", key: firstKey, unit: "ms", better: "less", of: "median" },
+    { name: `all ${inFlight}`, key: allKey, unit: "ms", better: "less", of: "median", chart: true }
+  ],
+  run: (entrants, { rounds }, record) =>
+    inTurn({
+      entrants: withoutVariants(entrants).filter(({ contender }) => contender.kind !== "floor"),
+      rounds,
+      keys: [firstKey, allKey],
+      record,
+      settle: "3 seconds",
+      aloneMillis: 700,
+      trial: Effect.fnUntraced(function* (entrant, round, turn) {
+        const url = yield* BenchServer.database
+        const orders = { role: "worker", url, slots: inFlight, alert: true } as const
+        const victim = yield* Fleet.start(entrant, { ...orders, holds: true })
+        const ids = Array.from(
+          { length: inFlight },
+          (_, at) => `${labelOf(entrant)}/${round}/${at}`
+        )
+        yield* Fleet.ask(victim, { ask: "start", ids })
+        const begun = yield* Fleet.ran(victim, ids, 20_000)
+        yield* holds(`${begun.length} of ${inFlight} in flight`, begun.length === inFlight)
+        const survivor = yield* Fleet.start(entrant, orders)
+        yield* turn
+        const killed = now()
+        yield* victim.kill
+        const moments = yield* Fleet.ran(survivor, ids, patienceMillis)
+        yield* holds(
+          `${moments.length} of ${inFlight} within ${patienceMillis / 1000} s`,
+          moments.length === inFlight
+        )
+        const waited = moments.map(({ at }) => at - killed)
+        yield* record.values(firstKey, entrant, round, [Math.min(...waited)])
+        yield* record.values(allKey, entrant, round, [Math.max(...waited)])
+      })
+    })
+}
