@@ -10,17 +10,19 @@ import * as Effect from "effect/Effect"
 import { NotProved } from "../Proof.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { windows } from "./Idle.ts"
 import { interleave, type Measurement, offering, outfit, type Recorder } from "./Measurement.ts"
 import * as Statements from "./Statements.ts"
 import { oneByOne } from "./Wake.ts"
 
 const numbers = [0, 10_000, 1_000_000]
-const wakeKey = (dormant: number) => `dormant ${dormant}, wake`
-const serverKey = (dormant: number) => `dormant ${dormant}, server`
-const idleKey = "dormant, idle"
 const most = numbers.at(-1)!
-const allKeys = [...numbers.flatMap((dormant) => [wakeKey(dormant), serverKey(dormant)]), idleKey]
+const idleKey = Keys.idle(most)
+const allKeys = [
+  ...numbers.flatMap((dormant) => [Keys.dormantWake(dormant), Keys.dormantServer(dormant)]),
+  idleKey
+]
 
 const shown = (dormant: number) => dormant.toLocaleString("en-US")
 
@@ -55,8 +57,8 @@ const measure = Effect.fnUntraced(function* (
   const [before] = yield* Statements.counted([crew.url])
   const found = yield* oneByOne(crew, entrant, name, events, 1500)
   const [after] = yield* Statements.counted([crew.url])
-  yield* record.values(wakeKey(dormant), entrant, round, found)
-  yield* record.values(serverKey(dormant), entrant, round, [
+  yield* record.values(Keys.dormantWake(dormant), entrant, round, found)
+  yield* record.values(Keys.dormantServer(dormant), entrant, round, [
     (after!.millis - before!.millis) / found.length
   ])
 })
@@ -68,14 +70,14 @@ export const dormants: Measurement = {
   figures: [
     ...numbers.map((dormant) => ({
       name: `wake p50, ${shown(dormant)} dormant`,
-      key: wakeKey(dormant),
+      key: Keys.dormantWake(dormant),
       unit: "ms",
       better: "less" as const,
       of: "median" as const
     })),
     ...numbers.map((dormant) => ({
       name: `server, ${shown(dormant)} dormant`,
-      key: serverKey(dormant),
+      key: Keys.dormantServer(dormant),
       unit: "ms",
       better: "less" as const,
       of: "median" as const
@@ -94,7 +96,11 @@ export const dormants: Measurement = {
       const able = yield* offering(entrants.filter(isFast), "dormant", allKeys, record)
       const crews = new Map<number, Map<Entrant, Fleet.Crew>>()
       for (const dormant of numbers) {
-        const keys = [wakeKey(dormant), serverKey(dormant), ...(dormant === most ? [idleKey] : [])]
+        const keys = [
+          Keys.dormantWake(dormant),
+          Keys.dormantServer(dormant),
+          ...(dormant === most ? [idleKey] : [])
+        ]
         crews.set(dormant, yield* outfit(able, keys, record, crewWith(dormant)))
       }
       yield* interleave({

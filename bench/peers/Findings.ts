@@ -29,6 +29,7 @@ export interface Figure {
   readonly of: "median" | "p99" | "least"
   /** Shown also as a ratio to the floor of the same driver. */
   readonly floored?: true
+  /** Drawn, too. */
   readonly chart?: true
 }
 

@@ -11,11 +11,11 @@ import type * as Redacted from "effect/Redacted"
 import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { type Measurement, outfit, type Recorder, withoutVariants } from "./Measurement.ts"
 import * as Statements from "./Statements.ts"
 
 const waiting = 100
-const keyOf = (waiters: number) => `idle ${waiters}`
 /** Longer than a workflow stays parked, and than a process takes to settle. */
 const settle = "8 seconds"
 const hourMillis = 3_600_000
@@ -59,7 +59,7 @@ export const idle: Measurement = {
   figures: [
     {
       name: "nothing to do",
-      key: keyOf(0),
+      key: Keys.idle(0),
       unit: "statements/min",
       better: "less",
       of: "median",
@@ -67,7 +67,7 @@ export const idle: Measurement = {
     },
     {
       name: `${waiting} waiting`,
-      key: keyOf(waiting),
+      key: Keys.idle(waiting),
       unit: "statements/min",
       better: "less",
       of: "median",
@@ -78,14 +78,14 @@ export const idle: Measurement = {
     Effect.gen(function* () {
       yield* Statements.count
       const able = withoutVariants(entrants).filter(({ contender }) => contender.kind !== "floor")
-      const alone = yield* outfit(able, [keyOf(0)], record, enter(0))
-      const crowded = yield* outfit(able, [keyOf(waiting)], record, enter(waiting))
+      const alone = yield* outfit(able, [Keys.idle(0)], record, enter(0))
+      const crowded = yield* outfit(able, [Keys.idle(waiting)], record, enter(waiting))
       yield* Effect.sleep(settle)
       const seconds = quick ? 10 : 15
       yield* Effect.all(
         [
-          windows(keyOf(0), alone, rounds, seconds, record),
-          windows(keyOf(waiting), crowded, rounds, seconds, record)
+          windows(Keys.idle(0), alone, rounds, seconds, record),
+          windows(Keys.idle(waiting), crowded, rounds, seconds, record)
         ],
         { concurrency: 2, discard: true }
       )

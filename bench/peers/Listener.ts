@@ -14,11 +14,10 @@ import { BenchServer, connect } from "../BenchServer.ts"
 import { holds } from "../Proof.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
 
-const terminatedKey = "listener terminated"
-const silencedKey = "listener silenced"
-const keys = [terminatedKey, silencedKey]
+const keys = [Keys.terminated, Keys.blackHoled]
 const patienceMillis = 30_000
 /** From the end of the session to the event. */
 const eventAfter = "20 millis"
@@ -46,7 +45,8 @@ const listening = Effect.fnUntraced(function* (url: Redacted.Redacted, proxy: Tc
   const found = yield* sql<Session>`
     select pid, client_port as port from pg_stat_activity
     where datname = current_database() and client_port = any(${ports}::int[])
-      and (application_name like '%-listener' or query ~* 'listen')`
+      and (application_name like '%-listener'
+        or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^\s*listen|pg_listening_channels')`
   yield* holds(`one listening session, not ${found.length}`, found.length === 1)
   return found[0]!
 }, Effect.scoped)
@@ -82,13 +82,20 @@ export const listeners: Measurement = {
   figures: [
     {
       name: "terminated",
-      key: terminatedKey,
+      key: Keys.terminated,
       unit: "ms",
       better: "less",
       of: "median",
       chart: true
     },
-    { name: "black-holed", key: silencedKey, unit: "ms", better: "less", of: "median", chart: true }
+    {
+      name: "black-holed",
+      key: Keys.blackHoled,
+      unit: "ms",
+      better: "less",
+      of: "median",
+      chart: true
+    }
   ],
   run: (entrants, { rounds }, record) =>
     Effect.gen(function* () {
@@ -99,7 +106,7 @@ export const listeners: Measurement = {
       yield* interleave({
         entrants: present,
         rounds,
-        keys: [terminatedKey],
+        keys: [Keys.terminated],
         record,
         aloneMillis: 1500,
         trial: (entrant, round) =>
@@ -113,14 +120,14 @@ export const listeners: Measurement = {
             const millis = yield* handled(crew, waits(entrant), name, (session) =>
               Effect.andThen(terminate(crew.url, session), Effect.sleep(eventAfter))
             )
-            yield* record.values(terminatedKey, entrant, round, [millis])
+            yield* record.values(Keys.terminated, entrant, round, [millis])
           })
       })
       // Seconds are at stake, and nobody needs a core: each beside all the others.
       yield* interleave({
         entrants: present,
         rounds,
-        keys: [silencedKey],
+        keys: [Keys.blackHoled],
         record,
         aloneMillis: 200,
         trial: (entrant, round) =>
@@ -130,7 +137,7 @@ export const listeners: Measurement = {
             const millis = yield* handled(crew, waits(entrant), name, ({ port }) =>
               crew.proxy.silence(port)
             )
-            yield* record.values(silencedKey, entrant, round, [millis])
+            yield* record.values(Keys.blackHoled, entrant, round, [millis])
           })
       })
     })

@@ -9,14 +9,15 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import { mkdirSync, writeFileSync } from "node:fs"
 import { cpus, loadavg } from "node:os"
-import { dirname } from "node:path"
+import { basename, dirname, join } from "node:path"
 import { BenchServer } from "../BenchServer.ts"
 import { NotProved } from "../Proof.ts"
 import { now } from "../Samples.ts"
 import { contenders, type Entrant, isPeer, labelOf, versionOf } from "./Contender.ts"
 import type { Participant, Sample } from "./Findings.ts"
+import { chartOf } from "./Charts.ts"
 import { type Measurement, recorder } from "./Measurement.ts"
-import { type Environment, render } from "./Report.ts"
+import * as Report from "./Report.ts"
 import type { Configuration } from "./System.ts"
 
 export interface Options {
@@ -25,7 +26,8 @@ export interface Options {
   readonly only: ReadonlyArray<string>
   readonly peers: ReadonlyArray<string> | undefined
   readonly json: boolean
-  readonly out: string
+  /** Where the report goes, if anywhere. */
+  readonly out: string | undefined
 }
 
 const chosen = (measurements: ReadonlyArray<Measurement>, names: ReadonlyArray<string>) =>
@@ -62,7 +64,7 @@ const toParticipant = (entrant: Entrant): Participant => ({
 const environment = (options: Options) =>
   Effect.map(
     BenchServer.describe,
-    (server): Environment => ({
+    (server): Report.Environment => ({
       node: process.versions.node,
       cores: cpus().length,
       processor: cpus()[0]?.model ?? "unknown",
@@ -95,9 +97,22 @@ const measure = Effect.fnUntraced(function* (
   console.error(`${measurement.name}: ${Math.round((now() - began) / 1000)} s`)
 })
 
-const write = (file: string, text: string) => {
-  mkdirSync(dirname(file), { recursive: true })
-  writeFileSync(file, text)
+/** The report, and its charts in a folder beside it. */
+const write = (file: string, run: Report.Run) => {
+  const folder = basename(file, ".md").toLowerCase()
+  mkdirSync(join(dirname(file), folder), { recursive: true })
+  writeFileSync(file, Report.render(run, folder))
+  for (const { figure, name, section } of Report.charts(run)) {
+    writeFileSync(join(dirname(file), folder, name), chartOf(section, figure, run))
+  }
+}
+
+/** What was asked of Romancy or of a floor, and did not happen. */
+const failures = (samples: ReadonlyArray<Sample>, participants: ReadonlyArray<Participant>) => {
+  const own = new Set(participants.filter(({ peer }) => !peer).map(({ label }) => label))
+  return samples.flatMap(({ entrant, key, missed }) =>
+    missed !== undefined && own.has(entrant) ? [`${entrant}, ${key}: ${missed}`] : []
+  )
 }
 
 export const main = Effect.fnUntraced(function* (
@@ -112,17 +127,20 @@ export const main = Effect.fnUntraced(function* (
   const samples: Array<Sample> = []
   const about = yield* environment(options)
   for (const measurement of wanted) yield* measure(measurement, present, samples, options)
-  const report = render({
+  const participants = present.map(toParticipant)
+  const run: Report.Run = {
     environment: { ...about, minutes: (now() - began) / 60_000 },
-    participants: present.map(toParticipant),
+    participants,
     absent: absent.map((entrant) => ({
       label: labelOf(entrant),
       reason: entrant.contender.missing?.() ?? ""
     })),
     sections: wanted,
     samples
-  })
-  write(options.out, report)
-  console.log(report)
+  }
+  if (options.out !== undefined) write(options.out, run)
+  console.log(Report.render(run, undefined))
   if (options.json) console.log(JSON.stringify({ environment: about, samples }))
+  const failed = failures(samples, participants)
+  if (failed.length > 0) return yield* new NotProved({ message: failed.join("\n") })
 })

@@ -11,11 +11,10 @@ import type { WorkerProcess } from "../../test/support/WorkerProcess.ts"
 import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
 
 const loads = [0, 1, 5]
-const keyOf = (steps: number) => `steps ${steps}`
-const oneKey = "one at a time"
 /** Each warms up for the next, up to a load of the size that is measured. */
 const warmUps = [3, 30, 300, 3000]
 const countMax = 20_000
@@ -61,12 +60,12 @@ export const throughput: Measurement = {
   about:
     "One worker process. Romancy, DBOS (default) and Effect's cluster start workflows and await their results; the others find theirs preloaded, and their clock runs from the first start to the last end, which is in their favour. A plain job is a workflow without steps that keeps no record of how far it has come. One at a time: 5 steps, from the call that starts one to its result; the floor is the same rows as Romancy writes, committed one by one by the bare driver.",
   figures: [
-    { name: "0 steps", key: keyOf(0), unit: "/s", better: "more", of: "median", chart: true },
-    { name: "1 step", key: keyOf(1), unit: "/s", better: "more", of: "median" },
-    { name: "5 steps", key: keyOf(5), unit: "/s", better: "more", of: "median", chart: true },
+    { name: "0 steps", key: Keys.steps(0), unit: "/s", better: "more", of: "median", chart: true },
+    { name: "1 step", key: Keys.steps(1), unit: "/s", better: "more", of: "median" },
+    { name: "5 steps", key: Keys.steps(5), unit: "/s", better: "more", of: "median", chart: true },
     {
       name: "5 steps, one at a time, p50",
-      key: oneKey,
+      key: Keys.oneAtATime,
       unit: "ms",
       better: "less",
       of: "median",
@@ -75,12 +74,12 @@ export const throughput: Measurement = {
   ],
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
-      const keys = [...loads.map(keyOf), oneKey]
+      const keys = [...loads.map(Keys.steps), Keys.oneAtATime]
       const workers = yield* outfit(withoutVariants(entrants), keys, record, workerOf)
       const runners = [...workers.keys()].filter(({ contender }) => contender.kind !== "floor")
       const seconds = quick ? 0.5 : 1.2
       for (const steps of loads) {
-        const key = keyOf(steps)
+        const key = Keys.steps(steps)
         const able = steps === 0 ? runners : yield* offering(runners, "steps", [key], record)
         const sizes = new Map<Entrant, number>()
         yield* interleave({
@@ -111,7 +110,7 @@ export const throughput: Measurement = {
             )
         })
       }
-      const able = yield* offering([...workers.keys()], "steps", [oneKey], record)
+      const able = yield* offering([...workers.keys()], "steps", [Keys.oneAtATime], record)
       yield* oneAtATime(able.filter(offersSteps), workers, quick ? 20 : 60, rounds, record)
     })
 }
@@ -126,7 +125,7 @@ const oneAtATime = (
   interleave({
     entrants,
     rounds,
-    keys: [oneKey],
+    keys: [Keys.oneAtATime],
     record,
     trial: (entrant, round) =>
       Effect.gen(function* () {
@@ -141,6 +140,6 @@ const oneAtATime = (
           count,
           steps: 5
         })
-        yield* record.values(oneKey, entrant, round, millis)
+        yield* record.values(Keys.oneAtATime, entrant, round, millis)
       })
   })

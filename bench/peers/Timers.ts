@@ -11,9 +11,10 @@ import { BenchServer } from "../BenchServer.ts"
 import { holds } from "../Proof.ts"
 import { labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
 
-const key = "timers"
+const key = Keys.timers
 /** From the registration of the first timer to the first deadline. */
 const leadMillis = 1000
 const patienceMillis = 40_000

@@ -9,13 +9,11 @@ import * as Effect from "effect/Effect"
 import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
 import * as Statements from "./Statements.ts"
 
-const memoryKey = "waiting, memory"
-const cpuKey = "waiting, processor"
-const serverKey = "waiting, server"
-const keys = [memoryKey, cpuKey, serverKey]
+const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
 const thousand = 1000
 /** Longer than a workflow stays parked. */
 const settle = "7 seconds"
@@ -41,9 +39,23 @@ export const waiting: Measurement = {
   about:
     "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait.",
   figures: [
-    { name: "memory", key: memoryKey, unit: "KiB", better: "less", of: "median", chart: true },
-    { name: "process", key: cpuKey, unit: "CPU ms/min", better: "less", of: "median", chart: true },
-    { name: "server", key: serverKey, unit: "CPU ms/min", better: "less", of: "median" }
+    {
+      name: "memory",
+      key: Keys.waitingMemory,
+      unit: "KiB",
+      better: "less",
+      of: "median",
+      chart: true
+    },
+    {
+      name: "process",
+      key: Keys.waitingProcess,
+      unit: "CPU ms/min",
+      better: "less",
+      of: "median",
+      chart: true
+    },
+    { name: "server", key: Keys.waitingServer, unit: "CPU ms/min", better: "less", of: "median" }
   ],
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
@@ -80,7 +92,7 @@ export const waiting: Measurement = {
               { length: thousand },
               (_, index) => `${labelOf(entrant)}/${round}/${index}`
             )
-            yield* Fleet.ask(of.worker, { ask: "wait", ids }, "40 seconds")
+            yield* Fleet.ask(of.worker, { ask: "wait", ids }, "60 seconds")
             entered.add(entrant)
           })
         )
@@ -89,7 +101,9 @@ export const waiting: Measurement = {
         yield* inTurns(present, round, (entrant, of) =>
           Effect.gen(function* () {
             const bytes = yield* held(of)
-            yield* record.values(memoryKey, entrant, round, [(bytes - before.get(entrant)!) / 1024])
+            yield* record.values(Keys.waitingMemory, entrant, round, [
+              (bytes - before.get(entrant)!) / 1024
+            ])
             before.set(entrant, bytes)
           })
         )
@@ -113,10 +127,10 @@ const processorTime = Effect.fnUntraced(function* (
   const scale = 60 / seconds / (round + 1)
   for (const [at, entrant] of entrants.entries()) {
     const [from, to] = [before[at]!, after[at]!]
-    yield* record.values(cpuKey, entrant, round, [(to.millis - from.millis) * scale])
+    yield* record.values(Keys.waitingProcess, entrant, round, [(to.millis - from.millis) * scale])
     const server = Statements.usedSince(from.sessions, to.sessions)
     yield* to.sessions.size === 0
-      ? record.missed([serverKey], entrant, round, "the server runs elsewhere")
-      : record.values(serverKey, entrant, round, [server * scale])
+      ? record.missed([Keys.waitingServer], entrant, round, "the server runs elsewhere")
+      : record.values(Keys.waitingServer, entrant, round, [server * scale])
   }
 })

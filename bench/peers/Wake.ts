@@ -12,11 +12,8 @@ import { holds } from "../Proof.ts"
 import { now } from "../Samples.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
 import { interleave, type Measurement, outfit } from "./Measurement.ts"
-
-const wakeKey = "wake"
-const lanesRate = "lanes"
-const lanesLatency = "lanes latency"
 
 /** How long one contender is asked in one round, unless it has had enough events before. */
 const turnMillisMax = 2500
@@ -89,34 +86,55 @@ export const wakes: Measurement = {
   title: "Durable wait → resumed, in another process",
   about: `From the call that sends an event in one process to the next step of the workflow that waits for it in another, one at a time. For plain queues, from the call that enqueues to the start of the job. Then ${waiters} waiting at once, and events from ${lanes} lanes.`,
   figures: [
-    { name: "wake p50", key: wakeKey, unit: "ms", better: "less", of: "median" },
-    { name: "wake p99", key: wakeKey, unit: "ms", better: "less", of: "p99" },
     {
-      name: `${waiters} waiting, events/s`,
-      key: lanesRate,
-      unit: "/s",
+      name: "p50",
+      key: Keys.wake,
+      unit: "ms",
+      better: "less",
+      of: "median",
+      floored: true,
+      chart: true
+    },
+    { name: "p99", key: Keys.wake, unit: "ms", better: "less", of: "p99", floored: true },
+    {
+      name: `${waiters} waiting, rate`,
+      key: Keys.lanesRate,
+      unit: "events/s",
       better: "more",
-      of: "median"
+      of: "median",
+      chart: true
     },
     {
       name: `${waiters} waiting, p50`,
-      key: lanesLatency,
+      key: Keys.lanesLatency,
       unit: "ms",
       better: "less",
       of: "median"
     },
-    { name: `${waiters} waiting, p99`, key: lanesLatency, unit: "ms", better: "less", of: "p99" }
+    {
+      name: `${waiters} waiting, p99`,
+      key: Keys.lanesLatency,
+      unit: "ms",
+      better: "less",
+      of: "p99",
+      chart: true
+    }
   ],
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
-      const crews = yield* outfit(entrants, [wakeKey, lanesRate, lanesLatency], record, Fleet.crew)
+      const crews = yield* outfit(
+        entrants,
+        [Keys.wake, Keys.lanesRate, Keys.lanesLatency],
+        record,
+        Fleet.crew
+      )
       const present = [...crews.keys()]
       const events = quick ? 15 : 60
       // Both sides have to be compiled before the first sample.
       yield* interleave({
         entrants: present,
         rounds: 1,
-        keys: [wakeKey],
+        keys: [Keys.wake],
         record,
         trial: (entrant) =>
           Effect.asVoid(
@@ -132,7 +150,7 @@ export const wakes: Measurement = {
       yield* interleave({
         entrants: present,
         rounds,
-        keys: [wakeKey],
+        keys: [Keys.wake],
         record,
         trial: (entrant, round) =>
           Effect.flatMap(
@@ -143,20 +161,20 @@ export const wakes: Measurement = {
               events,
               turnMillisMax
             ),
-            (found) => record.values(wakeKey, entrant, round, found)
+            (found) => record.values(Keys.wake, entrant, round, found)
           )
       })
       yield* interleave({
         entrants: present,
         rounds,
-        keys: [lanesRate, lanesLatency],
+        keys: [Keys.lanesRate, Keys.lanesLatency],
         record,
         trial: (entrant, round) =>
           Effect.gen(function* () {
             const name = `${labelOf(entrant)}/many/${round}`
             const found = yield* burst(crews.get(entrant)!, entrant, name)
-            yield* record.values(lanesRate, entrant, round, [found.rate])
-            yield* record.values(lanesLatency, entrant, round, found.latencies)
+            yield* record.values(Keys.lanesRate, entrant, round, [found.rate])
+            yield* record.values(Keys.lanesLatency, entrant, round, found.latencies)
           })
       })
     })

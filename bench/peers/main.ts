@@ -6,7 +6,8 @@
  * - `--only wake,timers`: some measurements
  * - `--peers DBOS,pg-boss`: some peers; the floors and Romancy always take part
  * - `--json`: the last line of standard output is one JSON object with every sample
- * - `--out docs/BENCHMARKS.md`: where the report goes; the charts go beside it
+ * - `--out FILE`: where the report goes, with its charts in a folder beside it. Without it a full run
+ *   writes `docs/BENCHMARKS.md`, and any other run no file
  *
  * Reads: `DATABASE_URL`, else it starts an embedded server; `ABSURD_SQL`.
  * Feeds: the report; progress goes to standard error.
@@ -47,16 +48,20 @@ const { values: options } = parseArgs({
     only: { type: "string", default: measurements.map(({ name }) => name).join(",") },
     peers: { type: "string", default: "" },
     json: { type: "boolean", default: false },
-    out: { type: "string", default: "docs/BENCHMARKS.md" }
+    out: { type: "string", default: "" }
   }
 })
+
+const full =
+  !options.quick && options.peers === "" && options.only.split(",").length === measurements.length
 
 NodeRuntime.runMain(
   Run.main(measurements, {
     ...options,
     runs: options.runs === "" ? (options.quick ? 2 : 5) : Number(options.runs),
     only: options.only.split(","),
-    peers: options.peers === "" ? undefined : options.peers.split(",")
+    peers: options.peers === "" ? undefined : options.peers.split(","),
+    out: options.out === "" ? (full ? "docs/BENCHMARKS.md" : undefined) : options.out
   }).pipe(
     Effect.provide(BenchServer.layerWith({ max_connections: 1000 })),
     // What is done to the systems here on purpose is worth a warning only elsewhere.

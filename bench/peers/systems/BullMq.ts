@@ -6,8 +6,8 @@
  * Guarantees: what is configured is what `Contender` says.
  */
 import { createPostgresBackend, withBackend } from "bullmq"
-import { Pool } from "pg"
 import { now } from "../../Samples.ts"
+import { multiply } from "../Copies.ts"
 import type { Load, Open, Orders, Ran, System } from "../System.ts"
 
 const { Queue, Worker } = withBackend(createPostgresBackend)
@@ -17,6 +17,7 @@ interface Job {
 }
 
 const name = "work"
+const dayMillis = 24 * 3600 * 1000
 
 /** Only who comes first creates the tables. */
 const connection = ({ role, url }: Orders) => ({
@@ -74,19 +75,17 @@ const worker = async (orders: Orders, ran: Ran): Promise<System> => {
     },
     run: (load) => run(orders, load),
     dormant: async (count) => {
-      const delay = 24 * 3600 * 1000
-      for (let added = 0; added < count; added += 5000) {
-        await queue.addBulk(
-          Array.from({ length: Math.min(5000, count - added) }, () => ({
-            name: "work",
-            data: { id: "dormant" },
-            opts: { delay }
-          }))
-        )
-      }
-      const pool = new Pool({ connectionString: orders.url })
-      await pool.query("vacuum analyze")
-      await pool.end()
+      await queue.add("work", { id: "dormant" }, { delay: dayMillis })
+      await multiply(
+        {
+          url: orders.url,
+          schema: "bullmq",
+          table: "job",
+          where: "state = 'delayed'",
+          fresh: { id: "'dormant-' || number", seq: "-number" }
+        },
+        count
+      )
     }
   }
 }

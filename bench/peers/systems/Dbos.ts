@@ -8,6 +8,7 @@
 import { DBOS, DBOSClient } from "@dbos-inc/dbos-sdk"
 import { Pool } from "pg"
 import { now } from "../../Samples.ts"
+import { multiply } from "../Copies.ts"
 import { inLanes, type Load, type Open, type Orders, type Ran } from "../System.ts"
 
 /** Workflows in progress at once: more do not make it faster. */
@@ -25,23 +26,17 @@ const client = async (url: string) => {
   return { send, start: send }
 }
 
-/** Copies of the one that waits, each with another id. */
-const copyOf = (columns: string) => `
-  insert into dbos.workflow_status (workflow_uuid, ${columns})
-  select 'dormant-' || number || '-' || random(), ${columns}
-  from (select * from dbos.workflow_status where status = 'PENDING' limit 1) as one
-    cross join generate_series(1, $1::int) as number`
-
-const dormant = async (url: string, count: number) => {
-  const pool = new Pool({ connectionString: url })
-  const { rows } = await pool.query(`
-    select string_agg(quote_ident(column_name), ', ') as columns from information_schema.columns
-    where table_schema = 'dbos' and table_name = 'workflow_status'
-      and column_name <> 'workflow_uuid' and is_generated = 'NEVER'`)
-  await pool.query(copyOf(rows[0].columns), [count])
-  await pool.query("vacuum analyze dbos.workflow_status")
-  await pool.end()
-}
+const dormant = (url: string, count: number) =>
+  multiply(
+    {
+      url,
+      schema: "dbos",
+      table: "workflow_status",
+      where: "status = 'PENDING'",
+      fresh: { workflow_uuid: "'dormant-' || number" }
+    },
+    count
+  )
 
 const register = (ran: Ran) => {
   const waiting = new Set<string>()

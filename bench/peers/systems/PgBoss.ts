@@ -19,7 +19,8 @@ const queue = "work"
 /** What the workers of a configuration fetch with. */
 const fetching = (configuration: Configuration, slots: number | undefined) => ({
   ...(configuration === "fast" ? { batchSize: 100, burstWhenBatchFull: true } : {}),
-  ...(slots === undefined ? {} : { batchSize: slots })
+  // A worker takes its next batch when all of the last is done.
+  ...(slots === undefined ? {} : { batchSize: 1, localConcurrency: slots })
 })
 
 const isAlert = ({ alert, configuration }: Orders) => alert === true && configuration === "fast"
