@@ -135,7 +135,7 @@ export const listeners: Measurement = {
             const crew = crews.get(entrant)!
             const name = `${labelOf(entrant)}/silenced/${round}`
             const millis = yield* handled(crew, waits(entrant), name, ({ port }) =>
-              crew.proxy.silence(port)
+              crew.proxy.silencePort(port)
             )
             yield* record.values(Keys.blackHoled, entrant, round, [millis])
           })

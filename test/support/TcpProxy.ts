@@ -20,7 +20,7 @@ export interface TcpProxy {
   /** Stops forwarding both ways and closes nothing; new connections are accepted and get silence. */
   readonly blackHole: Effect.Effect<void>
   /** A black hole for the one connection that comes to the server from this port. */
-  readonly silence: (port: number) => Effect.Effect<void>
+  readonly silencePort: (port: number) => Effect.Effect<void>
   /** The ports from which connections come to the server. */
   readonly ports: Effect.Effect<ReadonlyArray<number>>
   /** Ends black holes and `refuse`: what was held is delivered, new connections are accepted. */
@@ -151,7 +151,7 @@ const start = async (target: URL, tap: (pair: Pair) => Tap) => {
       newcomers.silent = true
       each((pair) => pair.ways.forEach((way) => way.hold("hole")))
     }),
-    silence: (port) =>
+    silencePort: (port) =>
       Effect.sync(() => {
         for (const pair of pairs)
           if (pair.server.localPort === port) pair.ways.forEach((way) => way.hold("hole"))
