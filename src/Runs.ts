@@ -170,7 +170,7 @@ const make = Effect.gen(function* () {
   const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
     while (true) {
       const exit = yield* replay(run, registration)
-      yield* run.idle.await
+      yield* run.idle
       if (run.abandoned) return yield* giveBack(run)
       const result = resultOf(run, exit)
       if (result === undefined) {
@@ -274,7 +274,7 @@ const make = Effect.gen(function* () {
       options.payload ??
       (yield* WorkflowCodec.of(workflow)
         .decodePayload(claimed.payload)
-        .pipe(Effect.provideContext(registration.context)))
+        .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
     const run = new Run({ claimed, workflow, payload })
     if (options.record !== undefined) yield* run.apply(options.record)
     run.again = undefined
@@ -306,7 +306,7 @@ const make = Effect.gen(function* () {
       run.unpark()
     }
     // Steps that have begun may finish and be recorded, within the bound.
-    yield* Effect.forEach(mine, (run) => run.idle.await, {
+    yield* Effect.forEach(mine, (run) => run.idle, {
       concurrency: "unbounded",
       discard: true
     }).pipe(Effect.timeoutOption(config.shutdownTimeout))
