@@ -9,6 +9,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
@@ -95,7 +96,7 @@ export const make = Effect.fnUntraced(function* (here: {
   }> => {
     const codec = WorkflowCodec.of(run.workflow)
     return codec.encodeResult(result).pipe(
-      Effect.provideContext(registration.context),
+      Effect.updateContext((_: Context.Context<never>) => registration.context),
       Effect.flatMap((text) =>
         WorkflowCodec.within(
           text,
@@ -127,7 +128,10 @@ export const make = Effect.fnUntraced(function* (here: {
         ? undefined
         : yield* WorkflowCodec.of(run.workflow)
             .encodeResult(result)
-            .pipe(Effect.provideContext(registration.context), Effect.orDie)
+            .pipe(
+              Effect.updateContext((_: Context.Context<never>) => registration.context),
+              Effect.orDie
+            )
     const suspended = yield* store.suspend(run.lease, {
       ...seen,
       failed: result.failed === true,
