@@ -11,11 +11,13 @@ import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { oversized } from "./Oversized.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { unauthorizedHttp } from "./UnauthorizedHttp.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
   oversized,
-  hostileNames
+  hostileNames,
+  unauthorizedHttp
 ]
