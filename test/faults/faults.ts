@@ -7,6 +7,7 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { changedCode } from "./ChangedCode.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { oversized } from "./Oversized.ts"
@@ -19,5 +20,6 @@ export const faults: ReadonlyArray<Fault> = [
   serverRestarted,
   oversized,
   hostileNames,
-  unauthorizedHttp
+  unauthorizedHttp,
+  changedCode
 ]
