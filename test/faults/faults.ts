@@ -11,6 +11,7 @@ import { changedCode } from "./ChangedCode.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { oversized } from "./Oversized.ts"
+import { poisonedRows } from "./PoisonedRows.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { unauthorizedHttp } from "./UnauthorizedHttp.ts"
 
@@ -21,5 +22,6 @@ export const faults: ReadonlyArray<Fault> = [
   oversized,
   hostileNames,
   unauthorizedHttp,
+  poisonedRows,
   changedCode
 ]
