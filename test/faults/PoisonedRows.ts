@@ -282,8 +282,12 @@ export const poisonedRows: Fault = {
     const behind = yield* through(content, good)
     yield* release(client, second)
     yield* through(content, second)
-    const violations = wrongVictims(yield* states(content), victims)
-    violations.push(...(yield* Effect.forEach(victims, (victim) => told(client, victim))).flat())
+    const found = yield* states(content)
+    const aside = victims.filter(({ executionId }) => found.get(executionId)!.status === "Blocked")
+    const violations = [
+      ...wrongVictims(found, victims),
+      ...(yield* Effect.forEach(aside, (victim) => told(client, victim))).flat()
+    ]
     const reports = lines.filter((line) => line.startsWith("ERROR workflow blocked")).length
     if (reports !== victims.length) {
       violations.push(`${reports} reports of ${victims.length} that were set aside`)
