@@ -17,6 +17,7 @@ import * as Workflow from "effect/workflow/Workflow"
 import { Awaiting } from "./Awaiting.ts"
 import { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { Ended, Run } from "./Run.ts"
 import type { Registration } from "./Runs.ts"
@@ -42,6 +43,7 @@ export const make = Effect.fnUntraced(function* (here: {
   const config = yield* RomancyConfig
   const awaiting = yield* Awaiting
   const doorbell = yield* Doorbell
+  const names = new Names(config)
 
   const complete = Effect.fnUntraced(function* (
     run: Run,
@@ -69,6 +71,10 @@ export const make = Effect.fnUntraced(function* (here: {
     })
     if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
     const told = parent !== undefined && run.toldParent(parent)
+    // What was interrupted may not have come so far.
+    if (status !== "Interrupted") {
+      yield* Effect.annotateLogs(names.orphans(run), { executionId: run.executionId })
+    }
     leave(run, Exit.succeed(result))
     awaiting.resolve({
       executionId: run.executionId,

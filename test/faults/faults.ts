@@ -7,6 +7,7 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
+import { changedCode } from "./ChangedCode.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
@@ -19,12 +20,14 @@ import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
 import { oversized } from "./Oversized.ts"
 import { partitioned } from "./Partitioned.ts"
+import { poisonedRows } from "./PoisonedRows.ts"
 import { poolExhausted } from "./PoolExhausted.ts"
 import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { skewedClocks } from "./SkewedClocks.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { soak } from "./Soak.ts"
+import { unauthorizedHttp } from "./UnauthorizedHttp.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtStatement,
@@ -41,6 +44,9 @@ export const faults: ReadonlyArray<Fault> = [
   notificationsMultiplied,
   oversized,
   hostileNames,
+  unauthorizedHttp,
+  poisonedRows,
+  changedCode,
   longActivity,
   eventLoopBlocked,
   poolExhausted,
