@@ -9,13 +9,17 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { changedCode } from "./ChangedCode.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
+import { diskFull } from "./DiskFull.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
 import { hostileNames } from "./HostileNames.ts"
+import { hotStandby } from "./HotStandby.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { killedAtStatement } from "./KilledAtStatement.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
 import { longActivity } from "./LongActivity.ts"
+import { manyDormant } from "./ManyDormant.ts"
+import { notificationQueueFull } from "./NotificationQueueFull.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
 import { oversized } from "./Oversized.ts"
@@ -40,6 +44,7 @@ export const faults: ReadonlyArray<Fault> = [
   slowNetwork,
   skewedClocks,
   databaseClockStepped,
+  diskFull,
   notificationsLost,
   notificationsMultiplied,
   oversized,
@@ -49,7 +54,10 @@ export const faults: ReadonlyArray<Fault> = [
   changedCode,
   longActivity,
   eventLoopBlocked,
+  manyDormant,
+  notificationQueueFull,
   poolExhausted,
   rollingUpgrade,
+  hotStandby,
   soak
 ]

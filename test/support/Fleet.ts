@@ -85,8 +85,8 @@ export const make = Effect.fnUntraced(function* (
   database: Effect.Effect<{ readonly url: Redacted.Redacted }, never, Scope.Scope> = Database.make
 ) {
   const { url } = yield* database
-  // A pool, which is there again after its server was gone.
-  const sql = yield* PgClient.make({ url, maxConnections: 2 }).pipe(
+  // One connection, and another when its server was gone.
+  const sql = yield* PgClient.make({ url, maxConnections: 1 }).pipe(
     Effect.provide(Reactivity.layer),
     Effect.orDie
   )
