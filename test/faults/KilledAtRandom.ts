@@ -17,7 +17,7 @@ import * as Workload from "./Workload.ts"
 const slots = 50
 
 /** How long the work of a killed worker lay still: from its death to a line of another worker. */
-const takeovers = (harness: Harness.Harness, kills: ReadonlyMap<string, number>) =>
+export const takeovers = (harness: Harness.Harness, kills: ReadonlyMap<string, number>) =>
   Effect.map(
     harness.sql<{ worker: string; next: number }>`
       select distinct on (l.id, l.worker) l.worker,

@@ -7,10 +7,8 @@
  * Guarantees: what is started or released is repeated until it is accepted; both are idempotent. The
  * judgement reads the tables and the ledger, not what a worker says of itself.
  */
-import * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Schedule from "effect/Schedule"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import type { RomancyConfig } from "../../src/RomancyConfig.ts"
@@ -36,11 +34,7 @@ export const make = Effect.fnUntraced(function* (
   config: RomancyConfig.Options = {}
 ) {
   const fleet = yield* Fleet.make(config, cluster.database)
-  // A pool, which is there again after its server was gone.
-  const sql = yield* PgClient.make({ url: fleet.url, maxConnections: 2 }).pipe(
-    Effect.provide(Reactivity.layer),
-    Effect.orDie
-  )
+  const { sql } = fleet
   yield* Effect.orDie(sql`create index on ledger (id)`)
   const started = new Map<string, Load.Work>()
 
@@ -180,7 +174,7 @@ export const make = Effect.fnUntraced(function* (
     }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
-  return { ...fleet, sql, start, release, statuses, completed, now, quiet, underWay, judge }
+  return { ...fleet, insist, start, release, statuses, completed, now, quiet, underWay, judge }
 })
 
 export type Harness = Effect.Success<ReturnType<typeof make>>

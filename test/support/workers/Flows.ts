@@ -18,6 +18,7 @@ import { CloudEvent } from "../../../src/CloudEvent.ts"
 import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
 import { load } from "./Load.ts"
+import * as Post from "./Post.ts"
 import { enter, pass, step } from "./Site.ts"
 
 const base = { payload: { id: Schema.String }, idempotencyKey: ({ id }: { id: string }) => id }
@@ -176,7 +177,8 @@ export const flows = {
   Parent: parent,
   Consumer: consumer,
   Publisher: publisher,
-  Load: load
+  Load: load,
+  ...Post.flows
 }
 export type FlowName = keyof typeof flows
 
