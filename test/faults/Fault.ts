@@ -59,6 +59,8 @@ export interface Fault {
   readonly name: string
   /** What has to come of it. */
   readonly expectation: string
+  /** Whether it needs a program that this machine does not have; the tests leave it out then. */
+  readonly absent?: boolean
   /** How often it is run in each size; `undefined`: once. */
   readonly runs?: Partial<Record<Size, number>>
   /** Seeds that once showed a defect; they are run before all others. */

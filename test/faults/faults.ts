@@ -16,6 +16,7 @@ import { poolExhausted } from "./PoolExhausted.ts"
 import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
 import { skewedClocks } from "./SkewedClocks.ts"
+import { transactionPooler } from "./TransactionPooler.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
@@ -23,6 +24,7 @@ export const faults: ReadonlyArray<Fault> = [
   listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  transactionPooler,
   skewedClocks,
   longActivity,
   eventLoopBlocked,

@@ -17,6 +17,7 @@ import * as Channel from "../../../src/Channel.ts"
 import { CloudEvent } from "../../../src/CloudEvent.ts"
 import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
+import { herd } from "./Herd.ts"
 import { load } from "./Load.ts"
 import { enter, pass, step } from "./Site.ts"
 
@@ -176,7 +177,8 @@ export const flows = {
   Parent: parent,
   Consumer: consumer,
   Publisher: publisher,
-  Load: load
+  Load: load,
+  Herd: herd
 }
 export type FlowName = keyof typeof flows
 
