@@ -9,6 +9,7 @@ import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
+import { herdCalled } from "./HerdCalled.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
 import { longActivity } from "./LongActivity.ts"
@@ -28,6 +29,7 @@ export const faults: ReadonlyArray<Fault> = [
   skewedClocks,
   longActivity,
   eventLoopBlocked,
+  herdCalled,
   poolExhausted,
   rollingUpgrade
 ]
