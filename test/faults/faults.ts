@@ -12,6 +12,7 @@ import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { diskFull } from "./DiskFull.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
+import { herdCalled } from "./HerdCalled.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { hotStandby } from "./HotStandby.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
@@ -31,6 +32,7 @@ import { serverRestarted } from "./ServerRestarted.ts"
 import { skewedClocks } from "./SkewedClocks.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { soak } from "./Soak.ts"
+import { transactionPooler } from "./TransactionPooler.ts"
 import { unauthorizedHttp } from "./UnauthorizedHttp.ts"
 
 export const faults: ReadonlyArray<Fault> = [
@@ -42,6 +44,7 @@ export const faults: ReadonlyArray<Fault> = [
   serverRestarted,
   partitioned,
   slowNetwork,
+  transactionPooler,
   skewedClocks,
   databaseClockStepped,
   diskFull,
@@ -54,6 +57,7 @@ export const faults: ReadonlyArray<Fault> = [
   changedCode,
   longActivity,
   eventLoopBlocked,
+  herdCalled,
   manyDormant,
   notificationQueueFull,
   poolExhausted,
