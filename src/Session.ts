@@ -88,8 +88,13 @@ export interface Options {
   readonly statementTimeout: Duration.Input
 }
 
-/** How long a farewell (UNLISTEN, Terminate, the answer to a cancel) may take. */
-const farewell = Duration.millis(250)
+/**
+ * How long a farewell (UNLISTEN, Terminate) may take. The server ends a session whose socket is gone
+ * all the same, so that whoever stops need not wait longer for a peer that may be dead.
+ */
+const farewell = Duration.millis(50)
+/** How long the answer to a cancelled statement may take; without it the session is lost. */
+const cancellation = Duration.millis(250)
 
 /**
  * Opens a session that lives as long as the scope.
@@ -180,7 +185,7 @@ class Line {
         Effect.flatMap((fiber) =>
           Effect.onInterrupt(Fiber.join(fiber), () =>
             Effect.flatMap(
-              this.arm(farewell, "No answer to a cancelled statement within"),
+              this.arm(cancellation, "No answer to a cancelled statement within"),
               (late) => Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
             )
           )

@@ -11,6 +11,7 @@ import { killedAtStatement } from "./KilledAtStatement.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
+import { halfOpenListener } from "./HalfOpenListener.ts"
 import { partitioned } from "./Partitioned.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
@@ -21,6 +22,7 @@ export const faults: ReadonlyArray<Fault> = [
   killedAtRandom,
   allSessionsEnded,
   serverRestarted,
+  halfOpenListener,
   partitioned,
   slowNetwork,
   notificationsLost,
