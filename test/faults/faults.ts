@@ -12,6 +12,7 @@ import { killedAtRandom } from "./KilledAtRandom.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
 import { halfOpenListener } from "./HalfOpenListener.ts"
+import { idleLoad } from "./IdleLoad.ts"
 import { partitioned } from "./Partitioned.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
@@ -27,5 +28,6 @@ export const faults: ReadonlyArray<Fault> = [
   slowNetwork,
   notificationsLost,
   notificationsMultiplied,
+  idleLoad,
   soak
 ]
