@@ -11,8 +11,10 @@ import { killedAtStatement } from "./KilledAtStatement.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
+import { forgedHints } from "./ForgedHints.ts"
 import { halfOpenListener } from "./HalfOpenListener.ts"
 import { idleLoad } from "./IdleLoad.ts"
+import { halfOpenSessions } from "./HalfOpenSessions.ts"
 import { partitioned } from "./Partitioned.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
@@ -24,10 +26,12 @@ export const faults: ReadonlyArray<Fault> = [
   allSessionsEnded,
   serverRestarted,
   halfOpenListener,
+  halfOpenSessions,
   partitioned,
   slowNetwork,
   notificationsLost,
   notificationsMultiplied,
+  forgedHints,
   idleLoad,
   soak
 ]
