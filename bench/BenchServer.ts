@@ -40,15 +40,19 @@ export class BenchServer extends Context.Service<
     readonly postmaster: number | undefined
   }
 >()("bench/BenchServer") {
-  static readonly layer = Layer.effect(
-    BenchServer,
-    Effect.gen(function* () {
-      const given = yield* Config.option(Config.Redacted("DATABASE_URL"))
-      if (Option.isSome(given)) return { url: given.value, postmaster: undefined }
-      const server = yield* EmbeddedPostgres.make({ settings })
-      return { url: server.url, postmaster: server.processId }
-    })
-  )
+  /** With other settings than the usual ones, where the server is started here. */
+  static readonly layerWith = (others: Readonly<Record<string, string | number>>) =>
+    Layer.effect(
+      BenchServer,
+      Effect.gen(function* () {
+        const given = yield* Config.option(Config.Redacted("DATABASE_URL"))
+        if (Option.isSome(given)) return { url: given.value, postmaster: undefined }
+        const server = yield* EmbeddedPostgres.make({ settings: { ...settings, ...others } })
+        return { url: server.url, postmaster: server.processId }
+      })
+    )
+
+  static readonly layer = BenchServer.layerWith({})
 
   /** What the server says of itself. */
   static readonly describe = Effect.gen(function* () {

@@ -4,7 +4,7 @@
  * it costs above the floor no engine for that vocabulary saves, whose hints have to be read.
  *
  * Reads: `Raw`.
- * Feeds: `worker`, for `Wake`.
+ * Feeds: `worker`, for `Wake`; `LeastStepEngine`.
  * Guarantees: a wake has gone through Effect's own code and schemas at both ends, counted, written,
  * notified and read; one that was not parked was claimed and replayed, too.
  */
@@ -118,7 +118,8 @@ const waiting = Effect.fnUntraced(function* (
 
 const missing = () => Effect.die("the least engine does not have this")
 
-const unused: WorkflowEngine.Encoded = {
+/** What an engine has that lacks everything. */
+export const unused: WorkflowEngine.Encoded = {
   register: missing,
   execute: missing,
   poll: missing,

@@ -3,7 +3,7 @@
  * and nothing else in the way.
  *
  * Reads: rows that the engine wrote, so that what is compared has the same contents.
- * Feeds: `Throughput`, `Wake`.
+ * Feeds: `Throughput`, `Wake`, the least engines.
  * Guarantees: the driver is the engine's; each statement is a transaction of its own.
  */
 import * as PgConnection from "@effect/sql-pg/PgConnection"
@@ -15,6 +15,20 @@ import { equal } from "./Proof.ts"
 /** A session of the bare driver, for the length of the scope. */
 export const session = (url: Redacted.Redacted) =>
   Effect.flatMap(PgConnection.make({ url }), (connection) => connection.pin)
+
+/** One that plans its batches as the engine's own sessions do, whatever their size. */
+export const writer = (url: Redacted.Redacted) =>
+  Effect.flatMap(
+    PgConnection.make({
+      url,
+      startupParameters: {
+        plan_cache_mode: "force_generic_plan",
+        enable_seqscan: "off",
+        jit: "off"
+      }
+    }),
+    (connection) => connection.pin
+  )
 
 export const floorChannel = "bench_floor"
 
@@ -132,6 +146,25 @@ const insertion = ({ columns, table }: Copy) => {
 const slice = (rows: Rows, from: number, size: number) =>
   rows.columns.map((column) => column.slice(from, from + size))
 
+/** The batches of the least engine, on the same copies: starts that take what they start, ... */
+export const startInstances = `
+  insert into bench_instances (execution_id, workflow_name, status, payload, owner, token,
+    ready_at, created_at)
+  select id, name, 'Running', payload::json, 'me', 1, clock_timestamp(), clock_timestamp()
+  from unnest($1::text[], $2::text[], $3::text[]) as t (id, name, payload)`
+
+/** ... steps, ... */
+export const recordSteps = `
+  insert into bench_steps (execution_id, name, attempt, exit, token, recorded_at)
+  select id, name, attempt::int4, exit::json, 1, clock_timestamp()
+  from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as t (id, name, attempt, exit)`
+
+/** ... and ends. */
+export const completeInstances = `
+  update bench_instances i set status = 'Completed', result = t.result::json, owner = null,
+    completed_at = clock_timestamp()
+  from unnest($1::text[], $2::text[]) as t (id, result) where i.execution_id = t.id`
+
 /** Inserts rows in statements of `size`, over as many sessions as are given. */
 export const insertBatches = Effect.fnUntraced(function* (
   sessions: ReadonlyArray<PgConnection.PgConnection>,
@@ -175,4 +208,13 @@ export const countCopies = (sql: PgClient) =>
       "select ((select count(*) from bench_instances) + (select count(*) from bench_steps))::int4 as rows"
     ),
     ([row]) => row!.rows
+  )
+
+/** How many instances of the copies have ended. */
+export const countCompleted = (sql: PgClient) =>
+  Effect.map(
+    sql.unsafe<{ completed: number }>(
+      "select count(*)::int4 as completed from bench_instances where status = 'Completed' and result is not null"
+    ),
+    ([row]) => row!.completed
   )

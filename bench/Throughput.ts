@@ -4,12 +4,13 @@
  * Reads: `BenchServer`.
  * Feeds: `main`.
  * Guarantees: every workflow is started and awaited here, and found completed in the database with
- * all its steps; the rounds of the variants, of the floor and of Effect's engine in memory are
- * interleaved.
+ * all its steps; the rounds of the variants, of the floor, of the least engine and of Effect's
+ * engine in memory are interleaved.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import type * as Redacted from "effect/Redacted"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import * as RomancyConfig from "../src/RomancyConfig.ts"
@@ -17,6 +18,7 @@ import { BenchServer } from "./BenchServer.ts"
 import * as Cpu from "./Cpu.ts"
 import * as Engines from "./Engines.ts"
 import { atLeast, digits, type Figure } from "./Figure.ts"
+import * as LeastStepEngine from "./LeastStepEngine.ts"
 import { equal } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import { median, now, percentile } from "./Samples.ts"
@@ -118,6 +120,23 @@ const inMemory = (round: string, variant: Variant, count: number) =>
     return (count / elapsed) * 1000
   }).pipe(Effect.scoped)
 
+/**
+ * The same on the least engine that commits each row before it goes on: what this process could do
+ * at the most over this driver and this server. A new one each time, for what does not wait.
+ */
+const leastEngine = (url: Redacted.Redacted, round: string, variant: Variant, count: number) =>
+  Effect.gen(function* () {
+    if (variant.waits === true) return undefined
+    const sql = yield* PgClient.PgClient
+    yield* Raw.emptyCopies(sql)
+    const engine = yield* Engines.least(Steps.toLayer(body), LeastStepEngine.layer(url))
+    const elapsed = yield* Engines.on(engine)(runAll(round, variant, count))
+    const rows = count * (1 + variant.steps)
+    yield* equal("rows of the least engine", yield* Raw.countCopies(sql), rows)
+    yield* equal("its completed workflows", yield* Raw.countCompleted(sql), count)
+    return (count / elapsed) * 1000
+  }).pipe(Effect.scoped)
+
 const runMany = Effect.fnUntraced(function* (round: string, variant: Variant, count: number) {
   const { postmaster } = yield* BenchServer
   const cpu = Cpu.usage(postmaster)
@@ -191,12 +210,15 @@ interface Round {
   readonly cpu: string
   readonly floor: number
   readonly memory: number
+  readonly least: number | undefined
 }
 
 const toFigure = (variant: Variant, rounds: ReadonlyArray<Round>): Figure => {
   const value = median(rounds.map(({ rate }) => rate))
   const memory = median(rounds.map((round) => round.memory))
   const floor = median(rounds.map(({ floor }) => floor))
+  const least = median(rounds.flatMap(({ least }) => least ?? []))
+  const share = (of: number) => `${((value / of) * 100).toFixed(0)} %`
   return {
     name: variant.name,
     unit: "workflows/s",
@@ -205,7 +227,8 @@ const toFigure = (variant: Variant, rounds: ReadonlyArray<Round>): Figure => {
     ratio: floor / value,
     ...(variant.goal === undefined ? {} : { goal: atLeast(variant.goal, value, "/s") }),
     note: [
-      `${((value / memory) * 100).toFixed(0)} % of Effect's engine in memory, ${digits(memory)}/s`,
+      ...(Number.isNaN(least) ? [] : [`${share(least)} of the least engine, ${digits(least)}/s`]),
+      `${share(memory)} of Effect's engine in memory, ${digits(memory)}/s`,
       rounds.find(({ rate }) => rate === value)?.cpu ?? ""
     ].join("; ")
   }
@@ -228,11 +251,13 @@ const measure = Effect.fnUntraced(function* (options: {
   readonly rounds: number
   readonly sequential: number
   readonly sessions: Sessions
+  readonly url: Redacted.Redacted
 }) {
-  const { count, rounds, sessions } = options
+  const { count, rounds, sessions, url } = options
   const sql = yield* PgClient.PgClient
   yield* Raw.createCopies(sql)
   for (const variant of variants) yield* runMany("warm-up", variant, concurrency)
+  for (const variant of variants) yield* leastEngine(url, "warm-up", variant, concurrency)
   for (const variant of variants) yield* inMemory("warm-up", variant, concurrency)
   const found = variants.map(() => [] as Array<Round>)
   for (let round = 0; round < rounds; round++) {
@@ -240,7 +265,8 @@ const measure = Effect.fnUntraced(function* (options: {
       const { cpu, rate } = yield* runMany(`round-${round}`, variant, count)
       const floor = yield* floorOf(`round-${round}`, variant, count, sessions)
       const memory = yield* inMemory(`round-${round}`, variant, count)
-      found[at]!.push({ rate, cpu, floor, memory })
+      const least = yield* leastEngine(url, `round-${round}`, variant, count)
+      found[at]!.push({ rate, cpu, floor, least, memory })
       console.error(`throughput: ${variant.name}, round ${round + 1}: ${Math.round(rate)}/s`)
     }
   }
@@ -266,6 +292,6 @@ export const throughput: Section = {
       const size = quick
         ? { count: 4_000, rounds: 1, sequential: 100 }
         : { count: 10_000, rounds: 3, sequential: 300 }
-      return yield* Effect.provideContext(measure({ ...size, sessions }), engine)
+      return yield* Effect.provideContext(measure({ ...size, sessions, url }), engine)
     }).pipe(Effect.scoped)
 }

@@ -4,7 +4,8 @@
  * Reads: `BenchServer`, whose clock decides.
  * Feeds: `main`.
  * Guarantees: lateness is read from the clock of the database by the first step after the sleep;
- * a timer that was early fails the run.
+ * a timer that was early fails the run; firings during which this process collected garbage are told
+ * apart from the others.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as DateTime from "effect/DateTime"
@@ -15,7 +16,8 @@ import * as Activity from "effect/workflow/Activity"
 import * as Timer from "../src/Timer.ts"
 import { BenchServer } from "./BenchServer.ts"
 import * as Engines from "./Engines.ts"
-import { atMost, type Figure } from "./Figure.ts"
+import { atMost, digits, type Figure } from "./Figure.ts"
+import * as GcPauses from "./GcPauses.ts"
 import { equal, holds } from "./Proof.ts"
 import { percentile } from "./Samples.ts"
 import type { Section } from "./Section.ts"
@@ -79,7 +81,13 @@ const prove = Effect.fnUntraced(function* (found: ReadonlyArray<number>) {
   yield* holds(`no timer is early (${Math.min(...found)} ms)`, Math.min(...found) >= 0)
 })
 
-const toFigures = (found: ReadonlyArray<number>, floor: ReadonlyArray<number>) =>
+/** When firings were due, and how late they were. */
+interface Fired {
+  readonly dues: ReadonlyArray<number>
+  readonly late: ReadonlyArray<number>
+}
+
+const toFigures = ({ late: found }: Fired, { late: floor }: Fired) =>
   [0, 0.5, 0.99, 1].map((q): Figure => {
     const value = percentile(found, q)
     const name = q === 0 ? "lateness, least" : q === 1 ? "lateness, worst" : `lateness, p${q * 100}`
@@ -87,11 +95,47 @@ const toFigures = (found: ReadonlyArray<number>, floor: ReadonlyArray<number>) =
     return q === 0.99 ? { ...figure, goal: atMost(10, value, " ms") } : figure
   })
 
+/** By how much the clock of the database is ahead of that of `performance`. */
+const aheadMillis = Effect.gen(function* () {
+  const asked = performance.now()
+  const store = yield* storeMillis
+  return store - (asked + performance.now()) / 2
+})
+
+/** What is left of the lateness where this process collected no garbage between deadline and step. */
+const undisturbed = (
+  found: Fired,
+  floor: Fired,
+  pauses: ReadonlyArray<GcPauses.Pause>,
+  ahead: number
+): Figure => {
+  const others = ({ dues, late }: Fired) =>
+    late.filter((millis, at) => {
+      const due = dues[at]! - ahead
+      return !pauses.some(({ from, to }) => from < due + millis && to > due)
+    })
+  const [kept, ofFloor] = [others(found), others(floor)]
+  const met = found.late.length - kept.length
+  const lengths = pauses.map(({ from, to }) => to - from)
+  return {
+    name: "lateness, p99, where no garbage was collected meanwhile",
+    unit: "ms",
+    value: percentile(kept, 0.99),
+    floor: percentile(ofFloor, 0.99),
+    note: `${((100 * met) / found.late.length).toFixed(1)} % met a collection; ${pauses.length} in all, p50 ${digits(percentile(lengths, 0.5))} ms, longest ${digits(percentile(lengths, 1))} ms`
+  }
+}
+
 const measure = Effect.fnUntraced(function* (count: number, spreadMillis: number) {
   yield* durable(yield* deadlines(10, 100)).pipe(Effect.andThen(clear))
-  const found = yield* durable(yield* deadlines(count, spreadMillis))
-  yield* prove(found)
-  return toFigures(found, yield* plain(yield* deadlines(count, spreadMillis)))
+  const pauses = yield* GcPauses.watch
+  const ahead = yield* aheadMillis
+  const dues = yield* deadlines(count, spreadMillis)
+  const found = { dues, late: yield* durable(dues) }
+  yield* prove(found.late)
+  const others = yield* deadlines(count, spreadMillis)
+  const floor = { dues: others, late: yield* plain(others) }
+  return [...toFigures(found, floor), undisturbed(found, floor, pauses(), ahead)]
 })
 
 /** Forgets the warm-up, whose ids are used again. */

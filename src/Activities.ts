@@ -18,7 +18,7 @@ import type * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import { InStep } from "./InStep.ts"
-import type { Names } from "./Names.ts"
+import { Derived, type Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { TooLarge } from "./RomancyError.ts"
 import { type Run, stepKey } from "./Run.ts"
@@ -51,7 +51,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       const key = stepKey(activity.name, attempt)
       const recorded = run.steps.get(key)
       const named =
-        recorded !== undefined
+        recorded !== undefined || Context.get(activity.annotations, Derived)
           ? names.use(run, "step", activity.name, attempt)
           : Effect.andThen(
               names.check(activity.name, `The name of a step of ${run.workflow._tag}`),

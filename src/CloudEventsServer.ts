@@ -219,6 +219,7 @@ const publish = ({ event, executionId }: AcceptedEvents.Accepted) =>
   Effect.flatMap(Events, (events) => events.publish(event, { executionId })).pipe(
     Effect.catchTags({
       TooLarge: ({ message }) => refusal(413, { reason: message }),
+      InvalidName: ({ message }) => refusal(400, { reason: message }),
       StoreError: ({ operation, reason }) => away(`the store fails to ${operation} ${code(reason)}`)
     }),
     Effect.withSpan(

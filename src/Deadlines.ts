@@ -45,16 +45,12 @@ export class Deadlines {
   private watchedMillis = Number.POSITIVE_INFINITY
 
   /** Runs `onDue` after so long, unless the function that it gives is called before. */
-  set(after: Duration.Duration, onDue: () => void): Effect.Effect<() => void> {
-    return Effect.suspend(() => {
-      const deadline = { atMillis: nowMillis() + Duration.toMillis(after), onDue }
-      const callOff = () => void this.deadlines.delete(deadline)
-      if (!Duration.isFinite(after)) return Effect.succeed(callOff)
-      this.deadlines.add(deadline)
-      return deadline.atMillis < this.watchedMillis
-        ? Effect.as(this.watch, callOff)
-        : Effect.succeed(callOff)
-    })
+  set(after: Duration.Duration, onDue: () => void): () => void {
+    const deadline = { atMillis: nowMillis() + Duration.toMillis(after), onDue }
+    if (!Duration.isFinite(after)) return () => {}
+    this.deadlines.add(deadline)
+    if (deadline.atMillis < this.watchedMillis) this.watch()
+    return () => void this.deadlines.delete(deadline)
   }
 
   /** Calls everything off. */
@@ -65,13 +61,11 @@ export class Deadlines {
   }
 
   /** Watches for the earliest from now on. */
-  private readonly watch: Effect.Effect<void> = Effect.suspend(() => {
+  private watch(): void {
     this.watcher?.interruptUnsafe()
     this.watchedMillis = this.earliestMillis
-    return Effect.map(Effect.forkDetach(this.watching, { startImmediately: true }), (fiber) => {
-      this.watcher = fiber
-    })
-  })
+    this.watcher = Effect.runFork(this.watching)
+  }
 
   private readonly watching: Effect.Effect<void> = Effect.suspend(() => {
     const next = this.earliestMillis

@@ -108,10 +108,9 @@ const look = Effect.fnUntraced(function* <E, R>(
 
 /** Repeats a drain until it succeeds. */
 const persist = <A, E, R>(drain: Effect.Effect<A, E, R>): Effect.Effect<A, never, R> =>
-  Effect.suspend(() => {
-    let failures = 0
-    const step = Effect.orDie(Schedule.toStep(retrySchedule))
-    return Effect.flatMap(step, (next) => {
+  Effect.catchCause(drain, (first) =>
+    Effect.flatMap(Effect.orDie(Schedule.toStep(retrySchedule)), (next) => {
+      let failures = 0
       const pause = Effect.fnUntraced(function* (cause: Cause.Cause<E>) {
         const now = yield* Clock.currentTimeMillis
         const [, delay] = yield* Effect.orDie(next(now, undefined))
@@ -121,12 +120,8 @@ const persist = <A, E, R>(drain: Effect.Effect<A, E, R>): Effect.Effect<A, never
         )
         yield* Effect.sleep(delay)
       })
-      const attempt: Effect.Effect<A, never, R> = Effect.catchCause(drain, (cause) =>
-        Effect.andThen(
-          pause(cause),
-          Effect.suspend(() => attempt)
-        )
-      )
-      return attempt
+      const again = (cause: Cause.Cause<E>): Effect.Effect<A, never, R> =>
+        Effect.andThen(pause(cause), Effect.catchCause(drain, again))
+      return again(first)
     })
-  })
+  )

@@ -41,6 +41,8 @@ export interface EmbeddedPostgresOptions {
   readonly port?: number | undefined
   /** Server settings (`postgresql.conf` names), for example `{ max_connections: 300 }`. */
   readonly settings?: Readonly<Record<string, string | number | boolean>> | undefined
+  /** Variables for the server's environment, which otherwise has none of this process's but `PATH`. */
+  readonly env?: Readonly<Record<string, string>> | undefined
   /** Where the runnable copy of the programs (60 MB) is kept. Default: `os.tmpdir()`. */
   readonly cacheDir?: string | undefined
 }

@@ -45,6 +45,7 @@ const make = (options: { readonly client: boolean }) =>
     const names = new Names(config)
     const activityExecute = yield* Activities.make(names)
 
+    const checkId = (executionId: string) => names.check(executionId, "An execution id")
     const payload = (text: string, what: string) =>
       WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes)
 
@@ -195,6 +196,7 @@ const make = (options: { readonly client: boolean }) =>
 
     const poll: WorkflowEngine.Encoded["poll"] = Effect.fnUntraced(
       function* (workflow, executionId) {
+        yield* checkId(executionId)
         const run = runs.get(executionId)
         if (run !== undefined) {
           return run.parked.size > 0 && run.inFlight === 0
@@ -214,7 +216,11 @@ const make = (options: { readonly client: boolean }) =>
       workflow: Workflow.Any,
       executionId: string,
       woken: Effect.Effect<Store.Woken, StoreError>
-    ) => Effect.map(Effect.orDie(woken), (woken) => runs.woken(executionId, workflow._tag, woken))
+    ) =>
+      checkId(executionId).pipe(
+        Effect.andThen(Effect.orDie(woken)),
+        Effect.map((woken) => runs.woken(executionId, workflow._tag, woken))
+      )
 
     // Deferreds and clocks.
 
@@ -235,7 +241,7 @@ const make = (options: { readonly client: boolean }) =>
       function* (options) {
         yield* names.check(options.deferredName, "The name of a deferred")
         yield* names.check(options.workflowName, "The name of the workflow")
-        yield* names.check(options.executionId, "An execution id")
+        yield* checkId(options.executionId)
         const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
           Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
           Effect.orDie
@@ -327,7 +333,9 @@ const make = (options: { readonly client: boolean }) =>
         wake(workflow, executionId, store.interrupt(executionId, false)),
       interruptUnsafe: (workflow, executionId) =>
         wake(workflow, executionId, store.interrupt(executionId, true)),
-      awaitComplete: (_workflow, executionId) => Effect.asVoid(awaiting.outcome(executionId)),
+      awaitComplete: (_workflow, executionId) =>
+        // Those who await share one query.
+        Effect.andThen(checkId(executionId), Effect.asVoid(awaiting.outcome(executionId))),
       activityExecute,
       deferredResult,
       deferredDone,

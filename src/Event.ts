@@ -27,7 +27,13 @@ import { Channels } from "./Channels.ts"
 import { type CloudEvent, fromJson, make as makeCloudEvent } from "./CloudEvent.ts"
 import { Events } from "./Events.ts"
 import * as Receive from "./Receive.ts"
-import { EventTimeout, InvalidEvent, type StoreError, type TooLarge } from "./RomancyError.ts"
+import {
+  EventTimeout,
+  InvalidEvent,
+  type InvalidName,
+  type StoreError,
+  type TooLarge
+} from "./RomancyError.ts"
 
 /**
  * An event type, and what the data of its events is. `source` is the one that events sent by this
@@ -139,7 +145,7 @@ export const send = Effect.fnUntraced(function* <Data extends Schema.Constraint>
   event: Event<Data>,
   data: Data["Type"],
   options: SendOptions = {}
-): Effect.fn.Return<void, TooLarge | StoreError, Events | Data["EncodingServices"]> {
+): Effect.fn.Return<void, TooLarge | InvalidName | StoreError, Events | Data["EncodingServices"]> {
   const events = yield* Events
   const { extensions, subject } = options
   const attributes = {

@@ -12,7 +12,7 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type { CloudEvent } from "./CloudEvent.ts"
 import type { EventPublished } from "./EventStore.ts"
-import type { StoreError, TooLarge } from "./RomancyError.ts"
+import type { InvalidName, StoreError, TooLarge } from "./RomancyError.ts"
 
 /**
  * Where an event goes. Without `executionId` to every workflow that waits for its type, and to those
@@ -35,7 +35,7 @@ export class Events extends Context.Service<
     readonly publish: (
       event: CloudEvent,
       options?: PublishOptions
-    ) => Effect.Effect<EventPublished, TooLarge | StoreError>
+    ) => Effect.Effect<EventPublished, TooLarge | InvalidName | StoreError>
     /** An id for an event of the type: in a workflow body one that each replay makes again. */
     readonly nextId: (type: string) => Effect.Effect<string>
   }

@@ -14,7 +14,6 @@
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
@@ -72,15 +71,14 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
         wait
       )
     ).pipe(
-      Effect.retry({ while: PgFailure.isTransient, schedule: PgFailure.patience }),
-      Effect.exit,
-      Effect.flatMap((exit) =>
-        Exit.isSuccess(exit)
-          ? answer(entries, exit.value)
-          : Cause.hasInterruptsOnly(exit.cause)
+      (flush) => PgFailure.patiently(flush, PgFailure.isTransient),
+      Effect.matchCauseEffect({
+        onSuccess: (answers) => answer(entries, answers),
+        onFailure: (cause) =>
+          Cause.hasInterruptsOnly(cause)
             ? drop(entries)
-            : refuse(entries, Cause.squash(exit.cause), wait)
-      ),
+            : refuse(entries, Cause.squash(cause), wait)
+      }),
       Effect.onInterrupt(() => drop(entries))
     )
 

@@ -48,7 +48,10 @@ interface Instance {
   /** The last suspension was `Workflow.SuspendOnFailure`. */
   failed: boolean
   result: string
+  /** Its place in the line. */
   readyAt: number
+  /** When it was last woken while it ran, or given back. */
+  wokenAt: number
 }
 
 const firedExit = `{"_tag":"Success","value":null}`
@@ -71,7 +74,7 @@ const make = Effect.gen(function* () {
       ...{ executionId, workflowName, number: instances.size, status: "Awaited", payload: "null" },
       otherParents: new Set(),
       ...{ parentId: undefined, owner: undefined, token: 0, wakes: 0, resumes: 0 },
-      ...{ interrupt: "None", failed: false, result: "null", readyAt: now },
+      ...{ interrupt: "None", failed: false, result: "null", readyAt: now, wokenAt: now },
       ...{ steps: new Map(), deferreds: new Map(), timers: new Map() }
     }
     instances.set(executionId, instance)
@@ -93,7 +96,7 @@ const make = Effect.gen(function* () {
   const wake = (instance: Instance, now: number, wakesFrom: ReadonlyArray<Store.Status>) => {
     if (Store.isFinal(instance.status)) return "Nothing"
     instance.wakes++
-    if (instance.status === "Running" || instance.status === "Suspended") instance.readyAt = now
+    if (instance.status === "Running") instance.wokenAt = now
     if (wakesFrom.includes(instance.status)) free(instance, now)
     return woken(instance)
   }
@@ -105,6 +108,8 @@ const make = Effect.gen(function* () {
     instance.owner = undefined
     instance.readyAt = now
   }
+
+  const readyFor = ({ readyAt, wokenAt }: Instance, now: number) => now - Math.max(readyAt, wokenAt)
 
   /** Gives an instance to a worker, unless it was struck off. */
   const take = (instance: Instance, workerId: string): boolean => {
@@ -124,7 +129,7 @@ const make = Effect.gen(function* () {
     wakes: instance.wakes,
     resumes: instance.resumes,
     interrupt: instance.interrupt,
-    waitedMillis: now - instance.readyAt,
+    waitedMillis: readyFor(instance, now),
     fresh
   })
 
@@ -198,8 +203,10 @@ const make = Effect.gen(function* () {
       instance.timers.delete(name)
       if (instance.deferreds.has(deferredName)) continue
       instance.deferreds.set(deferredName, { exit: firedExit, token: undefined })
+      const { status } = instance
       const told = wakeAutomatically(instance, now)
-      if (told !== "Nothing") instance.readyAt = dueAt
+      if (status === "Running") instance.wokenAt = dueAt
+      if (status === "Suspended" && told === "Runnable") instance.readyAt = dueAt
       if (told === "Here") here.add(instance.executionId)
       if (told === "Runnable" && claimed.length < options.slots && take(instance, self)) {
         claimed.push(toTaken(instance, now))
@@ -234,7 +241,7 @@ const make = Effect.gen(function* () {
     wakes: instance.wakes,
     resumes: instance.resumes,
     interrupt: instance.interrupt,
-    wokenMillisAgo: now - instance.readyAt,
+    wokenMillisAgo: readyFor(instance, now),
     deferreds: Array.from(instance.deferreds, ([name, { exit, token }]) => ({
       name,
       exit: JSON.parse(exit),
@@ -401,7 +408,10 @@ const make = Effect.gen(function* () {
       at((now) => {
         for (const lease of leases) {
           const instance = leased(lease)
-          if (instance !== undefined) free(instance, now)
+          if (instance === undefined) continue
+          const { readyAt } = instance
+          free(instance, readyAt)
+          instance.wokenAt = now
         }
       }),
     owned: (workerId) =>

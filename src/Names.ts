@@ -3,16 +3,33 @@
  *
  * Reads: `RomancyConfig`.
  * Feeds: `Engine`, `Activities`.
- * Guarantees: a name that is too long is refused before anything is written under it; a step or
- * timer that silently got the result of another is reported, once for each.
+ * Guarantees: a name that is too long, or that cannot be stored as it is, is refused before anything
+ * is written under it; a step or timer that silently got the result of another is reported, once for
+ * each.
  *
  * @since 0.1.0
  */
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type { RomancyConfig } from "./RomancyConfig.ts"
-import { RepeatedName, TooLarge } from "./RomancyError.ts"
+import { RepeatedName } from "./RomancyError.ts"
 import { type Run, stepKey } from "./Run.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
+
+/**
+ * Annotates a step whose name is made of one that has been checked, and so is a little longer than
+ * what a program may give.
+ *
+ * @since 0.1.0
+ * @category annotations
+ */
+export const Derived = Context.Reference<boolean>("romancy/Derived", { defaultValue: () => false })
+
+/**
+ * @since 0.1.0
+ * @category annotations
+ */
+export const derived: Context.Context<never> = Context.make(Derived, true)
 
 /** How many repeated names are remembered as reported; more than that are reported again. */
 const maxReported = 1000
@@ -31,12 +48,9 @@ export class Names {
     this.repeatedStep = config.repeatedStep
   }
 
-  /** Dies with `TooLarge` if a name is longer than `maxNameBytes`. */
+  /** Dies with `TooLarge` if a name is longer than `maxNameBytes`, or with `InvalidName`. */
   check(name: string, what: string): Effect.Effect<void> {
-    const bytes = WorkflowCodec.bytesOver(name, this.limit)
-    return bytes === undefined
-      ? Effect.void
-      : Effect.die(new TooLarge({ what, option: "maxNameBytes", limit: this.limit, bytes }))
+    return Effect.orDie(Effect.asVoid(WorkflowCodec.nameWithin(name, what, this.limit)))
   }
 
   /**

@@ -22,7 +22,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { InStep } from "./InStep.ts"
 import { type DeadLetter, OutboxStore, type Publication } from "./OutboxStore.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import type { StoreError, TooLarge } from "./RomancyError.ts"
+import type { InvalidName, StoreError, TooLarge } from "./RomancyError.ts"
 import { transactional } from "./Transactional.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 
@@ -54,7 +54,7 @@ export class Outbox extends Context.Service<
     readonly publish: (
       event: CloudEvent,
       options?: PublishOptions
-    ) => Effect.Effect<void, TooLarge | StoreError>
+    ) => Effect.Effect<void, TooLarge | InvalidName | StoreError>
     /**
      * Events that were refused or have expired, by their place in the outbox: the first 100, or
      * `limit`, of those beyond `after`.
@@ -82,8 +82,7 @@ const make = Effect.gen(function* () {
   const store = yield* OutboxStore
   const doorbell = yield* Doorbell
   const { maxNameBytes, maxPayloadBytes } = yield* RomancyConfig
-  const name = (text: string, what: string) =>
-    WorkflowCodec.within(text, what, "maxNameBytes", maxNameBytes)
+  const name = (text: string, what: string) => WorkflowCodec.nameWithin(text, what, maxNameBytes)
 
   const write = (publication: Omit<Publication, "publication">): Effect.Effect<void, StoreError> =>
     Effect.suspend(() => store.publish({ ...publication, publication: crypto.randomUUID() })).pipe(
@@ -132,5 +131,5 @@ const make = Effect.gen(function* () {
 export const publish = (
   event: CloudEvent,
   options?: PublishOptions
-): Effect.Effect<void, TooLarge | StoreError, Outbox> =>
+): Effect.Effect<void, TooLarge | InvalidName | StoreError, Outbox> =>
   Effect.flatMap(Outbox, (outbox) => outbox.publish(event, options))

@@ -10,6 +10,7 @@
  * @since 0.1.0
  */
 import type * as Statement from "effect/sql/Statement"
+import * as PgStatement from "./PgStatement.ts"
 import { lockTargets, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
 
@@ -26,63 +27,71 @@ import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
  * @since 0.1.0
  * @category statements
  */
-export const claim = (
-  context: StatementContext,
-  options: {
-    readonly workerId: string
-    readonly workflowNames: ReadonlyArray<string>
-    readonly limit: number
-  }
+export const claim = (context: StatementContext, options: Claim) =>
+  (options.workflowNames.length === 1 ? claimOfOne : claimOfMany)(context, options)
+
+interface Claim {
+  readonly workerId: string
+  readonly workflowNames: ReadonlyArray<string>
+  readonly limit: number
+}
+
+type Claims = { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
+
+const claimBy = (
+  pick: (
+    context: StatementContext,
+    claim: Claim & { readonly workflowName: string }
+  ) => Statement.Fragment
 ) =>
-  context.sql`
+  PgStatement.make<Claim, Claims>((context, read) => {
+    const workerId = read((claim) => claim.workerId)
+    const workflowNames = read((claim) => claim.workflowNames)
+    const workflowName = read((claim) => claim.workflowNames[0]!)
+    const limit = read((claim) => claim.limit)
+    return context.sql`
 with living as materialized (
   select w.worker_id from ${table(context, "workers")} w
-  where w.worker_id = ${options.workerId} and not w.dead for key share
-), picked as materialized (${pickRunnable(context, options)}),
+  where w.worker_id = ${workerId} and not w.dead for key share
+), picked as materialized (${pick(context, { workerId, workflowNames, workflowName, limit })}),
 taken as (
-  update ${table(context, "instances")} i set status = 'Running', owner = ${options.workerId},
+  update ${table(context, "instances")} i set status = 'Running', owner = ${workerId},
     token = i.token + 1
   from picked
   where i.execution_id = picked.execution_id and i.status = 'Runnable'
   returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
-    i.interrupt, (extract(epoch from ${context.now} - i.ready_at) * 1000)::float8 as waited
+    i.interrupt, i.ready_at, ${sinceWoken(context)} as waited
 )
 select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as record from (
   select set_config('synchronous_commit', 'off', true),
-    case when (select count(*) from picked) < ${options.limit}::int4 then exists (
+    case when (select count(*) from picked) < ${limit}::int4 then exists (
       select from living, ${table(context, "instances")} i
-      where i.status = 'Runnable' and i.workflow_name = any(${options.workflowNames}::text[])
+      where i.status = 'Runnable' and i.workflow_name = any(${workflowNames}::text[])
         and i.execution_id not in (select execution_id from picked)
     ) else false end as passed
-) claims left join taken on true order by waited desc` as unknown as Rows<
-    { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
-  >
+) claims left join taken on true order by taken.ready_at` as unknown as Rows<Claims>
+  })
 
-/**
- * Locks what is runnable, longest ready first. Most workers know one workflow, or few: with one the
- * index gives the order, with several each is read in its order up to the limit.
- */
-const pickRunnable = (
-  context: StatementContext,
-  {
-    limit,
-    workflowNames
-  }: { readonly workflowNames: ReadonlyArray<string>; readonly limit: number }
-) => {
-  const { sql } = context
-  return workflowNames.length === 1
-    ? sql`
+// What is runnable is locked, longest ready first. Most workers know one workflow, or few: with one
+// the index gives the order, with several each is read in its order up to the limit.
+
+const claimOfOne = claimBy(
+  (context, { limit, workflowName }) => context.sql`
   select i.execution_id from living, ${table(context, "instances")} i
-  where i.status = 'Runnable' and i.workflow_name = ${workflowNames[0]!}
+  where i.status = 'Runnable' and i.workflow_name = ${workflowName}
   order by i.ready_at limit ${limit}::int4 for update of i skip locked`
-    : sql`
-  select p.* from living cross join unnest(${workflowNames}::text[]) as n (workflow_name)
+)
+
+const claimOfMany = claimBy(
+  (context, { limit, workflowNames }) => context.sql`
+  select p.* from living
+  cross join unnest(${workflowNames}::text[]) as n (workflow_name)
   cross join lateral (
     select i.execution_id, i.ready_at from ${table(context, "instances")} i
     where i.status = 'Runnable' and i.workflow_name = n.workflow_name
     order by i.ready_at limit ${limit}::int4 for update of i skip locked
   ) p order by p.ready_at limit ${limit}::int4`
-}
+)
 
 /**
  * What is recorded of an instance that the statement has taken. The first to take one finds nothing.
@@ -113,7 +122,7 @@ export interface ClaimedRow {
   readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
 }
 
-/** Milliseconds since the last wake of an instance that runs, or since it was ready. */
+/** Milliseconds since the last wake of an instance that runs, or since it was ready or given back. */
 const sinceWoken = ({ now, sql }: StatementContext) =>
   sql`(extract(epoch from ${now} - greatest(i.woken_at, i.ready_at)) * 1000)::float8`
 
@@ -124,8 +133,9 @@ const sinceWoken = ({ now, sql }: StatementContext) =>
  * @since 0.1.0
  * @category statements
  */
-export const load = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
-  context.sql`
+export const load = PgStatement.make<ReadonlyArray<string>, RecordRow>((context, read) => {
+  const executionIds = read((ids) => ids)
+  return context.sql`
 select i.execution_id, 'i' as kind, i.interrupt as name, 0 as attempt, null::json as exit, i.token,
   i.wakes, i.resumes, ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i where i.execution_id = any(${executionIds}::text[])
@@ -137,17 +147,20 @@ select d.execution_id, 'd', d.name, coalesce(d.token, 0), d.exit, 0, 0, 0, 0
 from ${table(context, "deferreds")} d where d.execution_id = any(${executionIds}::text[])
 union all
 select t.execution_id, 't', t.name, 0, null, 0, 0, 0, 0
-from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
-    readonly execution_id: string
-    readonly kind: "i" | "s" | "d" | "t"
-    readonly name: string
-    readonly attempt: number
-    readonly exit: unknown
-    readonly token: number
-    readonly wakes: number
-    readonly resumes: number
-    readonly woken: number
-  }>
+from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<RecordRow>
+})
+
+interface RecordRow {
+  readonly execution_id: string
+  readonly kind: "i" | "s" | "d" | "t"
+  readonly name: string
+  readonly attempt: number
+  readonly exit: unknown
+  readonly token: number
+  readonly wakes: number
+  readonly resumes: number
+  readonly woken: number
+}
 
 /**
  * The counters of instances that run here and what was completed for them, in one snapshot: what
@@ -156,23 +169,27 @@ from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::t
  * @since 0.1.0
  * @category statements
  */
-export const news = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
-  context.sql`
+export const news = PgStatement.make<ReadonlyArray<string>, NewsRow>((context, read) => {
+  const executionIds = read((ids) => ids)
+  return context.sql`
 select i.execution_id, i.token, i.wakes, i.resumes, i.interrupt, d.name, d.exit,
   d.token is not null as own,
   ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i left join ${table(context, "deferreds")} d using (execution_id)
-where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
-    readonly execution_id: string
-    readonly token: number
-    readonly wakes: number
-    readonly resumes: number
-    readonly interrupt: Interrupt
-    readonly name: string | null
-    readonly exit: unknown
-    readonly own: boolean
-    readonly woken: number
-  }>
+where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<NewsRow>
+})
+
+interface NewsRow {
+  readonly execution_id: string
+  readonly token: number
+  readonly wakes: number
+  readonly resumes: number
+  readonly interrupt: Interrupt
+  readonly name: string | null
+  readonly exit: unknown
+  readonly own: boolean
+  readonly woken: number
+}
 
 /**
  * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
@@ -186,29 +203,23 @@ where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
  * @since 0.1.0
  * @category statements
  */
-export const fireTimers = (
-  context: StatementContext,
-  options: {
-    readonly workflowNames: ReadonlyArray<string>
-    readonly limit: number
-    readonly slots: number
-  }
-) =>
-  context.sql`
+export const fireTimers = PgStatement.make<Firing, Fired>((context, read) => {
+  const limit = read((firing) => firing.limit)
+  return context.sql`
 with moment as materialized (select ${context.now} as now),
 living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id = ${context.self} and not w.dead for key share
 ), relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
-names as (select * from unnest(${options.workflowNames}::text[]) as n (workflow_name)),
+names as (select * from unnest(${read((firing) => firing.workflowNames)}::text[]) as n (workflow_name)),
 due as materialized (
   select p.* from names cross join relaxed cross join lateral (
     select t.execution_id, t.name, t.deferred_name, t.due_at,
       (i.status = 'Suspended' and not i.failed) as dormant
     from ${table(context, "timers")} t join ${table(context, "instances")} i using (execution_id)
     where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
-    order by t.due_at limit ${options.limit}::int4 for no key update of i skip locked
-  ) p order by p.due_at limit ${options.limit}::int4
+    order by t.due_at limit ${limit}::int4 for no key update of i skip locked
+  ) p order by p.due_at limit ${limit}::int4
 ), removed as (
   delete from ${table(context, "timers")} t using due
   where t.execution_id = due.execution_id and t.name = due.name
@@ -221,7 +232,7 @@ due as materialized (
   returning execution_id, name as deferred_name
 ), completions as (
   select w.execution_id, count(*)::int4 as times, min(r.due_at) as due_at,
-    (bool_and(r.dormant) and row_number() over (order by min(r.due_at)) <= ${options.slots}::int4
+    (bool_and(r.dormant) and row_number() over (order by min(r.due_at)) <= ${read((firing) => firing.slots)}::int4
       and exists (select from living)) as taken
   from written w join removed r using (execution_id, deferred_name) group by w.execution_id
 ), woken as (
@@ -245,7 +256,7 @@ select (select count(*)::int4 from removed) as fired,
     select woken.*, ${recordOf(context, context.sql`woken`)} as record from woken where taken
   ) one) as claimed,
   (select count(*)::int4 from hinted) as hinted,
-  case when (select count(*) from removed) < ${options.limit}::int4 then exists (
+  case when (select count(*) from removed) < ${limit}::int4 then exists (
     select from names join ${table(context, "timers")} t using (workflow_name)
     where t.due_at <= (select now from moment) and not exists (
       select from removed r where r.execution_id = t.execution_id and r.name = t.name)
@@ -254,13 +265,22 @@ select (select count(*)::int4 from removed) as fired,
     from names cross join lateral (
       select t.due_at from ${table(context, "timers")} t
       where t.workflow_name = names.workflow_name and t.due_at > (select now from moment)
-      order by t.due_at limit 1) u) as next` as unknown as Rows<{
-    readonly fired: number
-    readonly own: ReadonlyArray<string> | null
-    readonly claimed: ReadonlyArray<ClaimedRow> | null
-    readonly passed: boolean
-    readonly next: number | null
-  }>
+      order by t.due_at limit 1) u) as next` as unknown as Rows<Fired>
+})
+
+interface Firing {
+  readonly workflowNames: ReadonlyArray<string>
+  readonly limit: number
+  readonly slots: number
+}
+
+interface Fired {
+  readonly fired: number
+  readonly own: ReadonlyArray<string> | null
+  readonly claimed: ReadonlyArray<ClaimedRow> | null
+  readonly passed: boolean
+  readonly next: number | null
+}
 
 /**
  * What a worker owns. Served by `instances_owned (owner)`.
@@ -279,17 +299,21 @@ where i.status = 'Running' and i.owner = ${workerId}` as unknown as Rows<Lease>
  * @since 0.1.0
  * @category statements
  */
-export const outcomes = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
-  context.sql`
+export const outcomes = PgStatement.make<ReadonlyArray<string>, OutcomeRow>((context, read) => {
+  const executionIds = read((ids) => ids)
+  return context.sql`
 select i.execution_id, i.workflow_name, i.status, i.owner, i.result
 from ${table(context, "instances")} i
-where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<{
-    readonly execution_id: string
-    readonly workflow_name: string
-    readonly status: Status
-    readonly owner: string | null
-    readonly result: unknown
-  }>
+where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<OutcomeRow>
+})
+
+interface OutcomeRow {
+  readonly execution_id: string
+  readonly workflow_name: string
+  readonly status: Status
+  readonly owner: string | null
+  readonly result: unknown
+}
 
 /**
  * Asks for a notification of the completion of instances, and says which of them are `held` by
@@ -299,11 +323,15 @@ where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` a
  * @since 0.1.0
  * @category statements
  */
-export const markAwaited = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
-  context.sql`
+export const markAwaited = PgStatement.make<
+  ReadonlyArray<string>,
+  { readonly execution_id: string }
+>(
+  (context, read) =>
+    context.sql`
 with target as (
   select i.execution_id from ${table(context, "instances")} i
-  where i.execution_id = any(${executionIds}::text[]) and not i.awaited
+  where i.execution_id = any(${read((ids) => ids)}::text[]) and not i.awaited
     and i.status not in ('Completed', 'Failed', 'Interrupted')
 ), ${lockTargets(context)},
 marked as (
@@ -312,3 +340,4 @@ marked as (
     and i.status not in ('Completed', 'Failed', 'Interrupted')
 )
 select execution_id from held` as unknown as Rows<{ readonly execution_id: string }>
+)

@@ -72,13 +72,17 @@ export const makeContext = Effect.gen(function* () {
     {
       commitTimeout,
       hints = config.listenNotify !== false,
+      query = (text, parameters) => sql.unsafe(text, parameters),
       wait = true
-    }: Partial<Pick<PgStatements.StatementContext, "commitTimeout" | "hints" | "wait">> = {}
+    }: Partial<
+      Pick<PgStatements.StatementContext, "commitTimeout" | "hints" | "query" | "wait">
+    > = {}
   ) =>
     Effect.map(
       clock.now,
       (now): PgStatements.StatementContext => ({
         sql,
+        query,
         tables,
         channels,
         now,
@@ -103,6 +107,17 @@ const make = Effect.gen(function* () {
 
   const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
 
+  const kept = new Map<string, PgStatements.StatementContext>()
+  /** A context that was there before is the same again: a statement is made once for each. */
+  const ownContext = (options: Parameters<typeof context>[1]) =>
+    Effect.map(context(own, { ...options, query: own.query }), (made) => {
+      const key = `${made.wait} ${made.hints} ${made.commitTimeout}`
+      const before = kept.get(key)
+      if (before?.now === made.now) return before
+      kept.set(key, made)
+      return made
+    })
+
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
@@ -111,12 +126,12 @@ const make = Effect.gen(function* () {
     Effect.flatMap(migrated, () => {
       const options = own.boundsWaits() ? { wait: mayWait, commitTimeout } : { wait: false }
       return Effect.catchIf(
-        Effect.flatMap(context(own, options), statement),
+        Effect.flatMap(ownContext(options), statement),
         PgFailure.isQueueFull,
         () =>
           Effect.andThen(
             Metric.update(notifySkipped, 1),
-            Effect.flatMap(context(own, { ...options, hints: false }), statement)
+            Effect.flatMap(ownContext({ ...options, hints: false }), statement)
           )
       )
     })
@@ -133,11 +148,10 @@ const make = Effect.gen(function* () {
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
     wait = true
   ): Effect.Effect<A, StoreError> =>
-    run(statement, wait).pipe(
-      Effect.retry({
-        while: (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
-        schedule: PgFailure.patience
-      }),
+    PgFailure.patiently(
+      run(statement, wait),
+      (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error)
+    ).pipe(
       // It waits for a wire, which knows no other clock. The database's *now* is not affected.
       Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
@@ -148,8 +162,7 @@ const make = Effect.gen(function* () {
     operation: string,
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, StoreError> =>
-    run(statement).pipe(
-      Effect.retry({ while: PgFailure.isLockTimeout, schedule: PgFailure.patience }),
+    PgFailure.patiently(run(statement), PgFailure.isLockTimeout).pipe(
       Effect.provideService(Clock.Clock, liveClock),
       Effect.catch(fail(operation))
     )

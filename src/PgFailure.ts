@@ -7,6 +7,7 @@
  *
  * @since 0.1.0
  */
+import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import { SqlError } from "effect/sql/SqlError"
@@ -103,3 +104,25 @@ export const patience = Schedule.min([
   Schedule.exponential("10 millis", 2),
   Schedule.spaced("1 second")
 ]).pipe(Schedule.jittered)
+
+/**
+ * Repeats an effect with {@link patience} for as long as it fails with what `again` says. Nearly
+ * all succeed at once, and to set a schedule up costs a tenth of what a statement does: so it is
+ * set up by the first failure.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const patiently = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  again: (error: E) => boolean
+): Effect.Effect<A, E, R> =>
+  Effect.catchIf(effect, again, (error) => {
+    let failed = false
+    const rest = Effect.suspend(() => {
+      if (failed) return effect
+      failed = true
+      return Effect.fail(error)
+    })
+    return Effect.retry(rest, { while: again, schedule: patience })
+  })

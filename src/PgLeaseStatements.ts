@@ -13,6 +13,7 @@
  */
 import * as Effect from "effect/Effect"
 import type * as Statement from "effect/sql/Statement"
+import * as PgStatement from "./PgStatement.ts"
 import {
   byOrd,
   column,
@@ -126,20 +127,27 @@ const fenced = { verdict: "Fenced" as const, held: false }
  * @since 0.1.0
  * @category statements
  */
-export const recordSteps = (
-  context: StatementContext,
-  rows: ReadonlyArray<{
-    readonly lease: Lease
-    readonly name: string
-    readonly attempt: number
-    readonly exit: string
-  }>
-) => {
-  const answers = context.sql`
+export const recordSteps = (context: StatementContext, rows: ReadonlyArray<Step>) =>
+  Effect.map(byOrd(rows, recordAllSteps(context, rows), fenced), (answers) =>
+    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers)
+  )
+
+interface Step {
+  readonly lease: Lease
+  readonly name: string
+  readonly attempt: number
+  readonly exit: string
+}
+
+type Judged = Held & { readonly ord: number; readonly verdict: Verdict }
+
+const recordAllSteps = PgStatement.batch<Step, Judged>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.attempt)}::int4[],
-    ${column(rows, (row) => row.exit)}::text[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column((row) => row.name)}::text[], ${column((row) => row.attempt)}::int4[],
+    ${column((row) => row.exit)}::text[])
     with ordinality as t (execution_id, token, name, attempt, exit, ord)
 ), ${locked(context)},
 written as (
@@ -150,13 +158,8 @@ written as (
 )
 select l.ord::int4 as ord, false as held,
   ${verdictOn(context, "steps", "execution_id, name, attempt")} as verdict
-from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
-    Held & { readonly ord: number; readonly verdict: Verdict }
-  >
-  return Effect.map(byOrd(rows, answers, fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers)
-  )
-}
+from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Judged>
+)
 
 /**
  * Records what runs complete themselves. Served by the primary keys. Notifies nobody: a run knows.
@@ -164,14 +167,23 @@ from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
  * @since 0.1.0
  * @category statements
  */
-export const recordDeferreds = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly name: string; readonly exit: string }>
-) => {
-  const answers = context.sql`
+export const recordDeferreds = (context: StatementContext, rows: ReadonlyArray<OwnDeferred>) =>
+  Effect.map(byOrd(rows, recordAllDeferreds(context, rows), fenced), (answers) =>
+    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.name}`, answers)
+  )
+
+interface OwnDeferred {
+  readonly lease: Lease
+  readonly name: string
+  readonly exit: string
+}
+
+const recordAllDeferreds = PgStatement.batch<OwnDeferred, Judged>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.exit)}::text[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column((row) => row.name)}::text[], ${column((row) => row.exit)}::text[])
     with ordinality as t (execution_id, token, name, exit, ord)
 ), ${locked(context)},
 written as (
@@ -183,13 +195,8 @@ written as (
 )
 select l.ord::int4 as ord, false as held,
   ${verdictOn(context, "deferreds", "execution_id, name")} as verdict
-from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
-    Held & { readonly ord: number; readonly verdict: Verdict }
-  >
-  return Effect.map(byOrd(rows, answers, fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.name}`, answers)
-  )
-}
+from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Judged>
+)
 
 /**
  * Registers timers; one that is registered keeps its deadline. Served by the primary keys.
@@ -198,18 +205,25 @@ from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
  * @since 0.1.0
  * @category statements
  */
-export const registerTimers = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly timer: TimerRequest }>
-) => {
-  const millis = ({ due }: TimerRequest) => (due._tag === "After" ? due.millis : due.epochMillis)
-  const answers = context.sql`
+export const registerTimers = (context: StatementContext, rows: ReadonlyArray<NewTimer>) =>
+  byOrd(rows, registerAllTimers(context, rows), { ...fenced, remaining: 0 })
+
+interface NewTimer {
+  readonly lease: Lease
+  readonly timer: TimerRequest
+}
+
+const millis = ({ due }: TimerRequest) => (due._tag === "After" ? due.millis : due.epochMillis)
+
+const registerAllTimers = PgStatement.batch<NewTimer, Judged & { readonly remaining: number }>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, ({ timer }) => timer.name)}::text[],
-    ${column(rows, ({ timer }) => timer.deferredName)}::text[],
-    ${column(rows, ({ timer }) => timer.due._tag === "After")}::boolean[],
-    ${column(rows, ({ timer }) => String(millis(timer)))}::float8[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column(({ timer }) => timer.name)}::text[],
+    ${column(({ timer }) => timer.deferredName)}::text[],
+    ${column(({ timer }) => timer.due._tag === "After")}::boolean[],
+    ${column(({ timer }) => String(millis(timer)))}::float8[])
     with ordinality as t (execution_id, token, name, deferred_name, relative, millis, ord)
 ), moment as materialized (select ${context.now} as now),
 ${locked(context)},
@@ -240,10 +254,9 @@ select l.ord::int4 as ord, false as held,
   ), l.due_at) - now) * 1000)::float8 as remaining,
   (select count(*)::int4 from hinted) as hinted
 from dated l ${heldRows(context, "'Fenced', 0, 0")}` as unknown as Rows<
-    Held & { readonly ord: number; readonly verdict: Verdict; readonly remaining: number }
-  >
-  return byOrd(rows, answers, { ...fenced, remaining: 0 })
-}
+      Judged & { readonly remaining: number }
+    >
+)
 
 /**
  * Ends instances, drops their timers and wakes their parents, those of a batch that has them too
@@ -253,21 +266,30 @@ from dated l ${heldRows(context, "'Fenced', 0, 0")}` as unknown as Rows<
  * @since 0.1.0
  * @category statements
  */
-export const complete = (
-  context: StatementContext,
-  rows: ReadonlyArray<{
-    readonly lease: Lease
-    readonly status: Status
-    readonly result: string
-    readonly parentId: string | undefined
-  }>
-) => {
+export const complete = (context: StatementContext, rows: ReadonlyArray<End>) =>
+  Effect.map(byOrd(rows, completeAll(context, rows), { ...fenced, woken: null }), (answers) => {
+    const woken = answers.flatMap((answer) => answer.woken ?? [])
+    const first = new Set(rows.map((row) => row.parentId))
+    const others = woken.filter((parent) => !first.has(parent.execution_id))
+    return answers.map((answer) => ({ ...answer, woken, others }))
+  })
+
+interface End {
+  readonly lease: Lease
+  readonly status: Status
+  readonly result: string
+  readonly parentId: string | undefined
+}
+
+type Ended = Judged & { readonly woken: ReadonlyArray<WokenParent> | null }
+
+const completeAll = PgStatement.batch<End, Ended>((context, column) => {
   const { sql } = context
-  const answers = sql`
+  return sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.status)}::text[], ${column(rows, (row) => row.result)}::text[],
-    ${column(rows, (row) => row.parentId ?? "")}::text[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column((row) => row.status)}::text[], ${column((row) => row.result)}::text[],
+    ${column((row) => row.parentId ?? "")}::text[])
     with ordinality as t (execution_id, token, outcome, result, parent_id, ord)
 ), moment as materialized (select ${context.now} as now),
 target as (
@@ -324,20 +346,8 @@ select l.ord::int4 as ord, l.parent_id in (select execution_id from held) as hel
     else 'Fenced' end as verdict,
   case when row_number() over () = 1 then (select json_agg(woken) from woken) end as woken,
   (select count(*)::int4 from hinted) + (select count(*)::int4 from announced) as hinted
-from locked l where l.ord > 0 ${heldRows(context, "'Fenced', null, 0")}` as unknown as Rows<
-    Held & {
-      readonly ord: number
-      readonly verdict: Verdict
-      readonly woken: ReadonlyArray<WokenParent> | null
-    }
-  >
-  return Effect.map(byOrd(rows, answers, { ...fenced, woken: null }), (answers) => {
-    const woken = answers.flatMap((answer) => answer.woken ?? [])
-    const first = new Set(rows.map((row) => row.parentId))
-    const others = woken.filter((parent) => !first.has(parent.execution_id))
-    return answers.map((answer) => ({ ...answer, woken, others }))
-  })
-}
+from locked l where l.ord > 0 ${heldRows(context, "'Fenced', null, 0")}` as unknown as Rows<Ended>
+})
 
 /**
  * A parent that the completion of a child has woken.
@@ -360,18 +370,29 @@ export interface WokenParent {
  * @since 0.1.0
  * @category statements
  */
-export const suspend = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease; readonly suspension: Suspension }>
-) => {
-  const answers = context.sql`
+export const suspend = (context: StatementContext, rows: ReadonlyArray<Pause>) =>
+  byOrd(rows, suspendAll(context, rows), { held: false, suspended: "Fenced" as const })
+
+interface Pause {
+  readonly lease: Lease
+  readonly suspension: Suspension
+}
+
+type Paused = Held & {
+  readonly ord: number
+  readonly suspended: "Suspended" | "Again" | "Fenced"
+}
+
+const suspendAll = PgStatement.batch<Pause, Paused>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, ({ suspension }) => suspension.wakes)}::int4[],
-    ${column(rows, ({ suspension }) => suspension.resumes)}::int4[],
-    ${column(rows, ({ suspension }) => suspension.failed)}::boolean[],
-    ${column(rows, ({ suspension }) => suspension.cause ?? "")}::text[],
-    ${column(rows, ({ suspension }) => suspension.awaited)}::boolean[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column(({ suspension }) => suspension.wakes)}::int4[],
+    ${column(({ suspension }) => suspension.resumes)}::int4[],
+    ${column(({ suspension }) => suspension.failed)}::boolean[],
+    ${column(({ suspension }) => suspension.cause ?? "")}::text[],
+    ${column(({ suspension }) => suspension.awaited)}::boolean[])
     with ordinality as t (execution_id, token, wakes, resumes, failed, cause, awaited, ord)
 ), ${locked(context)},
 done as (
@@ -387,34 +408,34 @@ select l.ord::int4 as ord, false as held,
     when l.mine then 'Again'
     when l.present = l.token and l.status in ('Suspended', 'Runnable') then 'Suspended'
     else 'Fenced' end as suspended
-from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<
-    Held & { readonly ord: number; readonly suspended: "Suspended" | "Again" | "Fenced" }
-  >
-  return byOrd(rows, answers, { held: false, suspended: "Fenced" as const })
-}
+from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Paused>
+)
 
 /**
- * Gives instances back. Served by the primary key. Notifies what became runnable.
+ * Gives instances back, each to its old place in the line. Served by the primary key. Notifies what became runnable.
  *
  * @since 0.1.0
  * @category statements
  */
-export const release = (context: StatementContext, rows: ReadonlyArray<Lease>) => {
-  const answers = context.sql`
+export const release = (context: StatementContext, rows: ReadonlyArray<Lease>) =>
+  byOrd(rows, releaseAll(context, rows), { held: false })
+
+const releaseAll = PgStatement.batch<Lease, Held & { readonly ord: number }>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${column(rows, (row) => row.executionId)}::text[],
-    ${column(rows, (row) => row.token)}::int4[])
+  select * from unnest(${column((row) => row.executionId)}::text[],
+    ${column((row) => row.token)}::int4[])
     with ordinality as t (execution_id, token, ord)
 ), ${locked(context)},
 woken as (
-  update ${table(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
+  update ${table(context, "instances")} i set status = 'Runnable', owner = null, woken_at = ${context.now}
   from locked l where i.execution_id = l.execution_id and l.mine
   returning i.execution_id, i.workflow_name, i.status, i.owner
 ), hinted as materialized (${hints(context)})
 select l.ord::int4 as ord, false as held, (select count(*)::int4 from hinted) as hinted
 from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly ord: number }>
-  return byOrd(rows, answers, { held: false })
-}
+)
 
 /**
  * Sets an instance aside whose record cannot be read, with the reason. Served by the primary key.

@@ -195,9 +195,11 @@ const make = Effect.gen(function* () {
 
   // The contract.
 
-  const check = (text: string, what: string, option: "maxPayloadBytes" | "maxNameBytes") =>
-    // A defect, as in the engine: whoever repeats what fails would repeat this for ever.
-    Effect.orDie(WorkflowCodec.within(text, what, option, config[option]))
+  // Defects, as in the engine: whoever repeats what fails would repeat these for ever.
+  const named = (name: string, what: string, limit = config.maxNameBytes) =>
+    Effect.orDie(WorkflowCodec.nameWithin(name, what, limit))
+  const within = (text: string, what: string) =>
+    Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
 
   /** In small batches with a pause between them, so that nobody has to wait for it. */
   const sweep = (state: "Completed" | "Failed", olderThan: Duration.Duration) => {
@@ -213,12 +215,26 @@ const make = Effect.gen(function* () {
     )
   }
 
+  const taking = (options: TakeOptions) =>
+    Effect.uninterruptibleMask((restore) => {
+      const { maxAttempts, name } = options
+      const taker = takers.enter(name, Math.min(maxAttempts, 2 ** 31 - 1))
+      wake.ring("home")
+      return restore(taker.element).pipe(
+        Effect.onExit((exit) => {
+          const late = Exit.isSuccess(exit) ? undefined : taker.leave()
+          return late === undefined ? Effect.void : giveBack(late)
+        }),
+        Effect.tap((taken) => Effect.addFinalizer((exit) => settled(taken, exit, options)))
+      )
+    })
+
   return PersistedQueueStore.of({
     offer: Effect.fnUntraced(function* ({ delay, element: value, id, name: queueName }) {
       const element = JSON.stringify(value) ?? "null"
-      yield* check(queueName, "The name of the queue", "maxNameBytes")
-      yield* check(id, `The id of an element of ${queueName}`, "maxNameBytes")
-      yield* check(element, `An element of ${queueName}`, "maxPayloadBytes")
+      yield* named(queueName, "The name of the queue")
+      yield* named(id, `The id of an element of ${queueName}`)
+      yield* within(element, `An element of ${queueName}`)
       yield* offer({ queueName, id, element, delayMillis: toMillis(delay) }).pipe(
         Effect.mapError(failed("An element could not be offered"))
       )
@@ -226,18 +242,11 @@ const make = Effect.gen(function* () {
     }),
 
     take: (options) =>
-      Effect.uninterruptibleMask((restore) => {
-        const { maxAttempts, name } = options
-        const taker = takers.enter(name, Math.min(maxAttempts, 2 ** 31 - 1))
-        wake.ring("home")
-        return restore(taker.element).pipe(
-          Effect.onExit((exit) => {
-            const late = Exit.isSuccess(exit) ? undefined : taker.leave()
-            return late === undefined ? Effect.void : giveBack(late)
-          }),
-          Effect.tap((taken) => Effect.addFinalizer((exit) => settled(taken, exit, options)))
-        )
-      }),
+      // All takers of this process share one statement: a bad name would fail it for all of them.
+      Effect.andThen(
+        named(options.name, "The name of the queue", Number.POSITIVE_INFINITY),
+        taking(options)
+      ),
 
     cleanup: Effect.fnUntraced(function* ({ failedTimeToLive, timeToLive }) {
       yield* sweep("Completed", timeToLive)

@@ -15,6 +15,7 @@
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
+import * as PgStatement from "./PgStatement.ts"
 import type { PgTables } from "./PgTables.ts"
 import type { Interrupt, Start, Status } from "./WorkflowStore.ts"
 
@@ -28,6 +29,11 @@ import type { Interrupt, Start, Status } from "./WorkflowStore.ts"
  */
 export interface StatementContext {
   readonly sql: Statement.Constructor
+  /** Runs a text with its parameters, where `sql` would. */
+  readonly query: (
+    text: string,
+    parameters: ReadonlyArray<unknown>
+  ) => Effect.Effect<ReadonlyArray<unknown>, SqlError>
   readonly tables: PgTables
   readonly channels: {
     readonly resumable: string
@@ -133,9 +139,6 @@ export const hints = (context: StatementContext): Statement.Fragment => context.
     from woken where status = 'Running' and owner is not null and owner <> ${context.self}
   ) h where ${context.hints}::boolean`
 
-const ids = (rows: ReadonlyArray<{ readonly executionId: string }>) =>
-  column(rows, (row) => row.executionId)
-
 /**
  * Locks the instances named by a CTE `target` (execution_id), in one order for everybody. Those
  * that are not waited for are in the CTE `held`.
@@ -167,12 +170,27 @@ locked as materialized (
  * @since 0.1.0
  * @category statements
  */
-export const start = (context: StatementContext, rows: ReadonlyArray<Start>) => {
-  const answers = context.sql`
+export const start = (context: StatementContext, rows: ReadonlyArray<Start>) =>
+  Effect.map(startAll(context, rows), (answers) => {
+    const found = new Map(answers.map((answer) => [answer.execution_id, answer]))
+    const asked = new Set<string>()
+    return rows.map(({ executionId }) => {
+      const answer = found.get(executionId)
+      // The first of a batch that asks for an id has started it; for the others it was there.
+      const first = !asked.has(executionId)
+      asked.add(executionId)
+      return { row: first ? answer : undefined, seen: answer !== undefined }
+    })
+  })
+
+const startAll = PgStatement.batch<Start, StartRow>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.workflowName)}::text[],
-    ${column(rows, (row) => row.payload)}::text[], ${column(rows, (row) => row.parentId ?? "")}::text[],
-    ${column(rows, (row) => row.awaited)}::boolean[], ${column(rows, (row) => row.claimFor ?? "")}::text[])
+  select * from unnest(${column((row) => row.executionId)}::text[],
+    ${column((row) => row.workflowName)}::text[], ${column((row) => row.payload)}::text[],
+    ${column((row) => row.parentId ?? "")}::text[], ${column((row) => row.awaited)}::boolean[],
+    ${column((row) => row.claimFor ?? "")}::text[])
     with ordinality as t (execution_id, workflow_name, payload, parent_id, awaited, claim_for, ord)
 ), moment as materialized (select ${context.now} as now),
 living as materialized (
@@ -212,18 +230,7 @@ select execution_id, false, e.status, e.token, e.wakes, e.resumes,
   (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
 from folded n join ${table(context, "instances")} e using (execution_id)
 where execution_id not in (select execution_id from written)` as unknown as Rows<StartRow>
-  return Effect.map(answers, (answers) => {
-    const found = new Map(answers.map((answer) => [answer.execution_id, answer]))
-    const asked = new Set<string>()
-    return rows.map(({ executionId }) => {
-      const answer = found.get(executionId)
-      // The first of a batch that asks for an id has started it; for the others it was there.
-      const first = !asked.has(executionId)
-      asked.add(executionId)
-      return { row: first ? answer : undefined, seen: answer !== undefined }
-    })
-  })
-}
+)
 
 interface StartRow {
   readonly execution_id: string
@@ -266,16 +273,17 @@ export const completeDeferreds = (
 }
 
 /** Completes a deferred of an instance that exists and has not ended, if it is the first to. */
-const completeKnown = (context: StatementContext, { executionId, exit, name }: Completion) => {
-  const { channels, hints, now, self, sql } = context
-  return sql`
+const completeKnown = PgStatement.make<Completion, Omit<WokenRow, "execution_id">>(
+  (context, read) => {
+    const { channels, hints, now, self, sql } = context
+    return sql`
 with locked as materialized (
   select execution_id from ${table(context, "instances")}
-  where execution_id = ${executionId} and status not in ('Completed', 'Failed', 'Interrupted')
+  where execution_id = ${read((row) => row.executionId)} and status not in ('Completed', 'Failed', 'Interrupted')
   for no key update
 ), written as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
-  select execution_id, ${name}, ${exit}::json, ${now} from locked
+  select execution_id, ${read((row) => row.name)}, ${read((row) => row.exit)}::json, ${now} from locked
   on conflict do nothing
   returning execution_id
 ), woken as (
@@ -297,14 +305,20 @@ from (
     case when status = 'Running' then owner else workflow_name end)::text as payload
   from woken
 ) h` as unknown as Rows<Omit<WokenRow, "execution_id">>
-}
+  }
+)
+
+const completeAny = (context: StatementContext, rows: ReadonlyArray<Completion>) =>
+  byInstance(rows, completeAll(context, rows))
 
 /** Several targets of one instance are folded, since an upsert applies only one. */
-const completeAny = (context: StatementContext, rows: ReadonlyArray<Completion>) => {
-  const answers = context.sql`
+const completeAll = PgStatement.batch<Completion, WokenRow>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.workflowName)}::text[],
-    ${column(rows, (row) => row.name)}::text[], ${column(rows, (row) => row.exit)}::text[])
+  select * from unnest(${column((row) => row.executionId)}::text[],
+    ${column((row) => row.workflowName)}::text[], ${column((row) => row.name)}::text[],
+    ${column((row) => row.exit)}::text[])
     with ordinality as t (execution_id, workflow_name, name, exit, ord)
 ), moment as materialized (select ${context.now} as now),
 target as (select execution_id from input),
@@ -340,8 +354,7 @@ ended as (
 select execution_id, status, owner, false as held, (select count(*)::int4 from hinted) as hinted
 from woken
 union all select execution_id, null, null, true, 0 from held` as unknown as Rows<WokenRow>
-  return byInstance(rows, answers)
-}
+)
 
 /**
  * Wakes instances by hand, and with `interrupt` asks them to end. Served by the primary key.
@@ -350,13 +363,20 @@ union all select execution_id, null, null, true, 0 from held` as unknown as Rows
  * @since 0.1.0
  * @category statements
  */
-export const resume = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly executionId: string; readonly interrupt: Interrupt }>
-) => {
-  const answers = context.sql`
+export const resume = (context: StatementContext, rows: ReadonlyArray<Resume>) =>
+  byInstance(rows, resumeAll(context, rows))
+
+interface Resume {
+  readonly executionId: string
+  readonly interrupt: Interrupt
+}
+
+const resumeAll = PgStatement.batch<Resume, WokenRow>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${ids(rows)}::text[], ${column(rows, (row) => row.interrupt)}::text[])
+  select * from unnest(${column((row) => row.executionId)}::text[],
+    ${column((row) => row.interrupt)}::text[])
     with ordinality as t (execution_id, interrupt, ord)
 ), moment as materialized (select ${context.now} as now),
 folded as (
@@ -380,8 +400,7 @@ woken as (
 select execution_id, status, owner, false as held, (select count(*)::int4 from hinted) as hinted
 from woken
 union all select execution_id, null, null, true, 0 from held` as unknown as Rows<WokenRow>
-  return byInstance(rows, answers)
-}
+)
 
 interface WokenRow {
   readonly execution_id: string

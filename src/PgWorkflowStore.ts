@@ -98,6 +98,20 @@ const make = Effect.gen(function* () {
     }
   }
 
+  const begin = (request: Store.Start): Effect.Effect<Store.Started, StoreError> =>
+    // Nobody can run what a transaction has not committed yet.
+    Effect.flatMap(
+      start(request, {
+        // One that has a slot is bounded by the number of those.
+        bounded: request.claimFor === undefined,
+        inside: (request) => ({ ...request, claimFor: undefined })
+      }),
+      (row) =>
+        row.seen || request.claimFor === undefined
+          ? Effect.succeed(toStarted(request, row))
+          : begin(request)
+    )
+
   const bury = (workerIds: ReadonlyArray<string>) =>
     workerIds.length === 0
       ? Effect.succeed(0)
@@ -121,16 +135,7 @@ const make = Effect.gen(function* () {
   return Store.WorkflowStore.of({
     inTransaction: Effect.map(transaction, Option.isSome),
 
-    start: (request) =>
-      // Nobody can run what a transaction has not committed yet.
-      start(request, {
-        // One that has a slot is bounded by the number of those.
-        bounded: request.claimFor === undefined,
-        inside: (request) => ({ ...request, claimFor: undefined })
-      }).pipe(
-        Effect.repeat({ until: (row) => row.seen || request.claimFor === undefined }),
-        Effect.map((row) => toStarted(request, row))
-      ),
+    start: (request) => begin(request),
     completeDeferred: (completion) => Effect.map(completeDeferred(completion), woken),
     resume: (executionId) => Effect.map(resume({ executionId, interrupt: "None" }), woken),
     interrupt: (executionId, unsafe) =>

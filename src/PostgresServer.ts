@@ -49,6 +49,7 @@ export const make = (
   options: {
     readonly port?: number | undefined
     readonly settings?: Readonly<Record<string, string | number | boolean>> | undefined
+    readonly env?: Readonly<Record<string, string>> | undefined
   }
 ) =>
   Effect.gen(function* () {
@@ -63,7 +64,7 @@ export const make = (
     }
     const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`])
     const launched = yield* Effect.acquireRelease(
-      launch(binaries.postgres, ["-D", cluster.data, ...args], cluster),
+      launch(binaries.postgres, ["-D", cluster.data, ...args], cluster, options.env),
       stop
     )
     yield* Effect.raceFirst(awaitReady(cluster.data, launched), failedStart(cluster, launched))
@@ -92,13 +93,20 @@ interface Launched {
 }
 
 const launch = Effect.fnUntraced(
-  function* (command: string, args: ReadonlyArray<string>, cluster: Cluster) {
+  function* (
+    command: string,
+    args: ReadonlyArray<string>,
+    cluster: Cluster,
+    env: Readonly<Record<string, string>> | undefined
+  ) {
     // Made anew, never opened: the folder may belong to a user who put a link there.
     yield* attempt(() => rm(cluster.logFile, { force: true }))
     const log = yield* attempt(() => open(cluster.logFile, "wx", 0o600))
     const exited = Deferred.makeUnsafe<string>()
+    const spawned = spawnOptions(cluster.folder)
     const postmaster = spawn(command, args, {
-      ...spawnOptions(cluster.folder),
+      ...spawned,
+      env: { ...spawned.env, ...env },
       // Keeps the terminal's Ctrl-C away: the application still needs the server while it stops.
       detached: true,
       stdio: ["ignore", log.fd, log.fd]

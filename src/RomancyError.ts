@@ -123,6 +123,22 @@ export class TooLarge extends Schema.TaggedError<TooLarge>("romancy/TooLarge")("
 }
 
 /**
+ * A name has a character that the database refuses, or would give back as another one: NUL, or half
+ * of a surrogate pair. Nothing was written. Leave the character out, or encode the name.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class InvalidName extends Schema.TaggedError<InvalidName>("romancy/InvalidName")(
+  "InvalidName",
+  { what: Schema.String, character: Schema.Literals(["NUL", "a lone surrogate"]) }
+) {
+  override get message(): string {
+    return `${this.what} has ${this.character} in it, which the database cannot store in a name`
+  }
+}
+
+/**
  * An execution was awaited inside an open transaction: it would wait for a workflow that cannot
  * start before the transaction commits. Start it with `discard: true` there, and await it after.
  *

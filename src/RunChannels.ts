@@ -18,7 +18,7 @@ import * as BodyRun from "./BodyRun.ts"
 import { Channels } from "./Channels.ts"
 import { type ChannelKey, ChannelStore, type Publication, receiveName } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { Names } from "./Names.ts"
+import { derived, Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 import type { Run } from "./Run.ts"
@@ -41,7 +41,8 @@ const make = Effect.gen(function* () {
       return run ?? (yield* Effect.die(new BodyOnly({ what, workflowName: workflow._tag })))
     })
 
-  const checked = ({ channel }: ChannelKey) => names.check(channel, "The name of a channel")
+  const checked = ({ channel, mode }: ChannelKey) =>
+    names.check(channel, mode === "event" ? "The type of an event" : "The name of a channel")
   const within = (text: string, what: string) =>
     Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
 
@@ -54,6 +55,9 @@ const make = Effect.gen(function* () {
 
   const publish: Channels["Service"]["publish"] = Effect.fnUntraced(function* (publication) {
     yield* checked(publication)
+    if (publication.target !== undefined) {
+      yield* names.check(publication.target, `The target of a message for ${publication.channel}`)
+    }
     yield* within(publication.body, `A message for ${publication.channel}`)
     yield* within(publication.metadata, `The metadata of a message for ${publication.channel}`)
     const run = yield* BodyRun.find(runs)
@@ -61,6 +65,7 @@ const make = Effect.gen(function* () {
     const name = run.nameOf("publish", publication)
     return yield* Activity.make({
       name,
+      annotations: derived,
       error: ChannelConflict,
       execute: send({ ...publication, origin: `${run.executionId}/${name}` })
     }) as Effect.Effect<void, ChannelConflict, Body> as Effect.Effect<void, ChannelConflict>
@@ -78,15 +83,21 @@ const make = Effect.gen(function* () {
             ? Effect.fail(conflict(key))
             : Effect.void
     )
-    yield* Activity.make({ name: run.nameOf("subscribe", key), error: ChannelConflict, execute })
+    yield* Activity.make({
+      name: run.nameOf("subscribe", key),
+      annotations: derived,
+      error: ChannelConflict,
+      execute
+    })
     run.subscribed.add(keyText(key))
   })
 
   const unsubscribe: Channels["Service"]["unsubscribe"] = Effect.fnUntraced(function* (key) {
+    yield* checked(key)
     const run = yield* bodyOf("The end of a subscription")
     run.subscribed.delete(keyText(key))
     const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
-    yield* Activity.make({ name: run.nameOf("unsubscribe", key), execute })
+    yield* Activity.make({ name: run.nameOf("unsubscribe", key), annotations: derived, execute })
   })
 
   /** The time left is counted from the first time that the receive was asked for. */

@@ -18,6 +18,7 @@ import { toJson } from "./CloudEvent.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Events } from "./Events.ts"
 import { type EventPublication, EventStore } from "./EventStore.ts"
+import { derived } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -30,8 +31,7 @@ const make = Effect.gen(function* () {
   const doorbell = yield* Doorbell
   const { maxNameBytes, maxPayloadBytes } = yield* RomancyConfig
 
-  const name = (text: string, what: string) =>
-    WorkflowCodec.within(text, what, "maxNameBytes", maxNameBytes)
+  const name = (text: string, what: string) => WorkflowCodec.nameWithin(text, what, maxNameBytes)
 
   const send = (publication: EventPublication) =>
     Effect.tap(store.publish(publication), () => Effect.sync(() => doorbell.messages()))
@@ -54,6 +54,7 @@ const make = Effect.gen(function* () {
     if (run === undefined) return yield* send(publication)
     return yield* Activity.make({
       name: run.nameOf("publish", keyOf(type)),
+      annotations: derived,
       success: Schema.Literals(["Published", "Repeated"]),
       execute: Effect.orDie(send(publication))
     }) as Effect.Effect<

@@ -86,6 +86,8 @@ export class Runs extends Context.Service<
     readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
     /** The same for all runs that are parked, when it is not known which were meant. */
     readonly signalParked: (source: WakeSource) => void
+    /** The same for all runs, parked or not. */
+    readonly signalAll: (source: WakeSource) => void
     /** Tells runs the news that a delivery has for them. */
     readonly tell: (all: ReadonlyArray<Store.News>, source: WakeSource) => Effect.Effect<void>
     /** Acts on the answer of a wake. */
@@ -305,8 +307,9 @@ const make = Effect.gen(function* () {
       run.stopping = true
       run.unpark()
     }
-    // Steps that have begun may finish and be recorded, within the bound.
-    yield* Effect.forEach(mine, (run) => run.idle.await, {
+    // Steps that have begun may finish and be recorded, within the bound. Each run goes when its own
+    // have: others need not wait for the longest of them to go on with it.
+    yield* Effect.forEach(mine, (run) => Effect.andThen(run.idle.await, abandon(run)), {
       concurrency: "unbounded",
       discard: true
     }).pipe(Effect.timeoutOption(config.shutdownTimeout))
@@ -346,6 +349,7 @@ const make = Effect.gen(function* () {
     signal,
     tell,
     signalParked: (source) => signal(parking.executionIds, source),
+    signalAll: (source) => signal(runs.keys(), source),
     woken: (executionId, workflowName, woken) => {
       if (woken === "Here") signal([executionId], "home")
       if (woken === "Runnable" && registrations.has(workflowName)) doorbell.workflows("home")

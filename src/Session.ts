@@ -17,8 +17,10 @@
 import type { PgClientConfig } from "@effect/sql-pg/PgClient"
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
@@ -95,6 +97,13 @@ export interface Options {
 const farewell = Duration.millis(50)
 /** How long the answer to a cancelled statement may take; without it the session is lost. */
 const cancellation = Duration.millis(250)
+
+/**
+ * What PostgreSQL can send at most. The driver's own limit is 16 MiB, and a row has the whole record
+ * of an instance in it, or those of all whose timers fired: each value within its limit, and not
+ * their sum.
+ */
+const maxMessageSize = 1024 ** 3
 
 /**
  * Opens a session that lives as long as the scope.
@@ -174,38 +183,39 @@ class Line {
     ).pipe(Effect.ensuring(Effect.sync(() => this.deadlines.clear())))
   )
 
-  /** Runs an effect that waits for the wire; past the deadline the sockets are destroyed. */
+  /**
+   * Runs an effect that waits for the wire; past the deadline the sockets are destroyed. It runs on a
+   * fiber of its own, so that an interruption reaches us before it waits for the wire.
+   */
   readonly within = <A, E, R>(
     effect: Effect.Effect<A, E, R>,
     deadline: Duration.Duration
   ): Effect.Effect<A, E, R> =>
-    Effect.flatMap(this.arm(deadline, "No answer within"), (disarm) =>
-      // On a fiber of its own, so that an interruption reaches us before it waits for the wire.
-      Effect.forkChild(effect, { startImmediately: true }).pipe(
-        Effect.flatMap((fiber) =>
-          Effect.onInterrupt(Fiber.join(fiber), () =>
-            Effect.flatMap(
-              this.arm(cancellation, "No answer to a cancelled statement within"),
-              (late) => Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
-            )
-          )
-        ),
-        Effect.mapError((error) => this.explain(error)),
-        Effect.ensuring(Effect.sync(disarm))
-      )
+    Effect.contextWith((context: Context.Context<R>) =>
+      Effect.callback((resume) => {
+        const disarm = this.arm(deadline, "No answer within")
+        const fiber = Effect.runForkWith(context)(effect)
+        fiber.addObserver((exit) => {
+          disarm()
+          resume(Exit.isSuccess(exit) ? exit : Exit.mapError(exit, this.explain))
+        })
+        return Effect.suspend(() => {
+          const late = this.arm(cancellation, "No answer to a cancelled statement within")
+          return Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
+        })
+      })
     )
 
   /** Destroys the sockets at the deadline, unless the function it gives is called before. */
-  private arm(deadline: Duration.Duration, complaint: string): Effect.Effect<() => void> {
+  private arm(deadline: Duration.Duration, complaint: string): () => void {
     return this.deadlines.set(deadline, () =>
       this.cut(new Error(`${complaint} ${Duration.format(deadline)}`))
     )
   }
 
   /** Says why the socket is gone, where it was us who destroyed it. */
-  private explain<E>(error: E): E {
-    return this.broken === undefined ? error : because(error, this.broken)
-  }
+  private readonly explain = <E>(error: E): E =>
+    this.broken === undefined ? error : because(error, this.broken)
 }
 
 const because = <E>(error: E, cause: Error): E => {
@@ -248,6 +258,7 @@ const target = (options: Options): PgConnection.Config => {
     multiplex: false,
     applicationName: options.applicationName,
     connectTimeout: options.connectTimeout,
+    maxMessageSize,
     startupParameters: { ...client.startupParameters, ...options.startupParameters }
   }
   if (url === undefined) return base

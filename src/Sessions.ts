@@ -37,6 +37,11 @@ export class Sessions extends Context.Service<
   SqlClient.SqlClient & {
     /** Whether a wait for a lock ends by itself. A pooler that refuses `lock_timeout` has none. */
     readonly boundsWaits: () => boolean
+    /** Runs a text that is made already. It is no part of a transaction, and has no span. */
+    readonly query: (
+      text: string,
+      parameters: ReadonlyArray<unknown>
+    ) => Effect.Effect<ReadonlyArray<unknown>, SqlError>
   }
 >()("romancy/Sessions") {
   /**
@@ -164,7 +169,11 @@ const make = Effect.gen(function* () {
     driver: "pg",
     spanAttributes: [["db.system.name", "postgresql"]]
   })
-  return Object.assign(sql, { boundsWaits: () => "lock_timeout" in startupParameters })
+  return Object.assign(sql, {
+    boundsWaits: () => "lock_timeout" in startupParameters,
+    query: (text: string, parameters: ReadonlyArray<unknown>) =>
+      borrower((connection) => connection.execute(text, parameters, undefined))
+  })
 })
 
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */

@@ -50,7 +50,9 @@ export const layer: Layer.Layer<
     yield* Stream.runForEach(polls, (source) =>
       Effect.sync(() => {
         awaiting.look()
-        runs.signalParked(source)
+        // What came while nobody listened may be for a run that has yet to come to its wait.
+        if (source === "sweep") runs.signalAll(source)
+        else runs.signalParked(source)
       })
     ).pipe(Effect.forkScoped)
   })

@@ -60,6 +60,9 @@ export class Worker extends Context.Service<
   )
 }
 
+/** By how much the clock of the store leaps when it is set; less is a heartbeat that took long. */
+const stepMillisMin = 1000
+
 const make = Effect.gen(function* () {
   const store = yield* WorkflowStore
   const runs = yield* Runs
@@ -68,6 +71,7 @@ const make = Effect.gen(function* () {
   const workerId = yield* WorkerId
   const leaseMillis = Duration.toMillis(config.leaseDuration)
   const lockKey = yield* Effect.sync(randomLockKey)
+  const clock = yield* Clock.Clock
   const now = Clock.currentTimeMillis
 
   const said = <A>(effect: Effect.Effect<A, StoreError>) =>
@@ -91,6 +95,7 @@ const make = Effect.gen(function* () {
   )
 
   let offsetMillis = 0
+  let lastAheadMillis: number | undefined
   let renewedMillis = 0
   let beatenMillis = 0
   let enteredMillis = 0
@@ -99,11 +104,22 @@ const make = Effect.gen(function* () {
   const expired = Latch.makeUnsafe(false)
   const expiry = yield* FiberHandle.make<unknown>()
 
+  /** When the clock of the store was set, what alarms were set by is no longer so: they look again. */
+  const noticeStep = (storeMillis: number) => {
+    const aheadMillis = storeMillis - Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+    if (Math.abs(aheadMillis - (lastAheadMillis ?? aheadMillis)) > stepMillisMin) {
+      doorbell.timer(0)
+      doorbell.messagesIn(0)
+    }
+    lastAheadMillis = aheadMillis
+  }
+
   const beat = Effect.fnUntraced(function* <E>(send: Effect.Effect<Heartbeat, E>) {
     const sent = yield* now
     const heartbeat = yield* send
     beatenMillis = yield* now
     offsetMillis = heartbeat.nowEpochMillis - beatenMillis
+    noticeStep(heartbeat.nowEpochMillis)
     // The lease counts from before it was asked for: the answer may have been long on its way.
     if (heartbeat.alive) renewedMillis = Math.max(renewedMillis, sent)
     // One that was sent before the worker entered anew says nothing about it.

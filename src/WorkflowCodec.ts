@@ -14,7 +14,7 @@ import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import * as Workflow from "effect/workflow/Workflow"
 import { Buffer } from "node:buffer"
-import { TooLarge } from "./RomancyError.ts"
+import { InvalidName, TooLarge } from "./RomancyError.ts"
 
 type Coder<A, B> = (value: A) => Effect.Effect<B, Schema.SchemaError>
 
@@ -116,6 +116,24 @@ export const within = (
       ? Effect.succeed(text)
       : Effect.fail(new TooLarge({ what, option, limit, bytes }))
   })
+
+/**
+ * Fails with `TooLarge` if a name has more bytes than `maxNameBytes` allows, and with `InvalidName`
+ * if the database would not give it back as it is.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const nameWithin = (
+  name: string,
+  what: string,
+  limit: number
+): Effect.Effect<string, TooLarge | InvalidName> =>
+  name.includes("\0")
+    ? Effect.fail(new InvalidName({ what, character: "NUL" }))
+    : name.isWellFormed()
+      ? within(name, what, "maxNameBytes", limit)
+      : Effect.fail(new InvalidName({ what, character: "a lone surrogate" }))
 
 /**
  * How many bytes a text has, if that is more than a limit.

@@ -372,7 +372,7 @@ export class WorkflowStore extends Context.Service<
       /** How many of the instances that it wakes this process may take at once. */
       readonly slots: number
     }) => Effect.Effect<Fired, StoreError>
-    /** Gives instances back, runnable for others. */
+    /** Gives instances back, runnable for others, each at its old place in the line. */
     readonly release: (leases: ReadonlyArray<Lease>) => Effect.Effect<void, StoreError>
 
     /** What a worker owns, to find claims whose answer was lost. */

@@ -12,7 +12,7 @@ const watched = Effect.fnUntraced(function* (deadlines: Deadlines, after: Durati
   const run = yield* Deferred.make<void>()
   const at: Array<bigint> = []
   const set = yield* micros
-  const callOff = yield* deadlines.set(duration, () => {
+  const callOff = deadlines.set(duration, () => {
     at.push(Effect.runSync(micros))
     Deferred.doneUnsafe(run, Effect.void)
   })
@@ -124,8 +124,8 @@ describe("Deadlines", () => {
       const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout")
       const alone = new Deadlines()
       const before = timers().length
-      yield* alone.set(Duration.hours(2), () => {})
-      yield* alone.set(Duration.hours(1), () => {})
+      alone.set(Duration.hours(2), () => {})
+      alone.set(Duration.hours(1), () => {})
       const during = timers().length
       alone.clear()
       assert.deepStrictEqual([during, timers().length], [before + 1, before])

@@ -2,14 +2,19 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import * as Channel from "../src/Channel.ts"
+import * as Event from "../src/Event.ts"
+import * as Outbox from "../src/Outbox.ts"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import * as Timer from "../src/Timer.ts"
 import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
+import * as Relays from "./support/Relays.ts"
 import {
   define,
   finished,
@@ -29,6 +34,11 @@ const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = {}) {
   yield* worker.until("Listening")
   return { ...database, worker }
 })
+
+const news = (name: string) => Channel.make(name, { payload: Schema.String, mode: "broadcast" })
+const mail = Channel.make("mail", { payload: Schema.String, mode: "direct" })
+const nothing = Event.make("t", { data: Schema.Void })
+const queue = (name: string) => PersistedQueue.make({ name, schema: Schema.Int })
 
 /** Asserts that an exit died with `TooLarge`, and says of what. */
 const assertTooLarge = (exit: Exit.Exit<unknown, unknown>, what: string, option: string) => {
@@ -203,6 +213,30 @@ describe("maxNameBytes", () => {
       assert.strictEqual(yield* rows("timers"), 0)
     })
   )
+
+  it.live("lets a channel and an event have a name that is just as long, in a body too", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world()
+      const name = "n".repeat(255)
+      const Told = Event.make(name, { data: Schema.String })
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* worker.register(
+        Flow.toLayer(
+          Effect.fnUntraced(function* () {
+            yield* Channel.subscribe(news(name))
+            yield* Event.subscribe(Told)
+            yield* Channel.publish(news(name), "message")
+            yield* Event.send(Told, "event")
+            const { payload } = yield* Channel.receive(news(name))
+            const { data } = yield* Event.wait(Told)
+            yield* Channel.unsubscribe(news(name))
+            return [payload, data]
+          }, Effect.orDie)
+        )
+      )
+      assertSuccess(yield* worker.on(Effect.exit(Flow.execute({ id: "1" }))), ["message", "event"])
+    })
+  )
 })
 
 describe("hostile names", () => {
@@ -252,17 +286,74 @@ describe("hostile names", () => {
     })
   )
 
-  it.live("that no text of the database's can hold fail for whoever uses them", () =>
+  it.live("that the database cannot give back are refused by a typed error that says which", () =>
     Effect.gen(function* () {
       const { rows, worker } = yield* world()
-      const Zero = define("zero \u0000 byte")
-      assertDefect(
-        yield* worker.on(Effect.exit(Zero.execute({ id: "1" }, { discard: true }))),
-        "failed to start a workflow"
-      )
+      const engine = yield* worker.on(WorkflowEngine)
       yield* worker.register(EchoLive)
+      const flow = define("Flow")
+      for (const [name, character] of [
+        ["zero \u0000 byte", "NUL"],
+        ["half \ud83d of a pair", "a lone surrogate"]
+      ] as const) {
+        const Bad = define(name)
+        yield* worker.register(
+          flow.toLayer(({ id }) =>
+            id.startsWith("step")
+              ? Activity.make({ name, execute: Effect.void })
+              : Timer.sleep(name, 1)
+          )
+        )
+        const attempts: ReadonlyArray<readonly [what: string, Effect.Effect<unknown, unknown>]> = [
+          ["The name of the workflow", worker.on(Bad.execute({ id: "1" }, { discard: true }))],
+          ["The name of the workflow", worker.register(Bad.toLayer(() => Effect.void))],
+          [
+            "The execution id of Flow",
+            engine.execute(flow, { executionId: name, payload: { id: "1" }, discard: true })
+          ],
+          ["An execution id", engine.poll(flow, name)],
+          ["An execution id", engine.resume(flow, name)],
+          ["An execution id", engine.interrupt(flow, name)],
+          ["An execution id", worker.on(succeed(flow, name, DurableDeferred.make("d"), undefined))],
+          [
+            "The name of a deferred",
+            worker.on(succeed(flow, "some-execution", DurableDeferred.make(name), undefined))
+          ],
+          ["The name of a step of Flow", worker.on(flow.execute({ id: `step ${character}` }))],
+          ["The name of a timer of Flow", worker.on(flow.execute({ id: `timer ${character}` }))],
+          ["The name of a channel", worker.on(Channel.publish(news(name), "m"))],
+          ["The target of a message for mail", worker.on(Channel.sendTo(mail, name, "m"))],
+          [
+            "The name of the queue",
+            worker.on(Effect.flatMap(queue(name), (queue) => queue.offer(1)))
+          ],
+          [
+            "The id of an element of jobs",
+            worker.on(Effect.flatMap(queue("jobs"), (queue) => queue.offer(1, { id: name })))
+          ],
+          [
+            "The name of the queue",
+            worker.on(Effect.flatMap(queue(name), (queue) => queue.take(() => Effect.void)))
+          ],
+          [
+            "The key of an event of type t",
+            worker.on(Outbox.publish(Relays.event("1"), { key: name }))
+          ],
+          [
+            "The target of an event of type t",
+            worker.on(Event.send(nothing, undefined, { executionId: name }))
+          ]
+        ]
+        for (const [what, attempt] of attempts) {
+          const exit = yield* Effect.exit(attempt)
+          const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : exit.value
+          assert.include(error, { _tag: "InvalidName", what, character }, what)
+        }
+      }
       assert.strictEqual(yield* worker.on(Echo.execute({ id: "1" })), "1")
-      assert.strictEqual(yield* rows("instances"), 1)
+      for (const table of ["steps", "deferreds", "timers", "queue"] as const) {
+        assert.strictEqual(yield* rows(table), 0)
+      }
     })
   )
 

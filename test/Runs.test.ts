@@ -291,6 +291,41 @@ describe("a worker that stops", () => {
     })
   )
 
+  it.live("gives each workflow away when its own step is done, however long another's takes", () =>
+    Effect.gen(function* () {
+      const { client, url, worker } = yield* world({ shutdownTimeout: "1 hour" })
+      const gates = { short: yield* Deferred.make<void>(), long: yield* Deferred.make<void>() }
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const live = Flow.toLayer(({ id }) =>
+        Effect.gen(function* () {
+          yield* Activity.make({
+            name: "first",
+            execute: Effect.andThen(log.add(id), Deferred.await(gates[id as keyof typeof gates]))
+          })
+          yield* Activity.make({ name: "second", execute: log.add(`${id} again`) })
+          return id
+        })
+      )
+      yield* worker.register(live)
+      const short = yield* client.on(Flow.execute({ id: "short" }, { discard: true }))
+      const long = yield* client.on(Flow.execute({ id: "long" }, { discard: true }))
+      yield* Effect.all([log.seen("short"), log.seen("long")])
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(live)
+      yield* worker.register(Layer.effectDiscard(Effect.addFinalizer(() => log.add("stopping"))))
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* log.seen("stopping")
+      yield* Deferred.succeed(gates.short, undefined)
+      assertSuccess(yield* finished(client, Flow, short), "short")
+      assert.isUndefined(stopping.pollUnsafe())
+      yield* Deferred.succeed(gates.long, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assertSuccess(yield* finished(client, Flow, long), "long")
+    })
+  )
+
   it.live("does not wait for a step without end longer than it was told to", () =>
     Effect.gen(function* () {
       const { client, status, worker } = yield* world({ shutdownTimeout: "50 millis" })

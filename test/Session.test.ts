@@ -126,6 +126,18 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
     })
   )
 
+  it.effect("takes a row as large as the sum of many values, each within its limit", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const session = yield* open({ url }, { statementTimeout: "20 seconds" })
+      const bytes = 20 * 1024 * 1024
+      const [row] = yield* session.query<{ text: string }>("select repeat('x', $1) as text", [
+        bytes
+      ])
+      assert.strictEqual(row!.text.length, bytes)
+    })
+  )
+
   it.effect("survives an interrupted statement, which the server cancels", () =>
     Effect.gen(function* () {
       const { url } = yield* TestDatabase

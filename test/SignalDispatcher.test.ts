@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -18,6 +19,7 @@ import {
 
 const answer = DurableDeferred.make("answer", { success: Schema.String })
 const Ask = define("Ask", { success: Schema.String })
+const Slow = define("Slow", { success: Schema.String })
 
 /** A worker with a run that is parked for long, and clients elsewhere. */
 const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = {}) {
@@ -89,6 +91,31 @@ describe("a run that is in memory elsewhere", () => {
       yield* silent.on(succeed(Ask, id, answer, "42"))
       assertSuccess(yield* finished(worker, Ask, id), "42")
       assert.strictEqual(log.count("body 1"), 1)
+    })
+  )
+
+  it.live("is told at the sweep what came while nobody listened, before it comes to its wait", () =>
+    Effect.gen(function* () {
+      const { log, parked, row, silent, sql, worker } = yield* world()
+      const gate = yield* Deferred.make<void>()
+      yield* worker.register(
+        Slow.toLayer(() =>
+          Effect.andThen(log.add("slow"), Deferred.await(gate)).pipe(
+            Effect.andThen(DurableDeferred.await(answer))
+          )
+        )
+      )
+      const id = yield* worker.on(Slow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("slow")
+      const seen = yield* parked("1")
+      yield* silent.on(succeed(Slow, id, answer, "42"))
+      yield* silent.on(succeed(Ask, seen, answer, "43"))
+      yield* sql`select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'romancy-listener'`
+      assertSuccess(yield* finished(worker, Ask, seen), "43")
+      yield* Deferred.succeed(gate, undefined)
+      assertSuccess(yield* finished(worker, Slow, id), "42")
+      assert.include(yield* row(id), { token: 1 })
     })
   )
 

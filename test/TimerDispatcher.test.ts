@@ -1,5 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Statement from "effect/sql/Statement"
+import { DbClock } from "../src/DbClock.ts"
 import * as Timer from "../src/Timer.ts"
 import { hold } from "./conformance/Postgres.ts"
 import { assertSuccess } from "./contract/Harness.ts"
@@ -54,6 +57,32 @@ describe("timers", () => {
         yield* suspended(b, Sleeper, late)
         assert.strictEqual(yield* rows("timers"), 1)
       })
+  )
+
+  it.live("that are due because the clock of the database was set fire at the next heartbeat", () =>
+    Effect.gen(function* () {
+      let ahead = 0
+      const clock = Layer.succeed(DbClock, {
+        now: Effect.sync(() =>
+          Statement.fragment([
+            Statement.literal("(clock_timestamp() + interval '1 second' * "),
+            Statement.parameter(ahead),
+            Statement.literal("::float8)")
+          ])
+        )
+      })
+      const database = yield* makeDatabase
+      const runtime = yield* start(database.url, {
+        config: { ...hourly, heartbeatInterval: "100 millis", heartbeatTimeout: "90 millis" },
+        provide: clock
+      })
+      yield* runtime.until("Listening")
+      yield* runtime.register(SleeperLive)
+      const id = yield* runtime.on(Sleeper.execute({ id: `${hour / 2}` }, { discard: true }))
+      yield* database.status(id, "Suspended")
+      ahead = 3600
+      assertSuccess(yield* finished(runtime, Sleeper, id), undefined)
+    })
   )
 
   it.live("of a worker that has stopped fire on another", () =>

@@ -6,6 +6,7 @@ import {
   type Case,
   claim,
   exit,
+  fire,
   load,
   other,
   request,
@@ -144,7 +145,7 @@ export const claims = (it: Case): void => {
           yield* store.start(request(id))
           yield* TestClock.adjust("1 millis")
         }
-        // Ready anew: it goes to the end. What is woken again is where it was.
+        // Given back, as after a claim whose answer was lost, or woken again: it is where it was.
         const [first] = yield* claim(store, { names, limit: 1 })
         yield* store.release([first!])
         yield* store.resume("b")
@@ -153,7 +154,25 @@ export const claims = (it: Case): void => {
         )
         assert.deepStrictEqual(
           order.map(([claimed]) => claimed?.executionId),
-          ["b", "c", "a"]
+          ["a", "b", "c"]
+        )
+      }))
+
+    it(`what a timer has woken is in line with what was started before and after (${names})`, (store) =>
+      Effect.gen(function* () {
+        const lease = yield* running(store, "sleeper")
+        yield* store.registerTimer(lease, timer("nap", 1000))
+        yield* store.suspend(lease, suspension())
+        yield* store.start(request("before"))
+        yield* TestClock.adjust("1010 millis")
+        yield* store.start(request("after"))
+        yield* fire(store, { names })
+        const [first, second] = yield* claim(store, { names, limit: 2 })
+        yield* store.release([second!, first!])
+        const order = yield* Effect.forEach([1, 2, 3], () => claim(store, { names, limit: 1 }))
+        assert.deepStrictEqual(
+          order.map(([claimed]) => claimed?.executionId),
+          ["before", "sleeper", "after"]
         )
       }))
   }

@@ -90,7 +90,9 @@ export const forgedHints: Fault = {
       const [taken] = yield* Effect.timed(
         Effect.andThen(harness.start(works), harness.completed("1 minute", started))
       )
-      yield* progress(`load ${part} took ${Math.round(Duration.toMillis(taken))}, sent ${sent()}, rss ${megabytes(worker.pid)}`)
+      yield* progress(
+        `load ${part} took ${Math.round(Duration.toMillis(taken))}, sent ${sent()}, rss ${megabytes(worker.pid)}`
+      )
       return Duration.toMillis(taken)
     })
     const warnings = Effect.map(worker.output, (text) => text.match(/WARN|ERROR/g)?.length ?? 0)

@@ -18,7 +18,8 @@ const seed = 1
 export const shortForms = (group: Group): void =>
   layer(SharedCluster.layer, { excludeTestServices: true })(`faults of the ${group}`, (it) => {
     for (const fault of faults.filter((fault) => fault.group === group)) {
-      it.effect(
+      const declare = fault.skip === true ? it.effect.skip : it.effect
+      declare(
         `${fault.key}: ${fault.name}`,
         () =>
           Effect.map(Trials.run(fault, { size: "short", seed }), ({ violations }) =>

@@ -7,31 +7,51 @@
  */
 import type { Fault } from "./Fault.ts"
 import { allSessionsEnded } from "./AllSessionsEnded.ts"
-import { killedAtStatement } from "./KilledAtStatement.ts"
+import { databaseClockStepped } from "./DatabaseClockStepped.ts"
+import { eventLoopBlocked } from "./EventLoopBlocked.ts"
+import { forgedHints } from "./ForgedHints.ts"
+import { frozenWorker } from "./FrozenWorker.ts"
+import { halfOpenListener } from "./HalfOpenListener.ts"
+import { halfOpenSessions } from "./HalfOpenSessions.ts"
+import { hostileNames } from "./HostileNames.ts"
+import { idleLoad } from "./IdleLoad.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
+import { killedAtStatement } from "./KilledAtStatement.ts"
+import { listenerTerminated } from "./ListenerTerminated.ts"
+import { longActivity } from "./LongActivity.ts"
 import { notificationsLost } from "./NotificationsLost.ts"
 import { notificationsMultiplied } from "./NotificationsMultiplied.ts"
-import { forgedHints } from "./ForgedHints.ts"
-import { halfOpenListener } from "./HalfOpenListener.ts"
-import { idleLoad } from "./IdleLoad.ts"
-import { halfOpenSessions } from "./HalfOpenSessions.ts"
+import { oversized } from "./Oversized.ts"
 import { partitioned } from "./Partitioned.ts"
-import { slowNetwork } from "./SlowNetwork.ts"
+import { poolExhausted } from "./PoolExhausted.ts"
+import { rollingUpgrade } from "./RollingUpgrade.ts"
 import { serverRestarted } from "./ServerRestarted.ts"
+import { skewedClocks } from "./SkewedClocks.ts"
+import { slowNetwork } from "./SlowNetwork.ts"
 import { soak } from "./Soak.ts"
 
 export const faults: ReadonlyArray<Fault> = [
   killedAtStatement,
   killedAtRandom,
+  frozenWorker,
+  listenerTerminated,
   allSessionsEnded,
   serverRestarted,
   halfOpenListener,
   halfOpenSessions,
   partitioned,
   slowNetwork,
+  skewedClocks,
+  databaseClockStepped,
   notificationsLost,
   notificationsMultiplied,
   forgedHints,
+  oversized,
+  hostileNames,
+  longActivity,
+  eventLoopBlocked,
   idleLoad,
+  poolExhausted,
+  rollingUpgrade,
   soak
 ]

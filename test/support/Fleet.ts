@@ -77,7 +77,8 @@ const sessionNames = ["romancy-listener", "romancy-watch"] as const
 
 /**
  * A database with a ledger, ready for workers, and a client in this process. `again` says of a line
- * that the record of its step had been committed before the step was begun.
+ * that the record of its step had been committed before the line was written; `begun` is when
+ * the step was begun, in nanoseconds of the monotonic clock.
  */
 export const make = Effect.fnUntraced(function* (
   common: RomancyConfig.Options = patient,
@@ -92,7 +93,8 @@ export const make = Effect.fnUntraced(function* (
   yield* sql`
     create table ledger (
       n serial, id text, entry text, worker text,
-      at timestamptz not null default clock_timestamp(), again boolean not null default false
+      at timestamptz not null default clock_timestamp(), begun float8,
+      again boolean not null default false
     )`
 
   /** The client: what a test starts, signals and awaits by. */

@@ -281,7 +281,7 @@ export const statement = {
 }
 
 /** Listens on every channel as `psql` would, and keeps what it hears. */
-const eavesdrop = Effect.fnUntraced(function* (url: Redacted.Redacted, prefix = "romancy") {
+export const eavesdrop = Effect.fnUntraced(function* (url: Redacted.Redacted, prefix = "romancy") {
   const session = yield* Effect.flatMap(PgConnection.make({ url }), (connection) => connection.pin)
   const sender = yield* TestDatabase.connect(url)
   const queues = yield* Effect.forEach(channels, (channel) =>

@@ -19,7 +19,11 @@ export interface TcpProxy {
   readonly through: (url: Redacted.Redacted) => Redacted.Redacted
   /** Stops forwarding both ways and closes nothing; new connections are accepted and get silence. */
   readonly blackHole: Effect.Effect<void>
-  /** Ends a black hole or `refuse`: what was held is delivered, new connections are accepted. */
+  /** A black hole for the one connection that comes to the server from this port. */
+  readonly silencePort: (port: number) => Effect.Effect<void>
+  /** The ports from which connections come to the server. */
+  readonly ports: Effect.Effect<ReadonlyArray<number>>
+  /** Ends black holes and `refuse`: what was held is delivered, new connections are accepted. */
   readonly resume: Effect.Effect<void>
   /** Resets (RST) every connection of the moment. */
   readonly reset: Effect.Effect<void>
@@ -147,6 +151,12 @@ const start = async (target: URL, tap: (pair: Pair) => Tap) => {
       newcomers.silent = true
       each((pair) => pair.ways.forEach((way) => way.hold("hole")))
     }),
+    silencePort: (port) =>
+      Effect.sync(() => {
+        for (const pair of pairs)
+          if (pair.server.localPort === port) pair.ways.forEach((way) => way.hold("hole"))
+      }),
+    ports: Effect.sync(() => [...pairs].flatMap(({ server }) => server.localPort ?? [])),
     resume: Effect.promise(async () => {
       newcomers.silent = false
       each((pair) => pair.ways.forEach((way) => way.letGo("hole")))

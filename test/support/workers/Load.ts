@@ -45,6 +45,14 @@ export const goOf = (work: Work) => work.steps + 1000
 export const resultOf = (work: Work) =>
   `${work.id}: ${(work.steps * (work.steps + 1)) / 2 + (work.waits ? goOf(work) : 0)}`
 
+let blockMillis = Number(process.env.BLOCK_MILLIS ?? 0)
+/** Once in a process that was started with BLOCK_MILLIS: nothing else happens in it for so long. */
+const block = Effect.sync(() => {
+  const end = performance.now() + blockMillis
+  blockMillis = 0
+  while (performance.now() < end);
+})
+
 const step = (work: Work, name: string, value: number) =>
   Activity.make({
     name,
@@ -52,6 +60,7 @@ const step = (work: Work, name: string, value: number) =>
     execute: Effect.gen(function* () {
       const { executionId } = yield* WorkflowEngine.WorkflowInstance
       yield* enter(work.id, name, executionId)
+      if (name === "step 2") yield* block
       if (work.stepMillis > 0) yield* Effect.sleep(Duration.millis(work.stepMillis))
       yield* pass(work.id, name)
       return value

@@ -3,13 +3,16 @@
  * it is told to register.
  *
  * Reads: its settings from the first argument; what to hold and to start, over IPC.
- * Feeds: the ledger, a table of the test's; the test, with every line and every point reached.
+ * Feeds: the ledger, a table of the test's; the test, with every line and every point reached, and
+ * with every status of its listener.
  * Guarantees: the ledger is written through `LEDGER_URL`, so that a worker that is cut off from its
  * database cannot hide what it does. SIGTERM closes the runtime in order.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -18,6 +21,9 @@ import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import * as Redacted from "effect/Redacted"
 import * as Reactivity from "effect/reactivity/Reactivity"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import { Listener } from "../../../src/Listener.ts"
 import type { RomancyConfig } from "../../../src/RomancyConfig.ts"
 import * as Romancy from "../../../src/Romancy.ts"
 import { LockTimeout } from "../../../src/Sessions.ts"
@@ -44,6 +50,11 @@ export type Order =
   | { readonly order: "start"; readonly flow: keyof typeof startable; readonly id: string }
   | { readonly order: "sleep"; readonly id: string; readonly millis: number }
   | { readonly order: "complete"; readonly id: string; readonly value: string }
+  /** Takes every connection of the application's pool for so long. */
+  | { readonly order: "exhaust"; readonly millis: number }
+
+/** Connections of the application's own. */
+const poolSize = 10
 
 const settings: Settings = JSON.parse(process.argv[2]!)
 const url = (variable: string) => Redacted.make(process.env[variable]!)
@@ -65,15 +76,21 @@ const program = Effect.gen(function* () {
     Effect.provide(Reactivity.layer)
   )
   /** Until it is written: what was done must be in the ledger, whatever happens to its server. */
-  const write = (id: string, entry: string, executionId: string | undefined) =>
-    ledger`
-      insert into ledger (id, entry, worker, again)
-      select ${id}, ${entry}, ${settings.name}, ${
+  const write = Effect.fnUntraced(function* (
+    id: string,
+    entry: string,
+    executionId: string | undefined
+  ) {
+    const begun = Number(yield* Clock.monotonicTimeNanos)
+    yield* ledger`
+      insert into ledger (id, entry, worker, begun, again)
+      select ${id}, ${entry}, ${settings.name}, ${begun}::float8, ${
         executionId === undefined
           ? ledger`false`
           : ledger`exists(select from romancy_steps
               where execution_id = ${executionId} and name = ${entry})`
       }`.pipe(Effect.retry(Schedule.spaced("50 millis")))
+  })
   const site = Layer.succeed(Site, {
     enter: (id, entry, executionId) =>
       write(id, entry, executionId).pipe(
@@ -96,14 +113,27 @@ const program = Effect.gen(function* () {
     .pipe(
       Layer.provide(site),
       Layer.provideMerge(runtime(settings.options)),
-      Layer.provide(PgClient.layer({ url: url("DATABASE_URL") }))
+      Layer.provideMerge(PgClient.layer({ url: url("DATABASE_URL"), maxConnections: poolSize }))
     )
   const context = yield* Layer.build(
     settings.lockTimeout === undefined
       ? app
       : Layer.provide(app, Layer.succeed(LockTimeout, settings.lockTimeout as Duration.Input))
   )
+  yield* SubscriptionRef.changes(Context.get(context, Listener).status).pipe(
+    Stream.runForEach(({ _tag, since }) =>
+      toParent({ status: _tag, since: DateTime.toEpochMillis(since) })
+    ),
+    Effect.forkScoped
+  )
   yield* toParent({ ready: settings.name })
+  const exhaust = Effect.fnUntraced(function* (millis: number) {
+    const pool = yield* PgClient.PgClient
+    yield* Effect.replicateEffect(pool`select pg_sleep(${millis / 1000})`, poolSize, {
+      concurrency: "unbounded",
+      discard: true
+    })
+  })
   const obey = Effect.fnUntraced(function* (order: Order) {
     if (order.order === "start") {
       yield* startable[order.flow].execute({ id: order.id }, { discard: true })
@@ -113,6 +143,7 @@ const program = Effect.gen(function* () {
       yield* Sleeper.execute({ id: order.id, millis: order.millis }, { discard: true })
     }
     if (order.order === "complete") yield* answer(order.id, order.value)
+    if (order.order === "exhaust") yield* Effect.forkScoped(exhaust(order.millis))
   })
   yield* Effect.forever(Effect.flatMap(Queue.take(received), obey)).pipe(Effect.provide(context))
 }).pipe(Effect.scoped)

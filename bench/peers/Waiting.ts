@@ -1,0 +1,136 @@
+/**
+ * What workflows cost that wait: memory of their process, and processor time of it and of the server.
+ *
+ * Reads: `Fleet`, `Statements`.
+ * Feeds: `main`.
+ * Guarantees: memory is what is left after full collections; each round adds a thousand.
+ */
+import * as Effect from "effect/Effect"
+import { BenchServer } from "../BenchServer.ts"
+import { type Entrant, labelOf } from "./Contender.ts"
+import * as Fleet from "./Fleet.ts"
+import * as Keys from "./Keys.ts"
+import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import * as Statements from "./Statements.ts"
+
+const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
+const thousand = 1000
+/** Longer than a workflow stays parked. */
+const settle = "7 seconds"
+
+const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
+  const url = yield* BenchServer.database
+  return { url, worker: yield* Fleet.start(entrant, { role: "worker", url }) }
+})
+
+type Placed = Effect.Success<ReturnType<typeof workerOf>>
+
+const held = ({ worker }: Placed) =>
+  Effect.map(Fleet.ask<{ bytes: number }>(worker, { ask: "held" }), ({ bytes }) => bytes)
+
+const used = Effect.fnUntraced(function* ({ url, worker }: Placed) {
+  const { millis } = yield* Fleet.ask<{ millis: number }>(worker, { ask: "used" })
+  return { millis, sessions: yield* Statements.sessions(url) }
+})
+
+export const waiting: Measurement = {
+  name: "waiting",
+  title: "1,000 workflows that wait",
+  about:
+    "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait.",
+  figures: [
+    {
+      name: "memory",
+      key: Keys.waitingMemory,
+      unit: "KiB",
+      better: "less",
+      of: "median",
+      chart: true
+    },
+    {
+      name: "process",
+      key: Keys.waitingProcess,
+      unit: "CPU ms/min",
+      better: "less",
+      of: "median",
+      chart: true
+    },
+    { name: "server", key: Keys.waitingServer, unit: "CPU ms/min", better: "less", of: "median" }
+  ],
+  run: (entrants, { quick, rounds }, record) =>
+    Effect.gen(function* () {
+      const able = yield* offering(withoutVariants(entrants), "workflows", keys, record)
+      const placed = yield* outfit(able, keys, record, workerOf)
+      let present: ReadonlyArray<Entrant> = [...placed.keys()]
+      const before = new Map<Entrant, number>()
+      const inTurns = (
+        entrants: ReadonlyArray<Entrant>,
+        round: number,
+        trial: (entrant: Entrant, placed: Placed) => Effect.Effect<void, unknown, BenchServer>
+      ) =>
+        interleave({
+          entrants,
+          rounds: 1,
+          keys,
+          record: {
+            ...record,
+            missed: (keys, entrant, _, why) => record.missed(keys, entrant, round, why)
+          },
+          trial: (entrant) => trial(entrant, placed.get(entrant)!)
+        })
+      yield* inTurns(present, 0, (entrant, of) =>
+        Effect.gen(function* () {
+          yield* Fleet.ask(of.worker, { ask: "wait", ids: [`${labelOf(entrant)}/warm`] })
+          before.set(entrant, yield* held(of))
+        })
+      )
+      for (let round = 0; round < rounds; round++) {
+        const entered = new Set<Entrant>()
+        yield* inTurns(present, round, (entrant, of) =>
+          Effect.gen(function* () {
+            const ids = Array.from(
+              { length: thousand },
+              (_, index) => `${labelOf(entrant)}/${round}/${index}`
+            )
+            yield* Fleet.ask(of.worker, { ask: "wait", ids }, "60 seconds")
+            entered.add(entrant)
+          })
+        )
+        present = present.filter((entrant) => entered.has(entrant))
+        yield* Effect.sleep(settle)
+        yield* inTurns(present, round, (entrant, of) =>
+          Effect.gen(function* () {
+            const bytes = yield* held(of)
+            yield* record.values(Keys.waitingMemory, entrant, round, [
+              (bytes - before.get(entrant)!) / 1024
+            ])
+            before.set(entrant, bytes)
+          })
+        )
+        yield* processorTime(present, placed, round, quick ? 5 : 8, record)
+      }
+    })
+}
+
+/** All at the same time: each has clocks of its own. */
+const processorTime = Effect.fnUntraced(function* (
+  entrants: ReadonlyArray<Entrant>,
+  placed: ReadonlyMap<Entrant, Placed>,
+  round: number,
+  seconds: number,
+  record: Parameters<Measurement["run"]>[2]
+) {
+  const look = Effect.forEach(entrants, (entrant) => used(placed.get(entrant)!))
+  const before = yield* look
+  yield* Effect.sleep(`${seconds} seconds`)
+  const after = yield* look
+  const scale = 60 / seconds / (round + 1)
+  for (const [at, entrant] of entrants.entries()) {
+    const [from, to] = [before[at]!, after[at]!]
+    yield* record.values(Keys.waitingProcess, entrant, round, [(to.millis - from.millis) * scale])
+    const server = Statements.usedSince(from.sessions, to.sessions)
+    yield* to.sessions.size === 0
+      ? record.missed([Keys.waitingServer], entrant, round, "the server runs elsewhere")
+      : record.values(Keys.waitingServer, entrant, round, [server * scale])
+  }
+})

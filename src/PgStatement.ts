@@ -1,0 +1,62 @@
+/**
+ * A statement whose text is put together once, and not each time that it is run: to build a long one
+ * costs more than to send it and read the answer.
+ *
+ * Reads: how a statement is built, which depends on nothing but its context.
+ * Feeds: `PgStatements`, `PgLeaseStatements` and `PgDispatchStatements`.
+ * Guarantees: the same text and the same parameters as if it were built anew for each input.
+ *
+ * @since 0.1.0
+ */
+import type { Statement } from "effect/sql/Statement"
+import type { Rows, StatementContext } from "./PgStatements.ts"
+
+/** A parameter that is read from the input. */
+class Read<Input> {
+  readonly get: (input: Input) => unknown
+
+  constructor(get: (input: Input) => unknown) {
+    this.get = get
+  }
+}
+
+/**
+ * Makes a statement of a context and an input. What is built may differ by the context only; what
+ * the input decides are parameters, named by `read`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = <Input, A>(
+  build: (context: StatementContext, read: <V>(get: (input: Input) => V) => V) => Rows<A>
+): ((context: StatementContext, input: Input) => Rows<A>) => {
+  const known = new WeakMap<StatementContext, ReturnType<Statement<unknown>["compile"]>>()
+  const compile = (context: StatementContext) => {
+    const built = build(context, (get) => new Read(get) as never)
+    const compiled = (built as unknown as Statement<unknown>).compile()
+    known.set(context, compiled)
+    return compiled
+  }
+  return (context, input) => {
+    const [text, parameters] = known.get(context) ?? compile(context)
+    return context.query(
+      text,
+      parameters.map((parameter) => (parameter instanceof Read ? parameter.get(input) : parameter))
+    ) as Rows<A>
+  }
+}
+
+/**
+ * Makes a statement of a context and the rows of a batch, whose parameters are columns: arrays that
+ * the statement unnests.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const batch = <Row, A>(
+  build: (
+    context: StatementContext,
+    column: <V>(get: (row: Row) => V) => ReadonlyArray<V>
+  ) => Rows<A>
+): ((context: StatementContext, rows: ReadonlyArray<Row>) => Rows<A>) =>
+  make((context, read) => build(context, (get) => read((rows) => rows.map(get))))

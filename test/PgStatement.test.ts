@@ -1,0 +1,66 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import * as Statement from "effect/sql/Statement"
+import * as PgStatement from "../src/PgStatement.ts"
+import type { Rows, StatementContext } from "../src/PgStatements.ts"
+
+/** A context that answers with what it was asked, and the number of statements it has built. */
+const world = () => {
+  let built = 0
+  const compiler = PgClient.makeCompiler()
+  const sql = Statement.make(Effect.die("nothing runs here"), compiler, [], undefined)
+  const context = (now: string) =>
+    ({
+      sql,
+      now: sql.literal(now),
+      self: "w1",
+      query: (text: string, parameters: ReadonlyArray<unknown>) =>
+        Effect.succeed([{ text: text.trim(), parameters }])
+    }) as unknown as StatementContext
+  const batch = PgStatement.batch<{ readonly id: string; readonly n: number }, Asked>(
+    ({ now, self, sql }, column) => {
+      built++
+      const ids = column((row) => row.id)
+      return sql`
+select ${now}, ${ids}::text[], ${self}, ${column((row) => row.n)}::int4[], ${ids}` as unknown as Rows<Asked>
+    }
+  )
+  return { batch, built: () => built, context }
+}
+
+interface Asked {
+  readonly text: string
+  readonly parameters: ReadonlyArray<unknown>
+}
+
+describe("PgStatement", () => {
+  it.effect("is built once for a context, and reads its parameters from every input", () =>
+    Effect.gen(function* () {
+      const { batch, built, context } = world()
+      const live = context("now()")
+      const text = "select now(), $1::text[], $2, $3::int4[], $4"
+      assert.deepStrictEqual(yield* batch(live, [{ id: "a", n: 1 }]), [
+        { text, parameters: [["a"], "w1", [1], ["a"]] }
+      ])
+      const rows = [
+        { id: "b", n: 2 },
+        { id: "c", n: 3 }
+      ]
+      assert.deepStrictEqual(yield* batch(live, rows), [
+        { text, parameters: [["b", "c"], "w1", [2, 3], ["b", "c"]] }
+      ])
+      assert.strictEqual(built(), 1)
+    })
+  )
+
+  it.effect("is built anew for another context", () =>
+    Effect.gen(function* () {
+      const { batch, built, context } = world()
+      yield* batch(context("now()"), [])
+      const [asked] = yield* batch(context("then()"), [])
+      assert.strictEqual(asked!.text, "select then(), $1::text[], $2, $3::int4[], $4")
+      assert.strictEqual(built(), 2)
+    })
+  )
+})

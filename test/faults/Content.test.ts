@@ -1,0 +1,3 @@
+import { shortForms } from "./ShortForms.ts"
+
+shortForms("content")
