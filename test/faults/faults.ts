@@ -11,10 +11,14 @@ import { changedCode } from "./ChangedCode.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { diskFull } from "./DiskFull.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
+import { forgedHints } from "./ForgedHints.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
+import { halfOpenListener } from "./HalfOpenListener.ts"
+import { halfOpenSessions } from "./HalfOpenSessions.ts"
 import { herdCalled } from "./HerdCalled.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { hotStandby } from "./HotStandby.ts"
+import { idleLoad } from "./IdleLoad.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { killedAtStatement } from "./KilledAtStatement.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
@@ -42,6 +46,8 @@ export const faults: ReadonlyArray<Fault> = [
   listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  halfOpenListener,
+  halfOpenSessions,
   partitioned,
   slowNetwork,
   transactionPooler,
@@ -50,6 +56,7 @@ export const faults: ReadonlyArray<Fault> = [
   diskFull,
   notificationsLost,
   notificationsMultiplied,
+  forgedHints,
   oversized,
   hostileNames,
   unauthorizedHttp,
@@ -60,6 +67,7 @@ export const faults: ReadonlyArray<Fault> = [
   herdCalled,
   manyDormant,
   notificationQueueFull,
+  idleLoad,
   poolExhausted,
   rollingUpgrade,
   hotStandby,
