@@ -97,7 +97,10 @@ const attempt = (trial: Trial, keys: ReadonlyArray<string>, record: Recorder) =>
 
 const failuresMax = 2
 
-/** Each in turn, in another order each round, so that none always follows the same one. */
+/**
+ * Each in turn, in another order each round, so that none always follows the same one. No entrant is
+ * asked again before it has ended what it was asked last.
+ */
 export const interleave = Effect.fnUntraced(function* (options: {
   readonly entrants: ReadonlyArray<Entrant>
   readonly rounds: number
@@ -110,10 +113,12 @@ export const interleave = Effect.fnUntraced(function* (options: {
   const { aloneMillis, entrants, keys, record, rounds, trial } = options
   const failures = new Map<Entrant, number>()
   const run = attempt(trial, keys, record)
-  const beside: Array<Fiber.Fiber<void>> = []
+  const beside = new Map<Entrant, Fiber.Fiber<void>>()
   for (let round = 0; round < rounds; round++) {
     for (let turn = 0; turn < entrants.length; turn++) {
       const entrant = entrants[(round + turn) % entrants.length]!
+      const last = beside.get(entrant)
+      if (last !== undefined) yield* Fiber.join(last)
       if ((failures.get(entrant) ?? 0) >= failuresMax) continue
       const counted = Effect.map(run(entrant, round), (well) => {
         if (!well) failures.set(entrant, (failures.get(entrant) ?? 0) + 1)
@@ -122,11 +127,11 @@ export const interleave = Effect.fnUntraced(function* (options: {
       else {
         const fiber = yield* Effect.forkScoped(counted)
         yield* Effect.raceFirst(Fiber.join(fiber), Effect.sleep(aloneMillis))
-        beside.push(fiber)
+        beside.set(entrant, fiber)
       }
     }
   }
-  yield* Effect.forEach(beside, Fiber.join, { discard: true })
+  yield* Effect.forEach(beside.values(), Fiber.join, { discard: true })
 })
 
 /** A trial that has to be prepared: it waits for its turn, and then begins. */
@@ -206,6 +211,18 @@ export const offering = (
 /** Without the variant that differs only in how it waits. */
 export const withoutVariants = (entrants: ReadonlyArray<Entrant>) =>
   entrants.filter(({ configuration }) => configuration !== "suspends")
+
+/** Each in its fast configuration alone; the default is recorded as left out. */
+export const fastOnly = (
+  entrants: ReadonlyArray<Entrant>,
+  keys: ReadonlyArray<string>,
+  record: Recorder
+) =>
+  Effect.filter(entrants, (entrant) =>
+    entrant.configuration === "default" && "fast" in entrant.contender.configurations
+      ? Effect.as(record.missed(keys, entrant, 0, "see fast"), false)
+      : Effect.succeed(true)
+  )
 
 /** What every trial of an entrant needs, made once; who has none is out, with the reason. */
 export const outfit = <A, E, R>(

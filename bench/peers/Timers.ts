@@ -19,7 +19,7 @@ const key = Keys.timers
 const leadMillis = 1000
 const patienceMillis = 40_000
 /** Whoever is as late as this does not keep the others waiting. */
-const aloneMillis = 4500
+const aloneMillis = 3000
 
 export const timers: Measurement = {
   name: "timers",

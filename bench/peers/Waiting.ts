@@ -10,7 +10,14 @@ import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import {
+  fastOnly,
+  interleave,
+  type Measurement,
+  offering,
+  outfit,
+  withoutVariants
+} from "./Measurement.ts"
 import * as Statements from "./Statements.ts"
 
 const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
@@ -37,7 +44,7 @@ export const waiting: Measurement = {
   name: "waiting",
   title: "1,000 workflows that wait",
   about:
-    "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait.",
+    "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait. Fast configurations only.",
   figures: [
     {
       name: "memory",
@@ -59,7 +66,11 @@ export const waiting: Measurement = {
   ],
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
-      const able = yield* offering(withoutVariants(entrants), "workflows", keys, record)
+      const able = yield* fastOnly(
+        yield* offering(withoutVariants(entrants), "workflows", keys, record),
+        keys,
+        record
+      )
       const placed = yield* outfit(able, keys, record, workerOf)
       let present: ReadonlyArray<Entrant> = [...placed.keys()]
       const before = new Map<Entrant, number>()

@@ -129,7 +129,7 @@ export const wakes: Measurement = {
         Fleet.crew
       )
       const present = [...crews.keys()]
-      const events = quick ? 15 : 60
+      const events = quick ? 15 : 50
       // Both sides have to be compiled before the first sample.
       yield* interleave({
         entrants: present,

@@ -41,7 +41,7 @@ const client = async (url: string) => {
 
 const copy = `
   select count(*) from graphile_worker.add_jobs(array(
-    select (null, 'work', json_build_object('id', 'dormant'), null, now() + interval '1 day',
+    select ('work', json_build_object('id', 'dormant'), null, now() + interval '1 day',
       null, null, null, null)::graphile_worker.job_spec
     from generate_series(1, $1::int)))`
 
