@@ -11,14 +11,8 @@ import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
 import { windows } from "./Idle.ts"
-import {
-  fastOnly,
-  interleave,
-  type Measurement,
-  offering,
-  outfit,
-  type Recorder
-} from "./Measurement.ts"
+import { fastOnly, type Measurement, offering, outfit, type Recorder } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 import * as Statements from "./Statements.ts"
 import { oneByOne } from "./Wake.ts"
 

@@ -12,7 +12,8 @@ import { holds } from "../Proof.ts"
 import { labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 const key = Keys.timers
 /** From the registration of the first timer to the first deadline. */

@@ -12,12 +12,13 @@ import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
 import {
   fastOnly,
-  interleave,
   type Measurement,
   offering,
   outfit,
+  type Recorder,
   withoutVariants
 } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 import * as Statements from "./Statements.ts"
 
 const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
@@ -81,12 +82,10 @@ export const waiting: Measurement = {
       ) =>
         interleave({
           entrants,
+          from: round,
           rounds: 1,
           keys,
-          record: {
-            ...record,
-            missed: (keys, entrant, _, why) => record.missed(keys, entrant, round, why)
-          },
+          record,
           trial: (entrant) => trial(entrant, placed.get(entrant)!)
         })
       yield* inTurns(present, 0, (entrant, of) =>
@@ -129,7 +128,7 @@ const processorTime = Effect.fnUntraced(function* (
   placed: ReadonlyMap<Entrant, Placed>,
   round: number,
   seconds: number,
-  record: Parameters<Measurement["run"]>[2]
+  record: Recorder
 ) {
   const look = Effect.forEach(entrants, (entrant) => used(placed.get(entrant)!))
   const before = yield* look

@@ -8,7 +8,7 @@
 import { Logger, makeWorkerUtils, type Runner, type RunnerOptions, run } from "graphile-worker"
 import { Pool } from "pg"
 import { now } from "../../Samples.ts"
-import type { Load, Open, Orders, Ran, System } from "../System.ts"
+import type { Open, Orders, Ran, System } from "../System.ts"
 
 const tuned = {
   concurrentJobs: 24,
@@ -52,20 +52,6 @@ const dormant = async (url: string, count: number) => {
   await pool.end()
 }
 
-/** Jobs that are there before the runner is. */
-const load = async (
-  { count, name }: Load,
-  utils: Awaited<ReturnType<typeof client>>["utils"],
-  runAll: (count: number) => Promise<number>
-) => {
-  const jobs = Array.from({ length: count }, (_, index) => ({
-    identifier: "count",
-    payload: { id: `${name}/${index}` }
-  }))
-  await utils.addJobs(jobs)
-  return runAll(count)
-}
-
 const worker = async (orders: Orders, ran: Ran): Promise<System> => {
   const { send, start, utils } = await client(orders.url)
   let left = 0
@@ -85,18 +71,20 @@ const worker = async (orders: Orders, ran: Ran): Promise<System> => {
       await utils.addJob("work", { id }, { runAt: new Date(due) })
     },
     dormant: (count) => dormant(orders.url, count),
-    run: async (of) => {
+    // Its jobs are there before the runner is.
+    run: async ({ count }) => {
       await runner.stop()
-      return load(of, utils, async (count) => {
-        left = count
-        const all = new Promise<void>((resolve) => {
-          done = resolve
-        })
-        const began = now()
-        runner = await run({ ...options(orders), taskList })
-        await all
-        return now() - began
+      await utils.addJobs(
+        Array.from({ length: count }, (_, number) => ({ identifier: "count", payload: { number } }))
+      )
+      left = count
+      const all = new Promise<void>((resolve) => {
+        done = resolve
       })
+      const began = now()
+      runner = await run({ ...options(orders), taskList })
+      await all
+      return now() - began
     }
   }
 }
