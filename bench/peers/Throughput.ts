@@ -22,8 +22,9 @@ import {
 import { interleave } from "./Rounds.ts"
 
 const loads = [0, 1, 5]
-/** Each warms up for the next, up to a load of the size that is measured. */
+/** Each warms up for the next, which is left out where it would take too long. */
 const warmUps = [3, 30, 300, 3000]
+const warmSecondsMax = 5
 const countMax = 20_000
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
@@ -50,13 +51,12 @@ const sizeOf = Effect.fnUntraced(function* (
   steps: number,
   seconds: number
 ) {
-  let size = warmUps[0]!
+  let found = Number.POSITIVE_INFINITY
   for (const count of warmUps) {
-    if (count > size) break
-    const found = yield* rate(worker, `${name}/warm/${steps}/${count}`, count, steps)
-    size = Math.min(countMax, Math.max(size, Math.round(found * seconds)))
+    if (count / found > warmSecondsMax) break
+    found = yield* rate(worker, `${name}/warm/${steps}/${count}`, count, steps)
   }
-  return size
+  return Math.min(countMax, Math.max(warmUps[0]!, Math.round(found * seconds)))
 })
 
 const offersSteps = ({ contender }: Entrant) => contender.lacks.steps === undefined
