@@ -59,7 +59,10 @@ it.live(
         Effect.flip
       )
 
-      assert.match(yield* NotifyQueue.holder(sql), /^process \d+ \(culprit, user postgres, database /)
+      assert.match(
+        yield* NotifyQueue.holder(sql),
+        /^process \d+ \(culprit, user postgres, database /
+      )
       const before = yield* skipped
       yield* store.start(request("runnable"))
       const lease = yield* running(store, "a", { awaited: true })
