@@ -16,8 +16,8 @@ import type { Lease } from "./WorkflowStore.ts"
 /**
  * Publishes messages: one for each origin, and none on a channel that has subscribers of the other
  * mode. What is sent to many has to be routed first; what is for one of many is kept for him.
- * Served by `subscriptions_of (channel, mode)` and the unique `origin`. Notifies each channel and
- * each target once.
+ * Served by `subscriptions_of (channel, mode, execution_id)` and the unique `origin`. Notifies each
+ * channel and each target once.
  *
  * @since 0.1.0
  * @category statements
