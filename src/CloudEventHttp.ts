@@ -201,7 +201,7 @@ const fromBinary = Effect.fnUntraced(function* (
   body: Uint8Array
 ) {
   const contentType = headers["content-type"]
-  const attributes: Record<string, unknown> = {}
+  const attributes: Array<readonly [name: string, value: string]> = []
   for (const [name, value] of Object.entries(headers)) {
     if (!name.startsWith("ce-")) continue
     const attribute = name.slice(3)
@@ -210,10 +210,11 @@ const fromBinary = Effect.fnUntraced(function* (
     }
     const decoded = decodeHeader(value)
     if (decoded === undefined) return yield* wrong(attribute, "has bytes that are no UTF-8")
-    attributes[attribute] = decoded
+    attributes.push([attribute, decoded])
   }
-  if (contentType !== undefined) attributes.datacontenttype = contentType
-  return yield* fromAttributes(attributes, yield* dataOf(body, contentType))
+  if (contentType !== undefined) attributes.push(["datacontenttype", contentType])
+  // Not by assignment, which for `__proto__` sets no property.
+  return yield* fromAttributes(Object.fromEntries(attributes), yield* dataOf(body, contentType))
 })
 
 const dataOf = (

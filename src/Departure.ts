@@ -9,6 +9,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
@@ -16,6 +17,7 @@ import * as Workflow from "effect/workflow/Workflow"
 import { Awaiting } from "./Awaiting.ts"
 import { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { Ended, Run } from "./Run.ts"
 import type { Registration } from "./Runs.ts"
@@ -41,6 +43,7 @@ export const make = Effect.fnUntraced(function* (here: {
   const config = yield* RomancyConfig
   const awaiting = yield* Awaiting
   const doorbell = yield* Doorbell
+  const names = new Names(config)
 
   const complete = Effect.fnUntraced(function* (
     run: Run,
@@ -68,6 +71,10 @@ export const make = Effect.fnUntraced(function* (here: {
     })
     if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
     const told = parent !== undefined && run.toldParent(parent)
+    // What was interrupted may not have come so far.
+    if (status !== "Interrupted") {
+      yield* Effect.annotateLogs(names.orphans(run), { executionId: run.executionId })
+    }
     leave(run, Exit.succeed(result))
     awaiting.resolve({
       executionId: run.executionId,
@@ -95,7 +102,7 @@ export const make = Effect.fnUntraced(function* (here: {
   }> => {
     const codec = WorkflowCodec.of(run.workflow)
     return codec.encodeResult(result).pipe(
-      Effect.provideContext(registration.context),
+      Effect.updateContext((_: Context.Context<never>) => registration.context),
       Effect.flatMap((text) =>
         WorkflowCodec.within(
           text,
@@ -127,7 +134,10 @@ export const make = Effect.fnUntraced(function* (here: {
         ? undefined
         : yield* WorkflowCodec.of(run.workflow)
             .encodeResult(result)
-            .pipe(Effect.provideContext(registration.context), Effect.orDie)
+            .pipe(
+              Effect.updateContext((_: Context.Context<never>) => registration.context),
+              Effect.orDie
+            )
     const suspended = yield* store.suspend(run.lease, {
       ...seen,
       failed: result.failed === true,

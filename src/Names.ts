@@ -2,15 +2,16 @@
  * The names that programs give: how long they may be, and what is said of one used twice.
  *
  * Reads: `RomancyConfig`.
- * Feeds: `Engine`, `Activities`.
+ * Feeds: `Engine`, `Activities`, `RunChannels`, `Departure`.
  * Guarantees: a name that is too long, or that cannot be stored as it is, is refused before anything
- * is written under it; a step or timer that silently got the result of another is reported, once for
- * each.
+ * is written under it; a step or timer that silently got the result of another, and a recorded step
+ * that nobody asked for, are reported, once for each name.
  *
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Metric from "effect/Metric"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { RepeatedName } from "./RomancyError.ts"
 import { type Run, stepKey } from "./Run.ts"
@@ -31,7 +32,19 @@ export const Derived = Context.Reference<boolean>("romancy/Derived", { defaultVa
  */
 export const derived: Context.Context<never> = Context.make(Derived, true)
 
-/** How many repeated names are remembered as reported; more than that are reported again. */
+/**
+ * Steps whose record an execution had when it ended, and that its body did not ask for: renamed, or
+ * taken out, while the execution was on its way; or on a way that its last replay did not take.
+ *
+ * @since 0.1.0
+ * @category metrics
+ */
+export const orphanedSteps = Metric.counter("romancy_orphaned_steps_total", {
+  description: "Recorded steps that the body of an ended execution did not ask for",
+  incremental: true
+})
+
+/** How many names are remembered as reported; more than that are reported again. */
 const maxReported = 1000
 
 /**
@@ -65,10 +78,34 @@ export class Names {
     }
     const repeated = new RepeatedName({ workflowName: run.workflow._tag, kind, repeated: name })
     if (kind === "timer" || this.repeatedStep === "error") return Effect.die(repeated)
-    const once = `${run.workflow._tag}/${kind}/${name}`
-    if (this.reported.has(once)) return Effect.void
+    return this.once(
+      `${run.workflow._tag}/${kind}/${name}`,
+      `${repeated.message}: the second got the result of the first`
+    )
+  }
+
+  /** Reports the recorded steps that a run has ended without asking for in its last replay. */
+  orphans(run: Run): Effect.Effect<void> {
+    const keys = Array.from(run.steps.keys()).filter((key) => !run.used.has(`step/${key}`))
+    if (keys.length === 0) return Effect.void
+    const names = new Set(keys.map((key) => key.slice(key.indexOf("/") + 1)))
+    const reports = Effect.forEach(
+      names,
+      (name) =>
+        this.once(
+          `${run.workflow._tag}/orphan/${name}`,
+          `${run.workflow._tag} ended and did not ask for the step "${name}", which is recorded`
+        ),
+      { discard: true }
+    )
+    return Effect.andThen(Metric.update(orphanedSteps, keys.length), reports)
+  }
+
+  /** Warns if that has not been said already. */
+  private once(key: string, message: string): Effect.Effect<void> {
+    if (this.reported.has(key)) return Effect.void
     if (this.reported.size >= maxReported) this.reported.clear()
-    this.reported.add(once)
-    return Effect.logWarning(`${repeated.message}: the second got the result of the first`)
+    this.reported.add(key)
+    return Effect.logWarning(message)
   }
 }

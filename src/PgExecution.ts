@@ -18,7 +18,6 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
@@ -28,23 +27,13 @@ import { liveClock } from "./Deadlines.ts"
 import * as GroupCommit from "./GroupCommit.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgMigrations from "./PgMigrations.ts"
+import * as NotifyQueue from "./NotifyQueue.ts"
 import type * as PgStatements from "./PgStatements.ts"
 import { tableNames } from "./PgTables.ts"
 import { channel, RomancyConfig } from "./RomancyConfig.ts"
 import { type MigrationError, StoreError } from "./RomancyError.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
-
-/**
- * Commits whose notifications were left out because the server's queue was full.
- *
- * @since 0.1.0
- * @category metrics
- */
-export const notifySkipped = Metric.counter("romancy_notify_skipped_total", {
-  description: "Batches committed without their notifications because the queue was full",
-  incremental: true
-})
 
 /**
  * Builds the context that statements need, for one client.
@@ -103,6 +92,7 @@ const make = Effect.gen(function* () {
   // The application may rename columns in its own results; ours are read as they are.
   const theirs = client.withoutTransforms() as SqlClient
 
+  const skipped = NotifyQueue.make(own)
   const migrated = yield* PgMigrations.runInTime(config, own)
 
   const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
@@ -130,7 +120,7 @@ const make = Effect.gen(function* () {
         PgFailure.isQueueFull,
         () =>
           Effect.andThen(
-            Metric.update(notifySkipped, 1),
+            skipped,
             Effect.flatMap(ownContext({ ...options, hints: false }), statement)
           )
       )

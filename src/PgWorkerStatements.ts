@@ -122,7 +122,9 @@ const sessionLocks = ({ sql }: StatementContext) => sql`(
  * Renews one lease, says when the first of the others ends, and names the workers both of whose
  * session locks are free: dead, unless their sessions were cut a moment ago. A worker that renews
  * its lease and finds both its own locks free is such a one, and is off the watch until it has them
- * again. Served by the primary key; the registry has one row per living worker.
+ * again. Asked how full its notification queue is, the server empties it of what everybody has
+ * heard; once it was full, nothing else does. Served by the primary key; the registry has one row
+ * per living worker.
  *
  * @since 0.1.0
  * @category statements
@@ -146,7 +148,7 @@ select exists (select from renewed) as alive, (extract(epoch from now) * 1000)::
   (select (extract(epoch from min(o.lease_until) - now) * 1000)::float8 from others o) as expiry,
   (select array_agg(o.worker_id) from others o where o.guarded and not exists (
     select from held where key in (o.lock_key, o.lock_key + 1)
-  )) as suspects
+  )) as suspects, pg_notification_queue_usage() as notifications
 from moment` as unknown as Statement.Statement<{
     readonly alive: boolean
     readonly now: number

@@ -65,6 +65,16 @@ export interface Changes {
  */
 export const stepKey = (name: string, attempt: number): string => `${attempt}/${name}`
 
+/** What a replay has done on channels. Most do nothing there. */
+class ChannelUse {
+  readonly counts = new Map<string, number>()
+  readonly subscribed = new Set<string>()
+  /** Whose turn it is to receive. */
+  readonly turns = new Map<string, Semaphore.Semaphore>()
+  /** Receives whose message the body got. */
+  readonly handled = new Set<string>()
+}
+
 /**
  * @since 0.1.0
  * @category models
@@ -97,15 +107,10 @@ export class Run {
     { done: Deferred.Deferred<Workflow.Result<unknown, unknown>> | undefined }
   >()
   readonly used = new Set<string>()
-  /** What this replay has done on channels: how often, where it is subscribed, whose turn it is. */
-  readonly counts = new Map<string, number>()
-  readonly subscribed = new Set<string>()
-  readonly turns = new Map<string, Semaphore.Semaphore>()
-  /** Receives whose message the body of this replay got. */
-  readonly handled = new Set<string>()
+  private channelUse: ChannelUse | undefined = undefined
   /** Steps and own completions that have not been recorded yet. */
   inFlight = 0
-  readonly idle = Latch.makeUnsafe(true)
+  private landed: Latch.Latch | undefined = undefined
   /** The lease is gone, or the worker stops: nothing may be recorded any more. */
   abandoned = false
   /** The worker stops: no new step begins. */
@@ -197,12 +202,20 @@ export class Run {
   /** Counts what has to be recorded before the run may suspend or stop, until it has `land`ed. */
   takeOff(): void {
     this.inFlight++
-    this.idle.closeUnsafe()
   }
 
   land(): void {
-    if (--this.inFlight === 0) this.idle.openUnsafe()
+    if (--this.inFlight > 0) return
+    this.landed?.openUnsafe()
+    this.landed = undefined
   }
+
+  /** Waits until all that took off has landed. */
+  readonly idle: Effect.Effect<void> = Effect.suspend(() => {
+    if (this.inFlight === 0) return Effect.void
+    this.landed ??= Latch.makeUnsafe(false)
+    return this.landed.await
+  })
 
   readonly flight = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.suspend(() => {
@@ -215,21 +228,28 @@ export class Run {
 
   /** Starts a new replay: what the last one used and waited for is forgotten. */
   begin(instance: WorkflowInstance["Service"]): void {
+    // To clear what is empty allocates.
+    const first = this.instance === undefined
     this.instance = instance
+    if (first) return
     this.used.clear()
     this.flying.clear()
     this.activityAwaits.clear()
-    this.counts.clear()
-    this.subscribed.clear()
-    this.turns.clear()
-    this.handled.clear()
+    this.channelUse = undefined
+  }
+
+  /** What this replay has done on channels. */
+  get channels(): ChannelUse {
+    this.channelUse ??= new ChannelUse()
+    return this.channelUse
   }
 
   /** Which time this is, in this replay, that its body does something on a channel. */
   count(what: string, key: ChannelKey): number {
     const name = `${what}/${key.mode}/${key.channel}`
-    const n = (this.counts.get(name) ?? 0) + 1
-    this.counts.set(name, n)
+    const { counts } = this.channels
+    const n = (counts.get(name) ?? 0) + 1
+    counts.set(name, n)
     return n
   }
 
@@ -246,7 +266,7 @@ export class Run {
   /** Receives of competing messages that came to one which the body never got. */
   get unhandled(): ReadonlyArray<string> {
     return Array.from(this.deferreds.keys()).filter(
-      (name) => name.startsWith("channel/competing/") && !this.handled.has(name)
+      (name) => name.startsWith("channel/competing/") && !this.channels.handled.has(name)
     )
   }
 

@@ -89,13 +89,13 @@ const make = Effect.gen(function* () {
       error: ChannelConflict,
       execute
     })
-    run.subscribed.add(keyText(key))
+    run.channels.subscribed.add(keyText(key))
   })
 
   const unsubscribe: Channels["Service"]["unsubscribe"] = Effect.fnUntraced(function* (key) {
     yield* checked(key)
     const run = yield* bodyOf("The end of a subscription")
-    run.subscribed.delete(keyText(key))
+    run.channels.subscribed.delete(keyText(key))
     const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
     yield* Activity.make({ name: run.nameOf("unsubscribe", key), annotations: derived, execute })
   })
@@ -131,13 +131,13 @@ const make = Effect.gen(function* () {
   const receive: Channels["Service"]["receive"] = Effect.fnUntraced(
     function* (key, timeoutMillis, awaiting) {
       const run = yield* bodyOf("A receive")
-      const absent = !run.subscribed.has(keyText(key))
+      const absent = !run.channels.subscribed.has(keyText(key))
       if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
       const name = receiveName(key, run.count("receive", key))
       // Whoever waits for an event wants those from now on.
       if (absent) yield* Effect.orDie(subscribe(key)) as Effect.Effect<void>
-      const turn = run.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
-      run.turns.set(keyText(key), turn)
+      const turn = run.channels.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
+      run.channels.turns.set(keyText(key), turn)
       const asking = Effect.suspend(() => {
         if (run.stopping) return Effect.never
         return begins(run, name)
@@ -145,7 +145,7 @@ const make = Effect.gen(function* () {
           : Effect.void
       })
       const outcome = Effect.tap(awaiting(name), () =>
-        Effect.sync(() => void run.handled.add(name))
+        Effect.sync(() => void run.channels.handled.add(name))
       )
       return yield* turn.withPermit(Effect.andThen(asking, outcome))
     }

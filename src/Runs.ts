@@ -172,7 +172,7 @@ const make = Effect.gen(function* () {
   const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
     while (true) {
       const exit = yield* replay(run, registration)
-      yield* run.idle.await
+      yield* run.idle
       if (run.abandoned) return yield* giveBack(run)
       const result = resultOf(run, exit)
       if (result === undefined) {
@@ -276,7 +276,7 @@ const make = Effect.gen(function* () {
       options.payload ??
       (yield* WorkflowCodec.of(workflow)
         .decodePayload(claimed.payload)
-        .pipe(Effect.provideContext(registration.context)))
+        .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
     const run = new Run({ claimed, workflow, payload })
     if (options.record !== undefined) yield* run.apply(options.record)
     run.again = undefined
@@ -309,7 +309,7 @@ const make = Effect.gen(function* () {
     }
     // Steps that have begun may finish and be recorded, within the bound. Each run goes when its own
     // have: others need not wait for the longest of them to go on with it.
-    yield* Effect.forEach(mine, (run) => Effect.andThen(run.idle.await, abandon(run)), {
+    yield* Effect.forEach(mine, (run) => Effect.andThen(run.idle, abandon(run)), {
       concurrency: "unbounded",
       discard: true
     }).pipe(Effect.timeoutOption(config.shutdownTimeout))

@@ -134,6 +134,7 @@ describe("binary mode", () => {
       assert.strictEqual(yield* faulty({ ...headers, "ce-id": "%FF" }), "id")
       assert.strictEqual(yield* faulty({ ...headers, "ce-time": "yesterday" }), "time")
       assert.strictEqual(yield* faulty({ ...headers, "ce-a_b": "x" }), "a_b")
+      assert.strictEqual(yield* faulty({ ...headers, "ce-__proto__": "x" }), "__proto__")
       assert.strictEqual(
         yield* faulty({ ...headers, "ce-datacontenttype": "text/plain" }),
         "datacontenttype"

@@ -3,9 +3,11 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { orphanedSteps } from "../src/Names.ts"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./contract/Harness.ts"
@@ -111,6 +113,40 @@ describe("a step", () => {
     })
   )
 
+  it.live("that is recorded and that the code asks for no more is reported once, and counted", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* Statuses.capture
+      const { client, worker } = yield* world({}, layer)
+      const Flow = define("Flow")
+      const version = (...names: ReadonlyArray<string>) =>
+        Flow.toLayer(() =>
+          Effect.andThen(
+            Effect.forEach(names, (name) => Activity.make({ name, execute: Effect.void }), {
+              discard: true
+            }),
+            DurableDeferred.await(go)
+          )
+        )
+      const before = (yield* Metric.value(orphanedSteps)).count
+      const old = yield* worker.register(version("kept", "removed", "renamed"))
+      const ids = yield* Effect.forEach(["1", "2"], (id) =>
+        client.on(Flow.execute({ id }, { discard: true }))
+      )
+      yield* Effect.forEach(ids, (id) => suspended(client, Flow, id))
+      yield* old
+      yield* worker.register(version("kept", "new name"))
+      for (const id of ids) {
+        yield* client.on(succeed(Flow, id, go, undefined))
+        assertSuccess(yield* finished(client, Flow, id), undefined)
+      }
+      const warnings = lines.filter((line) => line.startsWith("WARN"))
+      assert.lengthOf(warnings, 2)
+      assert.include(warnings[0], `Flow ended and did not ask for the step "removed"`)
+      assert.include(warnings[1], `Flow ended and did not ask for the step "renamed"`)
+      assert.strictEqual(Number((yield* Metric.value(orphanedSteps)).count) - Number(before), 4)
+    })
+  )
+
   it.live("whose name was used before is an error where the option says so", () =>
     Effect.gen(function* () {
       const { client, worker } = yield* world({ repeatedStep: "error" })
@@ -149,15 +185,15 @@ describe("a step", () => {
 
   it.live("that the database refuses fails its own workflow, and no other of the batch", () =>
     Effect.gen(function* () {
-      const { client, worker } = yield* world({ writeSessions: 1 })
+      const { client, sql, worker } = yield* world({ writeSessions: 1 })
+      yield* sql`alter table romancy_steps add check (name <> 'refused')`
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow", { success: Schema.String })
       yield* worker.register(
         Flow.toLayer(({ id }) =>
           Activity.make({
-            // No text of PostgreSQL's holds a zero byte.
-            name: id === "bad" ? "zero \u0000 byte" : "step",
+            name: id === "bad" ? "refused" : "step",
             success: Schema.String,
             execute: Effect.as(Effect.andThen(log.add("step"), Deferred.await(gate)), id)
           })

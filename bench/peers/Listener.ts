@@ -15,7 +15,8 @@ import { holds } from "../Proof.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 const keys = [Keys.terminated, Keys.blackHoled]
 const patienceMillis = 30_000

@@ -52,7 +52,7 @@ const bestOf = (figure: Figure, { participants, samples }: Run): string | undefi
     .sort((a, b) => (figure.better === "less" ? a.value - b.value : b.value - a.value))[0]?.label
 
 const cell = (figure: Figure, participant: Participant, best: string | undefined, run: Run) => {
-  const { missed, rounds, value } = result(figure, run.samples, participant.label)
+  const { missed, roundsMissed, value } = result(figure, run.samples, participant.label)
   if (value === undefined) return missed ?? "not measured"
   const shown = best === participant.label ? `**${digits(value)}**` : digits(value)
   const floor = figure.floored === true ? floorOf(participant, run.participants) : undefined
@@ -63,7 +63,7 @@ const cell = (figure: Figure, participant: Participant, best: string | undefined
   return [
     shown,
     times === undefined ? "" : ` (${digits(times)}×)`,
-    missed === undefined ? "" : `; in ${run.environment.rounds - rounds} rounds: ${missed}`
+    missed === undefined ? "" : `; in ${roundsMissed} rounds: ${missed}`
   ].join("")
 }
 
@@ -138,7 +138,7 @@ const configurations = ({ absent, participants }: Run): string =>
         about
       ])
     ),
-    ...absent.map(({ label, reason }) => `${label}: ${reason}.`)
+    ...absent.map(({ label, reason }) => `${label} took no part; ${reason}.`)
   ].join("\n\n")
 
 const header = ({ environment }: Run): string => {

@@ -67,10 +67,10 @@ export const make = (harness: Harness.Harness) => {
     const of = (name: string) => found.filter((row) => row.workflow_name === name)
     const lost = all() - found.length
     const open = found.filter(({ status }) => status !== "Completed")
-    const valueOf = ({ result }: Row): ReadonlyArray<unknown> =>
+    const listOf = ({ result }: Row): ReadonlyArray<unknown> =>
       JSON.parse(result ?? "null")?.exit?.value ?? []
-    const misread = of("Reader").filter((row) => !same(valueOf(row), letters))
-    const taken = of("Taker").flatMap(valueOf)
+    const misread = of("Reader").filter((row) => !same(listOf(row), letters))
+    const taken = of("Taker").flatMap(listOf)
     const sent = of("Sender").flatMap(({ id }) => letters.map((index) => `${id} ${index}`))
     return {
       done: found.length - open.length,

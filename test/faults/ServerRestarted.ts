@@ -28,16 +28,15 @@ export const serverRestarted: Fault = {
     yield* harness.recruit()
     yield* harness.recruit()
     const pauses: Array<number> = []
-    const unfinished = harness.sql`
-      select from ledger l where entry <> 'get up' and not exists (
-        select from romancy_steps s join romancy_instances i using (execution_id)
-        where i.payload->>'id' = l.id and s.name = l.entry)`
     let inFlight = 0
     for (let index = 0; index < stops; index++) {
       const mine = Workload.works(count, `part-${index}`)
       yield* harness.start(mine)
-      inFlight += (yield* harness.until("a step under way", unfinished, (rows) => rows.length > 0))
-        .length
+      inFlight += (yield* harness.until(
+        "a step under way",
+        harness.underWay,
+        (rows) => rows.length > 0
+      )).length
       yield* cluster.stop(index % 2 === 0 ? "fast" : "immediate")
       yield* Effect.sleep(yield* Random.nextIntBetween(0, downMillis))
       yield* cluster.start

@@ -98,6 +98,12 @@ export const make = Effect.fnUntraced(function* (
       Effect.map((rows) => rows.flatMap(({ millis }) => (millis === null ? [] : [millis])))
     )
 
+  /** Lines of steps that were begun and have no record. */
+  const underWay = sql`
+    select from ledger l where entry <> 'get up' and not exists (
+      select from romancy_steps s join romancy_instances i using (execution_id)
+      where i.payload->>'id' = l.id and s.name = l.entry)`
+
   const results = sql<{ id: string; status: string; result: string | null }>`
     select payload->>'id' as id, status, result::text as result
     from romancy_instances where workflow_name = 'Load'`
@@ -168,7 +174,7 @@ export const make = Effect.fnUntraced(function* (
     }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
-  return { ...fleet, insist, start, release, statuses, completed, now, quiet, judge }
+  return { ...fleet, insist, start, release, statuses, completed, now, quiet, underWay, judge }
 })
 
 export type Harness = Effect.Success<ReturnType<typeof make>>

@@ -49,6 +49,8 @@ export interface PgCluster {
   readonly stop: (how: Stop) => Effect.Effect<void>
   /** Returns when it accepts connections again. */
   readonly start: Effect.Effect<void>
+  /** Starts it again if it has ended by itself, and says whether; returns when it answers. */
+  readonly revive: Effect.Effect<boolean>
 }
 
 const temporary = Effect.acquireRelease(
@@ -110,6 +112,30 @@ export const make = Effect.fnUntraced(function* (
           : Effect.ignore(admin(`drop database if exists ${name} with (force)`))
       )
   )
+  const start = Effect.suspend(() =>
+    running === undefined
+      ? Effect.map(launch(port), (launched) => {
+          running = launched
+        })
+      : Effect.void
+  )
+  const ended = Effect.sync(() => {
+    try {
+      return running === undefined || !process.kill(running.server.processId, 0)
+    } catch {
+      return true
+    }
+  })
+  const revive: Effect.Effect<boolean> = Effect.gen(function* () {
+    if (yield* ended) {
+      yield* stop("immediate")
+      yield* start
+      return true
+    }
+    // It may be about to end.
+    const answer = yield* Effect.timeoutOption(answers(url), "300 millis")
+    return answer._tag === "Some" ? false : yield* revive
+  })
   return {
     url,
     port,
@@ -117,13 +143,8 @@ export const make = Effect.fnUntraced(function* (
     database,
     processId: Effect.sync(() => running?.server.processId ?? 0),
     stop,
-    start: Effect.suspend(() =>
-      running === undefined
-        ? Effect.map(launch(port), (launched) => {
-            running = launched
-          })
-        : Effect.void
-    )
+    start,
+    revive
   }
 })
 
