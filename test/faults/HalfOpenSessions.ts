@@ -25,7 +25,7 @@ import * as Workload from "./Workload.ts"
 const own = ({ applicationName, open }: PgProxy.Connection) =>
   open && applicationName.startsWith("romancy-")
 
-const callers = 30
+const callers = 10
 
 /** How long callers wait whose client has lost the sessions that it writes over. */
 const waits = Effect.fnUntraced(function* (
