@@ -25,7 +25,7 @@ const loads = [0, 1, 5]
 /** Each warms up for the next, which is left out where it would take too long. */
 const warmUps = [3, 30, 300, 3000]
 const warmSecondsMax = 5
-const countMax = 20_000
+const countMax = 30_000
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
   const url = yield* BenchServer.database
