@@ -84,7 +84,7 @@ export const throughput: Measurement = {
       const keys = [...loads.map(Keys.steps), Keys.oneAtATime]
       const workers = yield* outfit(withoutVariants(entrants), keys, record, workerOf)
       const runners = [...workers.keys()].filter(({ contender }) => contender.kind !== "floor")
-      const seconds = quick ? 0.5 : 1.2
+      const seconds = quick ? 0.5 : 1
       for (const steps of loads) {
         const key = Keys.steps(steps)
         const able = steps === 0 ? runners : yield* offering(runners, "steps", [key], record)
