@@ -81,7 +81,7 @@ export const idle: Measurement = {
       const alone = yield* outfit(able, [Keys.idle(0)], record, enter(0))
       const crowded = yield* outfit(able, [Keys.idle(waiting)], record, enter(waiting))
       yield* Effect.sleep(settle)
-      const seconds = quick ? 10 : 15
+      const seconds = quick ? 8 : 12
       yield* Effect.all(
         [
           windows(Keys.idle(0), alone, rounds, seconds, record),

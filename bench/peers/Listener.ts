@@ -47,7 +47,7 @@ const listening = Effect.fnUntraced(function* (url: Redacted.Redacted, proxy: Tc
     select pid, client_port as port from pg_stat_activity
     where datname = current_database() and client_port = any(${ports}::int[])
       and (application_name like '%-listener'
-        or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^\s*listen|pg_listening_channels')`
+        or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^[[:space:]]*listen|pg_listening_channels')`
   yield* holds(`one listening session, not ${found.length}`, found.length === 1)
   return found[0]!
 }, Effect.scoped)

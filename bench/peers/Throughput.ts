@@ -25,7 +25,7 @@ const loads = [0, 1, 5]
 /** Each warms up for the next, which is left out where it would take too long. */
 const warmUps = [3, 30, 300, 3000]
 const warmSecondsMax = 5
-const countMax = 20_000
+const countMax = 30_000
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
   const url = yield* BenchServer.database
@@ -84,7 +84,7 @@ export const throughput: Measurement = {
       const keys = [...loads.map(Keys.steps), Keys.oneAtATime]
       const workers = yield* outfit(withoutVariants(entrants), keys, record, workerOf)
       const runners = [...workers.keys()].filter(({ contender }) => contender.kind !== "floor")
-      const seconds = quick ? 0.5 : 1.2
+      const seconds = quick ? 0.5 : 1
       for (const steps of loads) {
         const key = Keys.steps(steps)
         const able = steps === 0 ? runners : yield* offering(runners, "steps", [key], record)

@@ -38,7 +38,7 @@ export const timers: Measurement = {
       const workers = yield* outfit(able, [key], record, (entrant) =>
         Effect.flatMap(BenchServer.database, (url) => Fleet.start(entrant, { role: "worker", url }))
       )
-      const [count, spread] = quick ? [30, 800] : [60, 1200]
+      const [count, spread] = quick ? [30, 800] : [60, 1000]
       const sleep = (name: string, count: number, spread: number) => ({
         ask: "timers" as const,
         name,

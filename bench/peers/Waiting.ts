@@ -24,7 +24,7 @@ import * as Statements from "./Statements.ts"
 const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
 const thousand = 1000
 /** Longer than a workflow stays parked. */
-const settle = "7 seconds"
+const settle = "6 seconds"
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
   const url = yield* BenchServer.database
@@ -117,7 +117,7 @@ export const waiting: Measurement = {
             before.set(entrant, bytes)
           })
         )
-        yield* processorTime(present, placed, round, quick ? 5 : 8, record)
+        yield* processorTime(present, placed, round, quick ? 5 : 6, record)
       }
     })
 }
