@@ -82,7 +82,7 @@ layer(TestDatabase.layer, { excludeTestServices: true })("TcpProxy", (it) => {
       const [mine] = yield* client<{ port: number }>`
         select client_port as port from pg_stat_activity where pid = pg_backend_pid()`
       assert.include(yield* proxy.ports, mine!.port)
-      yield* proxy.silence(mine!.port)
+      yield* proxy.silencePort(mine!.port)
       const late = yield* Effect.forkChild(client`select 2 as n`, { startImmediately: true })
       // Long enough for the silenced one, were it not.
       yield* Effect.repeat(other`select 1 as n`, { times: 50 })
