@@ -14,6 +14,7 @@ import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Schema from "effect/Schema"
 import type * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
@@ -58,11 +59,30 @@ export const make = Effect.fnUntraced(function* (names: Names) {
               names.use(run, "step", activity.name, attempt)
             )
       return Effect.flatMap(named, () =>
-        recorded !== undefined
-          ? Effect.succeed(new Workflow.Complete({ exit: recorded }))
-          : begin(run, instance, activity, attempt, key)
+        recorded === undefined
+          ? begin(run, instance, activity, attempt, key)
+          : run.unread.has(key)
+            ? read(run, activity, key, recorded)
+            : Effect.succeed(new Workflow.Complete({ exit: recorded }))
       )
     })
+
+  /** What this process did not record itself may be of a version with another schema. */
+  const read = (
+    run: Run,
+    activity: Activity.Any,
+    key: string,
+    recorded: Exit.Exit<unknown, unknown>
+  ): Effect.Effect<Result> => {
+    const { exitSchemaPartial } = activity as unknown as Activity.Activity<Schema.Top, Schema.Top>
+    return WorkflowCodec.readable(exitSchemaPartial, recorded).pipe(
+      Effect.map(() => {
+        run.unread.delete(key)
+        return new Workflow.Complete({ exit: recorded })
+      }),
+      Effect.catch((error) => runs.unreadable(run, error))
+    )
+  }
 
   const begin = (
     run: Run,

@@ -16,10 +16,12 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import type * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import * as Activities from "./Activities.ts"
 import { Awaiting } from "./Awaiting.ts"
+import { isReceive } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -224,16 +226,34 @@ const make = (options: { readonly client: boolean }) =>
 
     // Deferreds and clocks.
 
+    /** What a receive came to is ours; anything else may be from a version with another schema. */
+    const read = (
+      run: Run,
+      deferred: DurableDeferred.Any,
+      exit: Exit.Exit<unknown, unknown>
+    ): Effect.Effect<Exit.Exit<unknown, unknown>> =>
+      isReceive(deferred.name)
+        ? Effect.succeed(exit)
+        : WorkflowCodec.readable((deferred as DurableDeferred.AnyWithProps).exitSchema, exit).pipe(
+            Effect.as(exit),
+            Effect.catch((error) => runs.unreadable(run, error))
+          )
+
     const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(
       function* (deferred) {
         const instance = yield* WorkflowEngine.WorkflowInstance
         const run = yield* runOf(instance)
         const exit = run.deferreds.get(deferred.name)
-        if (exit !== undefined) return Option.some(exit)
+        if (exit !== undefined) return Option.some(yield* read(run, deferred, exit))
         if (!instance.awaitedDeferreds.has(deferred.name)) return Option.none()
         const parked = yield* runs.park(run, deferred.name)
         // A completion that met the end of the parking is in the record, and nobody will say it again.
-        return Option.orElse(parked, () => Option.fromUndefinedOr(run.deferreds.get(deferred.name)))
+        const outcome = Option.orElse(parked, () =>
+          Option.fromUndefinedOr(run.deferreds.get(deferred.name))
+        )
+        return Option.isNone(outcome)
+          ? outcome
+          : Option.some(yield* read(run, deferred, outcome.value))
       }
     )
 

@@ -64,7 +64,7 @@ export const hold = Effect.fnUntraced(function* (
     statementTimeout: config.statementTimeout
   })
   const test = yield* SelfTest.make(config, options.client)
-  const receive = receiver(config.prefix, test, options.onNotifications)
+  const receive = receiver(config, test, options.onNotifications)
   const queues = yield* Effect.forEach(options.channels, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
@@ -90,6 +90,12 @@ type Arrivals = Queue.Dequeue<PgConnection.Notification, SqlError>
 /** How many notifications are passed on before those who subscribed get a turn to take them. */
 const passedOnMax = 1000
 
+/**
+ * How many of one channel that arrive together are read; the rest is one bare wake-up. It says as
+ * much, and whoever floods a channel does not keep us busy with reading.
+ */
+const readMax = 100
+
 /** Takes what arrives at once: the queue beneath has no bound. */
 const drain = (
   queue: Arrivals,
@@ -104,16 +110,22 @@ const drain = (
     { disableYield: true }
   )
 
-const receiver = (prefix: string, test: SelfTest.SelfTest, pass: Options["onNotifications"]) => {
-  const decode = Notification.decode(prefix)
+/** Passes on what has arrived together on one channel. */
+const receiver = (
+  config: Pick<RomancyConfig.Values, "prefix">,
+  test: SelfTest.SelfTest,
+  pass: Options["onNotifications"]
+) => {
+  const decode = Notification.decode(config.prefix)
+  const selfTest = channel(config, "self_test")
   return (arrivals: ReadonlyArray<PgConnection.Notification>): Effect.Effect<unknown> => {
-    const notifications: Array<Notification.Notification> = []
-    for (const { channel, payload } of arrivals) {
-      const notification = decode(channel, payload)
-      if (notification?._tag === "SelfTest") test.heard(notification)
-      else if (notification !== undefined) notifications.push(notification)
+    const name = arrivals[0]!.channel
+    if (name === selfTest) {
+      return Effect.sync(() => arrivals.forEach(({ payload }) => test.heard(payload)))
     }
-    return notifications.length === 0 ? Effect.void : pass(notifications)
+    const read = arrivals.slice(0, readMax).map(({ payload }) => payload)
+    if (arrivals.length > readMax) read.push("")
+    return pass(read.flatMap((payload) => decode(name, payload) ?? []))
   }
 }
 

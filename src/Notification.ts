@@ -163,10 +163,9 @@ export const decode =
     const name = channel.slice(prefix.length + 1)
     const reader = readers.get(name)
     if (reader === undefined) return undefined
-    return Option.getOrElse(
-      reader(payload),
-      (): Notification => ({ _tag: tags[name as ChannelName] })
-    )
+    const bare = (): Notification => ({ _tag: tags[name as ChannelName] })
+    // What cannot be an object is not tried: to fail at it takes longer than to read one.
+    return payload.startsWith("{") ? Option.getOrElse(reader(payload), bare) : bare()
   }
 
 /**

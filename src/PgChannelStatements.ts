@@ -16,8 +16,8 @@ import type { Lease } from "./WorkflowStore.ts"
 /**
  * Publishes messages: one for each origin, and none on a channel that has subscribers of the other
  * mode. What is sent to many has to be routed first; what is for one of many is kept for him.
- * Served by `subscriptions_of (channel, mode)` and the unique `origin`. Notifies each channel and
- * each target once.
+ * Served by `subscriptions_of (channel, mode, execution_id)` and the unique `origin`. Notifies each
+ * channel and each target once.
  *
  * @since 0.1.0
  * @category statements
@@ -157,7 +157,9 @@ gone as (
   update ${table(context, "messages")} m set state = 'Kept'
   from mine l cross join lateral json_array_elements_text(l.unhandled::json) n (name)
     join ${table(context, "deferreds")} d on d.execution_id = l.execution_id and d.name = n.name
-  where m.message_id = (d.exit -> 'value' ->> 'id')::bigint and m.mode = 'competing'
+  -- Not by the operators of JSON: those refuse a NUL and half a pair, which may be in the message.
+  where m.message_id = substring(d.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint
+    and m.mode = 'competing'
   returning m.message_id, m.channel
 ), hinted as materialized (
   select ${hint(context, context.channels.message)} from (

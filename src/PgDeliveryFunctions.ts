@@ -28,9 +28,9 @@ export const received = `json_build_object('_tag', 'Success', 'value', json_buil
  * Puts new messages into the inbox of those they are for, everybody whose subscription does not show
  * them, or the target, and marks the subscriptions that wait. Each is locked, whether it waits or not:
  * a receive has either noted by then that it waits, or will find what is there. A message whose target
- * has not subscribed is kept. What others are routing is passed
- * over, or waited for. Served by `messages_new (message_id)`, `subscriptions_of (channel, mode)` and
- * the primary key of subscriptions. Notifies nobody.
+ * has not subscribed is kept. What others are routing is passed over, or waited for. Served by
+ * `messages_new (message_id)`, `subscriptions_of (channel, mode, execution_id)` and the primary key of
+ * subscriptions, which serve the look at one of them alike. Notifies nobody.
  *
  * @since 0.1.0
  * @category functions

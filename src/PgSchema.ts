@@ -335,6 +335,17 @@ $$`
         PgDeliveryFunctions.route(table),
         PgDeliveryFunctions.deliver(table, config)
       ]
+    },
+    {
+      id: 10,
+      name: "subscriptions_found_by_any_index",
+      statements: [
+        // A plan made without statistics may look up one subscription by this index as well as by
+        // the primary key. Without the execution in it, that read all of the channel each time.
+        `drop index if exists ${inSchema("subscriptions_of")}`,
+        `create index ${index("subscriptions_of")}
+  on ${table.subscriptions} (channel, mode, execution_id)`
+      ]
     }
   ]
 }

@@ -105,7 +105,10 @@ export declare namespace RomancyConfig {
     readonly heartbeatTimeout: Duration.Duration
     /** How long a session may take to be established. Default 5 seconds. */
     readonly connectTimeout: Duration.Duration
-    /** How long a statement of the engine may take before its session is destroyed. Default 10 seconds. */
+    /**
+     * How long a statement of the engine may take before its session is destroyed. Default 8
+     * seconds: with the time for a new session, a network that went silent is survived in 10.
+     */
     readonly statementTimeout: Duration.Duration
     /**
      * How long the notification that proves delivery may take; an idle server needs about a
@@ -168,7 +171,7 @@ const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyC
     heartbeatInterval: duration("4 seconds"),
     heartbeatTimeout: duration("800 millis"),
     connectTimeout: duration("5 seconds"),
-    statementTimeout: duration("10 seconds"),
+    statementTimeout: duration("8 seconds"),
     selfTestTimeout: duration("3 seconds"),
     writeSessions: int(3, 1, 16),
     maxRowsPerFlush: int(1000, 1, 10_000),

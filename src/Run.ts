@@ -8,6 +8,7 @@
  *
  * @since 0.1.0
  */
+import type * as Cause from "effect/Cause"
 import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
@@ -113,6 +114,10 @@ export class Run {
   private landed: Latch.Latch | undefined = undefined
   /** The lease is gone, or the worker stops: nothing may be recorded any more. */
   abandoned = false
+  /** Something that is recorded of it does not decode with the schemas that its body has for it. */
+  unreadable: Cause.Cause<unknown> | undefined = undefined
+  /** Steps that another process recorded, or an earlier version, and that nobody has read yet. */
+  readonly unread = new Set<string>()
   /** The worker stops: no new step begins. */
   stopping = false
   /** Callers in this process, and which of them are runs of a parent. */
@@ -154,8 +159,9 @@ export class Run {
       }
       for (const step of record.steps ?? []) {
         const key = stepKey(step.name, step.attempt)
-        if (!this.steps.has(key))
-          this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
+        if (this.steps.has(key)) continue
+        this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
+        this.unread.add(key)
       }
       const completed: Array<string> = []
       let foreign = 0

@@ -101,6 +101,8 @@ export class Runs extends Context.Service<
     readonly completedHere: (run: Run, name: string) => void
     /** A write of a run was refused: another worker owns its instance. */
     readonly fenced: (run: Run) => Effect.Effect<never>
+    /** What a run has recorded cannot be read by its code: it is set aside, and its body ends here. */
+    readonly unreadable: (run: Run, error: unknown) => Effect.Effect<never>
     /** The lease of this worker is gone: everything stops, nothing is committed. */
     readonly abandonAll: Effect.Effect<void>
   }
@@ -173,6 +175,10 @@ const make = Effect.gen(function* () {
     while (true) {
       const exit = yield* replay(run, registration)
       yield* run.idle
+      if (run.unreadable !== undefined) {
+        yield* closeReplay(run)
+        return yield* block(run.lease, run.workflow._tag, run.unreadable)
+      }
       if (run.abandoned) return yield* giveBack(run)
       const result = resultOf(run, exit)
       if (result === undefined) {
@@ -358,6 +364,12 @@ const make = Effect.gen(function* () {
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
       fork(abandon(run))
+      return Effect.interruptible(Effect.never)
+    },
+    unreadable: (run, error) => {
+      run.unreadable ??= Cause.fail(error)
+      // A body that finds it in its first steps does so before it is known as the fiber of the run.
+      fork(Effect.andThen(Effect.yieldNow, abandon(run)))
       return Effect.interruptible(Effect.never)
     },
     abandonAll: Effect.suspend(() =>

@@ -28,14 +28,14 @@ import * as Session from "./Session.ts"
  * A self-test.
  *
  * - `run`: sends the notification; whether it arrived within `selfTestTimeout`
- * - `heard`: to be told of every self-test that arrives; those of other listeners are ignored
+ * - `heard`: to be told the payload of every self-test; those of other listeners are ignored
  *
  * @since 0.1.0
  * @category models
  */
 export interface SelfTest {
   readonly run: Effect.Effect<boolean, SqlError>
-  readonly heard: (notification: Notification.Notification) => void
+  readonly heard: (payload: string) => void
 }
 
 /**
@@ -48,7 +48,7 @@ export const make = Effect.fnUntraced(function* (
   config: RomancyConfig.Values,
   client: PgClientConfig
 ): Effect.fn.Return<SelfTest> {
-  const nonce = randomUUID()
+  const { payload } = Notification.encode({ _tag: "SelfTest", nonce: randomUUID() })
   const arrived = yield* Deferred.make<void>()
   const run = Effect.gen(function* () {
     const session = yield* Session.make({
@@ -57,7 +57,6 @@ export const make = Effect.fnUntraced(function* (
       connectTimeout: config.connectTimeout,
       statementTimeout: config.statementTimeout
     })
-    const { payload } = Notification.encode({ _tag: "SelfTest", nonce })
     yield* session.query("select pg_notify($1, $2)", [channel(config, "self_test"), payload])
     const answer = yield* Deferred.await(arrived).pipe(
       Effect.timeoutOption(config.selfTestTimeout),
@@ -67,9 +66,8 @@ export const make = Effect.fnUntraced(function* (
   })
   return {
     run: Effect.scoped(run),
-    heard: (notification) => {
-      if (notification._tag !== "SelfTest" || notification.nonce !== nonce) return
-      Deferred.doneUnsafe(arrived, Effect.void)
+    heard: (heard) => {
+      if (heard === payload) Deferred.doneUnsafe(arrived, Effect.void)
     }
   }
 })

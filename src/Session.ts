@@ -90,8 +90,13 @@ export interface Options {
   readonly statementTimeout: Duration.Input
 }
 
-/** How long a farewell (UNLISTEN, Terminate, the answer to a cancel) may take. */
-const farewell = Duration.millis(250)
+/**
+ * How long a farewell (UNLISTEN, Terminate) may take. The server ends a session whose socket is gone
+ * all the same, so that whoever stops need not wait longer for a peer that may be dead.
+ */
+const farewell = Duration.millis(50)
+/** How long the answer to a cancelled statement may take; without it the session is lost. */
+const cancellation = Duration.millis(250)
 
 /**
  * What PostgreSQL can send at most. The driver's own limit is 16 MiB, and a row has the whole record
@@ -195,7 +200,7 @@ class Line {
           resume(Exit.isSuccess(exit) ? exit : Exit.mapError(exit, this.explain))
         })
         return Effect.suspend(() => {
-          const late = this.arm(farewell, "No answer to a cancelled statement within")
+          const late = this.arm(cancellation, "No answer to a cancelled statement within")
           return Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
         })
       })

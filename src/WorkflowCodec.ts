@@ -99,6 +99,22 @@ export const stepExit = exitCoder(Schema.Defect())
 export const deferredExit = exitCoder(Schema.Unknown)
 
 /**
+ * Fails if what is recorded is not what a schema says. Effect reads it once more, and would end the
+ * workflow with what it finds, compensations and all.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const readable = (
+  schema: Schema.Constraint,
+  exit: Exit.Exit<unknown, unknown>
+): Effect.Effect<unknown, Schema.SchemaError> =>
+  Schema.decodeUnknownEffect(schema)(Exit.map(exit, (value) => value ?? null)) as Effect.Effect<
+    unknown,
+    Schema.SchemaError
+  >
+
+/**
  * Fails with `TooLarge` if a text has more bytes than an option allows.
  *
  * @since 0.1.0

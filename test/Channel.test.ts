@@ -245,6 +245,24 @@ inEachWorld("channels", (test) => {
       assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [1])
     }))
 
+  test("a message with a NUL in it that the body never got keeps no workflow from its end", (runtime) =>
+    Effect.gen(function* () {
+      const gate = DurableDeferred.make("gate")
+      const Flow = define("Flow")
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.andThen(Channel.subscribe(Jobs), Effect.asVoid(DurableDeferred.await(gate)))
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      const receive = DurableDeferred.make("channel/competing/jobs/1", { success: Schema.Json })
+      const message = { _tag: "Message", id: 1, body: "\u0000 \ud800", metadata: {} }
+      yield* runtime.on(succeed(Flow, id, receive, message))
+      yield* runtime.on(succeed(Flow, id, gate, undefined))
+      assertSuccess(yield* finished(runtime, Flow, id), undefined)
+    }))
+
   test("what is too large is refused before anything is written", (runtime) =>
     Effect.gen(function* () {
       const Large = Channel.make("large", { payload: Schema.String, mode: "broadcast" })

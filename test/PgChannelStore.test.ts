@@ -44,6 +44,33 @@ const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 describe("a broadcast message", () => {
   live(
+    "is routed by a look or two at each subscription, however many the channel has",
+    Effect.gen(function* () {
+      const { sql } = yield* stores
+      const subscriptions = 500
+      yield* sql`insert into romancy_subscriptions
+        (execution_id, channel, mode, workflow_name, horizon, subscribed_at, waiting)
+        select md5(n::text), 'news', 'broadcast', 'Flow', pg_current_snapshot(), now(), 'receive'
+        from generate_series(1, ${subscriptions}) n`
+      yield* publish(message(news, 1))
+      yield* sql.withTransaction(
+        Effect.gen(function* () {
+          // As the engine's own sessions are set.
+          yield* sql`set local enable_seqscan = off`
+          yield* sql`set local enable_bitmapscan = off`
+          yield* route(sql)
+          const [read] = yield* sql<{ rows: number }>`
+            select (seq_tup_read + idx_tup_fetch)::int4 as rows from pg_stat_xact_user_tables
+            where relname = 'romancy_subscriptions'`
+          const [put] = yield* sql<{ n: number }>`select count(*)::int4 as n from romancy_inbox`
+          assert.strictEqual(put!.n, subscriptions)
+          assert.isBelow(read!.rows, 10 * subscriptions)
+        })
+      )
+    })
+  )
+
+  live(
     "that is routed while a receive waits for the subscription is what the receive gets",
     Effect.gen(function* () {
       const { sql, store } = yield* stores

@@ -196,6 +196,52 @@ describe("a workflow whose payload no longer decodes", () => {
     })
   )
 
+  it.live("is blocked when a recorded value is of another schema, and nothing is compensated", () =>
+    Effect.gen(function* () {
+      const { client, sql, status, worker } = yield* world()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const old = DurableDeferred.make("old", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            const step = yield* Flow.withCompensation(
+              Activity.make({
+                name: "step",
+                success: Schema.String,
+                execute: Effect.succeed("step")
+              }),
+              () => log.add("compensated")
+            )
+            const second = Activity.make({
+              name: "second",
+              success: Schema.String,
+              execute: Effect.succeed("second")
+            })
+            return [step, yield* second, yield* DurableDeferred.await(old)].join()
+          })
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Suspended")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":{"old":1}}'
+        where name = 'second'`
+      yield* client.on(succeed(Flow, id, old, "deferred"))
+      const blocked = yield* status(id, "Blocked")
+      assert.include(JSON.stringify(blocked.result), "Expected string")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":"mended"}'
+        where name = 'second'`
+      yield* sql`update romancy_deferreds set exit = '{"_tag":"Success","value":7}'`
+      yield* client.on(Flow.resume(id))
+      yield* status(id, "Running").pipe(Effect.raceFirst(status(id, "Blocked")))
+      yield* status(id, "Blocked")
+      yield* sql`update romancy_deferreds set exit = '{"_tag":"Success","value":"done"}'`
+      yield* client.on(Flow.resume(id))
+      assertSuccess(yield* finished(client, Flow, id), "step,mended,done")
+      assert.strictEqual(log.count("compensated"), 0)
+    })
+  )
+
   it.live("is blocked also when it is a recorded result that does not", () =>
     Effect.gen(function* () {
       const { client, sql, status, worker } = yield* world()

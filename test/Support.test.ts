@@ -74,6 +74,24 @@ layer(TestDatabase.layer, { excludeTestServices: true })("TcpProxy", (it) => {
     }).pipe(Effect.scoped)
   )
 
+  it.effect("silences one connection, and lets the others pass", () =>
+    Effect.gen(function* () {
+      const { client, proxy } = yield* proxied
+      const { url } = yield* TestDatabase
+      const other = yield* Database.connect(proxy.through(url))
+      const [mine] = yield* client<{ port: number }>`
+        select client_port as port from pg_stat_activity where pid = pg_backend_pid()`
+      assert.include(yield* proxy.ports, mine!.port)
+      yield* proxy.silencePort(mine!.port)
+      const late = yield* Effect.forkChild(client`select 2 as n`, { startImmediately: true })
+      // Long enough for the silenced one, were it not.
+      yield* Effect.repeat(other`select 1 as n`, { times: 50 })
+      assert.isUndefined(late.pollUnsafe())
+      yield* proxy.resume
+      assert.deepStrictEqual(yield* Fiber.join(late), [{ n: 2 }])
+    }).pipe(Effect.scoped)
+  )
+
   it.effect("counts connections, resets them and refuses new ones", () =>
     Effect.gen(function* () {
       const { client, proxy } = yield* proxied

@@ -32,6 +32,8 @@ export const chartOf = (section: Section, figure: Figure, run: Run): string => {
   const values = bars.map(({ value }) => value)
   const logarithmic =
     Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > linearSpread
+  // A bar of the least still has a length.
+  const origin = 10 ** Math.floor(Math.log10(Math.min(...values) / 1.5))
   const chart = echarts.init(null, null, {
     renderer: "svg",
     ssr: true,
@@ -50,8 +52,7 @@ export const chartOf = (section: Section, figure: Figure, run: Run): string => {
     grid: { left: 170, right: 90, top: 60, bottom: 36 },
     xAxis: {
       type: logarithmic ? "log" : "value",
-      // A bar of the least still has a length.
-      ...(logarithmic ? { min: 10 ** Math.floor(Math.log10(Math.min(...values) / 1.5)) } : {})
+      ...(logarithmic ? { min: origin, startValue: origin } : {})
     },
     yAxis: { type: "category", data: bars.map(({ participant }) => participant.label) },
     series: [

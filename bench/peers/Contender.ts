@@ -104,8 +104,7 @@ export const contenders: ReadonlyArray<Contender> = [
     polls: ["default", "fast"],
     missing: () => {
       const file = process.env.ABSURD_SQL
-      if (file === undefined)
-        return "not run: ABSURD_SQL does not name its absurd.sql, which is not on npm"
+      if (file === undefined) return "not run: `ABSURD_SQL` is not set"
       return existsSync(file) ? undefined : `not run: there is no file ${file}`
     }
   },

@@ -56,9 +56,9 @@ export interface Participant {
 export interface Result {
   readonly entrant: string
   readonly value?: number
-  readonly rounds: number
-  /** Of all its samples, or of the rounds without any. */
+  /** Why there is no value, or not one of every round. */
   readonly missed?: string
+  readonly roundsMissed: number
 }
 
 type Values = ReadonlyMap<number, ReadonlyArray<number>>
@@ -88,15 +88,14 @@ export const result = (
 ): Result => {
   const values = byRound(samples, figure.key, entrant)
   const value = reduce(values, figure.of)
-  const missed = samples.find(
-    (sample) =>
-      sample.key === figure.key && sample.entrant === entrant && sample.missed !== undefined
-  )?.missed
+  const misses = samples.flatMap((sample) =>
+    sample.key === figure.key && sample.entrant === entrant ? (sample.missed ?? []) : []
+  )
   return {
     entrant,
-    rounds: values.size,
+    roundsMissed: misses.length,
     ...(value === undefined ? {} : { value }),
-    ...(missed === undefined ? {} : { missed })
+    ...(misses[0] === undefined ? {} : { missed: misses[0] })
   }
 }
 

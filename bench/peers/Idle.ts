@@ -55,7 +55,7 @@ export const windows = Effect.fnUntraced(function* (
 export const idle: Measurement = {
   name: "idle",
   title: "Statements a minute while nothing happens",
-  about: `All statements of one worker process, by \`pg_stat_statements\`: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). The case with 1,000,000 is under *dormant*.`,
+  about: `All statements of one worker process, by \`pg_stat_statements\`: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). With 1,000,000 dormant: see the last table.`,
   figures: [
     {
       name: "nothing to do",
@@ -81,7 +81,7 @@ export const idle: Measurement = {
       const alone = yield* outfit(able, [Keys.idle(0)], record, enter(0))
       const crowded = yield* outfit(able, [Keys.idle(waiting)], record, enter(waiting))
       yield* Effect.sleep(settle)
-      const seconds = quick ? 10 : 15
+      const seconds = quick ? 8 : 12
       yield* Effect.all(
         [
           windows(Keys.idle(0), alone, rounds, seconds, record),

@@ -13,7 +13,8 @@ import { now } from "../Samples.ts"
 import { labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { inTurn, type Measurement, withoutVariants } from "./Measurement.ts"
+import { type Measurement, withoutVariants } from "./Measurement.ts"
+import { inTurn } from "./Rounds.ts"
 
 const inFlight = 100
 const patienceMillis = 65_000
@@ -21,7 +22,7 @@ const patienceMillis = 65_000
 export const kills: Measurement = {
   name: "kill",
   title: "`kill -9` of a worker",
-  about: `${inFlight} executions run in one worker, another is there; the first is killed. Until the first and the last of them run in the other. Both may run ${inFlight} at once. What a system has moved to the second one while both lived does not count (Effect's cluster does that). The fast configurations are those that notice the death soonest (pg-boss \`heartbeatSeconds: 10\`, \`superviseIntervalSeconds: 1\`; BullMQ \`lockDuration\` and \`stalledInterval\` 5 s; absurd \`claimTimeout: 5\`; Effect \`runnerHealthCheckInterval\` 1 s). Nobody is waited for longer than ${patienceMillis / 1000} s, and who was waited for in vain twice is not asked again.`,
+  about: `${inFlight} executions run in one worker, another is there; the first is killed. Until the first and the last of them run in the other. Both may run ${inFlight} at once. What a system has moved to the second one while both lived does not count (Effect's cluster does that). The fast configurations are those that notice the death soonest (pg-boss \`heartbeatSeconds: 10\`, \`superviseIntervalSeconds: 1\`; BullMQ \`lockDuration\` and \`stalledInterval\` 5 s; absurd \`claimTimeout: 5\`; Effect \`runnerHealthCheckInterval\` 1 s). Nobody is waited for longer than ${patienceMillis / 1000} s, and who was waited for in vain twice is not asked again. DBOS recovers work when an executor of the same id starts again, or by its Conductor, which is a service; graphile-worker locks jobs for 4 hours.`,
   figures: [
     { name: "first", key: Keys.killFirst, unit: "ms", better: "less", of: "median" },
     {

@@ -15,7 +15,8 @@ import { holds } from "../Proof.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 const keys = [Keys.terminated, Keys.blackHoled]
 const patienceMillis = 30_000
@@ -46,7 +47,7 @@ const listening = Effect.fnUntraced(function* (url: Redacted.Redacted, proxy: Tc
     select pid, client_port as port from pg_stat_activity
     where datname = current_database() and client_port = any(${ports}::int[])
       and (application_name like '%-listener'
-        or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^\s*listen|pg_listening_channels')`
+        or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^[[:space:]]*listen|pg_listening_channels')`
   yield* holds(`one listening session, not ${found.length}`, found.length === 1)
   return found[0]!
 }, Effect.scoped)

@@ -41,10 +41,10 @@ export interface Run {
 const table = (header: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>) =>
   [header, header.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n")
 
-/** Who has the best value of a figure; a floor is no contender. */
+/** Who has the best value of a figure; a floor is no contender, and earliness no merit. */
 const bestOf = (figure: Figure, { participants, samples }: Run): string | undefined =>
   participants
-    .filter(({ kind }) => kind !== "floor")
+    .filter(({ kind }) => kind !== "floor" && figure.of !== "least")
     .flatMap(({ label }) => {
       const { value } = result(figure, samples, label)
       return value === undefined ? [] : [{ label, value }]
@@ -52,7 +52,7 @@ const bestOf = (figure: Figure, { participants, samples }: Run): string | undefi
     .sort((a, b) => (figure.better === "less" ? a.value - b.value : b.value - a.value))[0]?.label
 
 const cell = (figure: Figure, participant: Participant, best: string | undefined, run: Run) => {
-  const { missed, rounds, value } = result(figure, run.samples, participant.label)
+  const { missed, roundsMissed, value } = result(figure, run.samples, participant.label)
   if (value === undefined) return missed ?? "not measured"
   const shown = best === participant.label ? `**${digits(value)}**` : digits(value)
   const floor = figure.floored === true ? floorOf(participant, run.participants) : undefined
@@ -63,7 +63,7 @@ const cell = (figure: Figure, participant: Participant, best: string | undefined
   return [
     shown,
     times === undefined ? "" : ` (${digits(times)}×)`,
-    missed === undefined ? "" : `; in ${run.environment.rounds - rounds} rounds: ${missed}`
+    missed === undefined ? "" : `; in ${roundsMissed} rounds: ${missed}`
   ].join("")
 }
 
@@ -138,7 +138,7 @@ const configurations = ({ absent, participants }: Run): string =>
         about
       ])
     ),
-    ...absent.map(({ label, reason }) => `${label}: ${reason}.`)
+    ...absent.map(({ label, reason }) => `${label} took no part; ${reason}.`)
   ].join("\n\n")
 
 const header = ({ environment }: Run): string => {
@@ -153,7 +153,7 @@ const header = ({ environment }: Run): string => {
   ]
   return [
     "# Benchmarks against peers",
-    `Written by \`npm run bench:peers\` on ${date}: ${rounds} rounds${quick ? ", **`--quick`: for a look, not for quoting**" : ""}. ${facts.join(" · ")}.`,
+    `Written by \`npm run bench:peers\` on ${date}: ${rounds === 1 ? "1 round" : `${rounds} rounds`}${quick ? ", **`--quick`: for a look, not for quoting**" : ""}. ${facts.join(" · ")}.`,
     "All take part in one run against one PostgreSQL, each in databases of its own, in rounds that are interleaved, each round in another order, so that drift hits all alike. A figure is the median of the medians of its rounds; a p99 is over all samples. Ratios, such as (1.4×) to the floor of the same driver, are taken within each round; their median is shown. The best of a column is **bold**, whoever it is. Compare ratios; absolute times are those of this machine. Who failed, or took longer than the bound, is shown with the reason; *not offered* is what a system does not have."
   ].join("\n\n")
 }

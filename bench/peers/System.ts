@@ -40,8 +40,10 @@ export interface Load {
 export interface System {
   /** Starts executions that wait for an event; done when each of them does, durably. */
   readonly wait?: (ids: ReadonlyArray<string>) => Promise<void>
-  /** Sends the event that `id` waits for. A plain queue has no such thing and enqueues a job. */
-  readonly send: (id: string) => Promise<void>
+  /** What a sender has to know of `id` to send to it, and had from the start; else `id` itself. */
+  readonly address?: (id: string) => Promise<string>
+  /** Sends the event that is waited for. A plain queue has no such thing and enqueues a job. */
+  readonly send: (address: string) => Promise<void>
   /** Starts one execution of one step, or enqueues a job. */
   readonly start: (id: string) => Promise<void>
   /** Runs a load, and gives the milliseconds that it took. */

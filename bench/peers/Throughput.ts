@@ -12,12 +12,20 @@ import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import {
+  type Measurement,
+  offering,
+  outfit,
+  type Recorder,
+  withoutVariants
+} from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 const loads = [0, 1, 5]
-/** Each warms up for the next, up to a load of the size that is measured. */
+/** Each warms up for the next, which is left out where it would take too long. */
 const warmUps = [3, 30, 300, 3000]
-const countMax = 20_000
+const warmSecondsMax = 5
+const countMax = 30_000
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
   const url = yield* BenchServer.database
@@ -43,13 +51,12 @@ const sizeOf = Effect.fnUntraced(function* (
   steps: number,
   seconds: number
 ) {
-  let size = warmUps[0]!
+  let found = Number.POSITIVE_INFINITY
   for (const count of warmUps) {
-    if (count > size) break
-    const found = yield* rate(worker, `${name}/warm/${steps}/${count}`, count, steps)
-    size = Math.min(countMax, Math.max(size, Math.round(found * seconds)))
+    if (count / found > warmSecondsMax) break
+    found = yield* rate(worker, `${name}/warm/${steps}/${count}`, count, steps)
   }
-  return size
+  return Math.min(countMax, Math.max(warmUps[0]!, Math.round(found * seconds)))
 })
 
 const offersSteps = ({ contender }: Entrant) => contender.lacks.steps === undefined
@@ -58,7 +65,7 @@ export const throughput: Measurement = {
   name: "throughput",
   title: "Workflows a second",
   about:
-    "One worker process. Romancy, DBOS (default) and Effect's cluster start workflows and await their results; the others find theirs preloaded, and their clock runs from the first start to the last end, which is in their favour. A plain job is a workflow without steps that keeps no record of how far it has come. One at a time: 5 steps, from the call that starts one to its result; the floor is the same rows as Romancy writes, committed one by one by the bare driver.",
+    "One worker process. Romancy, DBOS (default) and Effect's cluster start workflows and await their results; the others find theirs preloaded, which is in their favour: their clock runs from the start of the worker (DBOS: of the first workflow) to the end of the last. A plain job is a workflow without steps that keeps no record of how far it has come. One at a time: 5 steps, from the call that starts one to its result; the floor is the same rows as Romancy writes, committed one by one by the bare driver.",
   figures: [
     { name: "0 steps", key: Keys.steps(0), unit: "/s", better: "more", of: "median", chart: true },
     { name: "1 step", key: Keys.steps(1), unit: "/s", better: "more", of: "median" },
@@ -77,7 +84,7 @@ export const throughput: Measurement = {
       const keys = [...loads.map(Keys.steps), Keys.oneAtATime]
       const workers = yield* outfit(withoutVariants(entrants), keys, record, workerOf)
       const runners = [...workers.keys()].filter(({ contender }) => contender.kind !== "floor")
-      const seconds = quick ? 0.5 : 1.2
+      const seconds = quick ? 0.5 : 1
       for (const steps of loads) {
         const key = Keys.steps(steps)
         const able = steps === 0 ? runners : yield* offering(runners, "steps", [key], record)
@@ -120,7 +127,7 @@ const oneAtATime = (
   workers: ReadonlyMap<Entrant, WorkerProcess>,
   count: number,
   rounds: number,
-  record: Parameters<Measurement["run"]>[2]
+  record: Recorder
 ) =>
   interleave({
     entrants,

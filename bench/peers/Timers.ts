@@ -12,14 +12,15 @@ import { holds } from "../Proof.ts"
 import { labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 const key = Keys.timers
 /** From the registration of the first timer to the first deadline. */
 const leadMillis = 1000
 const patienceMillis = 40_000
 /** Whoever is as late as this does not keep the others waiting. */
-const aloneMillis = 4500
+const aloneMillis = 3000
 
 export const timers: Measurement = {
   name: "timers",
@@ -37,7 +38,7 @@ export const timers: Measurement = {
       const workers = yield* outfit(able, [key], record, (entrant) =>
         Effect.flatMap(BenchServer.database, (url) => Fleet.start(entrant, { role: "worker", url }))
       )
-      const [count, spread] = quick ? [30, 800] : [60, 1200]
+      const [count, spread] = quick ? [30, 800] : [60, 1000]
       const sleep = (name: string, count: number, spread: number) => ({
         ask: "timers" as const,
         name,

@@ -10,13 +10,21 @@ import { BenchServer } from "../BenchServer.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, offering, outfit, withoutVariants } from "./Measurement.ts"
+import {
+  fastOnly,
+  type Measurement,
+  offering,
+  outfit,
+  type Recorder,
+  withoutVariants
+} from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 import * as Statements from "./Statements.ts"
 
 const keys = [Keys.waitingMemory, Keys.waitingProcess, Keys.waitingServer]
 const thousand = 1000
 /** Longer than a workflow stays parked. */
-const settle = "7 seconds"
+const settle = "6 seconds"
 
 const workerOf = Effect.fnUntraced(function* (entrant: Entrant) {
   const url = yield* BenchServer.database
@@ -37,7 +45,7 @@ export const waiting: Measurement = {
   name: "waiting",
   title: "1,000 workflows that wait",
   about:
-    "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait.",
+    "The memory (heap and external, after full collections) that 1,000 more waiting workflows take in the worker process, and the processor time that the process and its sessions in the server use a minute, for each 1,000 that wait. Fast configurations only.",
   figures: [
     {
       name: "memory",
@@ -59,7 +67,11 @@ export const waiting: Measurement = {
   ],
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
-      const able = yield* offering(withoutVariants(entrants), "workflows", keys, record)
+      const able = yield* fastOnly(
+        yield* offering(withoutVariants(entrants), "workflows", keys, record),
+        keys,
+        record
+      )
       const placed = yield* outfit(able, keys, record, workerOf)
       let present: ReadonlyArray<Entrant> = [...placed.keys()]
       const before = new Map<Entrant, number>()
@@ -70,12 +82,10 @@ export const waiting: Measurement = {
       ) =>
         interleave({
           entrants,
+          from: round,
           rounds: 1,
           keys,
-          record: {
-            ...record,
-            missed: (keys, entrant, _, why) => record.missed(keys, entrant, round, why)
-          },
+          record,
           trial: (entrant) => trial(entrant, placed.get(entrant)!)
         })
       yield* inTurns(present, 0, (entrant, of) =>
@@ -107,7 +117,7 @@ export const waiting: Measurement = {
             before.set(entrant, bytes)
           })
         )
-        yield* processorTime(present, placed, round, quick ? 5 : 8, record)
+        yield* processorTime(present, placed, round, quick ? 5 : 6, record)
       }
     })
 }
@@ -118,7 +128,7 @@ const processorTime = Effect.fnUntraced(function* (
   placed: ReadonlyMap<Entrant, Placed>,
   round: number,
   seconds: number,
-  record: Parameters<Measurement["run"]>[2]
+  record: Recorder
 ) {
   const look = Effect.forEach(entrants, (entrant) => used(placed.get(entrant)!))
   const before = yield* look

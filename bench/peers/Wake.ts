@@ -9,16 +9,19 @@
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import { holds } from "../Proof.ts"
-import { now } from "../Samples.ts"
+import { median, now } from "../Samples.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { interleave, type Measurement, outfit } from "./Measurement.ts"
+import { type Measurement, outfit } from "./Measurement.ts"
+import { interleave } from "./Rounds.ts"
 
 /** How long one contender is asked in one round, unless it has had enough events before. */
 const turnMillisMax = 2500
 const eventsMin = 3
 const warmUps = 20
+/** Whoever needs longer for one is not given many to warm up. */
+const warmMillisMax = 100
 const waiters = 500
 const lanes = 10
 const patienceMillis = 10_000
@@ -81,6 +84,13 @@ const burst = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant, n
   }
 })
 
+/** Both sides have to be compiled before the first sample; a poller would only pile up work. */
+const warmUp = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
+  const name = `${labelOf(entrant)}/warm`
+  const found = yield* oneByOne(crew, entrant, name, warmUps, turnMillisMax)
+  if (median(found) < warmMillisMax) yield* burst(crew, entrant, `${name}/many`)
+})
+
 export const wakes: Measurement = {
   name: "wake",
   title: "Durable wait → resumed, in another process",
@@ -129,23 +139,13 @@ export const wakes: Measurement = {
         Fleet.crew
       )
       const present = [...crews.keys()]
-      const events = quick ? 15 : 60
-      // Both sides have to be compiled before the first sample.
+      const events = quick ? 15 : 50
       yield* interleave({
         entrants: present,
         rounds: 1,
         keys: [Keys.wake],
         record,
-        trial: (entrant) =>
-          Effect.asVoid(
-            oneByOne(
-              crews.get(entrant)!,
-              entrant,
-              `${labelOf(entrant)}/warm`,
-              warmUps,
-              turnMillisMax
-            )
-          )
+        trial: (entrant) => warmUp(crews.get(entrant)!, entrant)
       })
       yield* interleave({
         entrants: present,

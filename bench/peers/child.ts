@@ -27,9 +27,10 @@ const afterglow = 10
 
 const send = async (system: System, ids: ReadonlyArray<string>, lanes: number) => {
   const called: Array<number> = []
-  await inLanes(ids, lanes, (id, index) => {
+  const addresses = await Promise.all(ids.map((id) => system.address?.(id) ?? id))
+  await inLanes(addresses, lanes, (address, index) => {
     called[index] = now()
-    return system.send(id)
+    return system.send(address)
   })
   await sleep(afterglow)
   return { called }

@@ -63,7 +63,7 @@ export interface Fault {
   readonly runs?: Partial<Record<Size, number>>
   /** Seeds that once showed a defect; they are run before all others. */
   readonly seeds?: ReadonlyArray<number>
-  /** The tests do without it: this machine lacks a program that it needs. */
+  /** It is left out: this machine lacks something that it needs. */
   readonly skip?: boolean
   readonly run: (trial: Trial) => Effect.Effect<Outcome, unknown, SharedCluster | Scope.Scope>
 }

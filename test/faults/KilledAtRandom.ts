@@ -1,7 +1,7 @@
 /**
  * Fault 2: workers are killed under load, and replaced.
  *
- * Reads: `Harness`.
+ * Reads: `Harness`, `Takeovers`.
  * Feeds: `faults`.
  * Guarantees: each victim had begun steps before it was killed; a step that was begun again had no
  * record, and there are no more of them than there were slots in the killed workers.
@@ -11,6 +11,7 @@ import * as Random from "effect/Random"
 import * as Harness from "../support/Harness.ts"
 import { SharedCluster } from "../support/PgCluster.ts"
 import { bySize, type Fault } from "./Fault.ts"
+import * as Takeovers from "./Takeovers.ts"
 import * as Workload from "./Workload.ts"
 
 /** Workflows that one worker runs side by side: few enough to leave work to the others. */
@@ -69,10 +70,15 @@ export const killedAtRandom: Fault = {
     const { repeats } = yield* harness.judge
     const violations =
       repeats > kills * slots ? [`${repeats} steps were begun again, of ${kills * slots}`] : []
+    const measured = yield* Takeovers.measure(
+      bySize(size, { short: 1, quick: 5, full: 50 }),
+      progress
+    )
     return yield* Workload.conclude(harness, {
-      fired: died.size,
-      violations,
+      fired: died.size + measured.fired,
+      violations: [...violations, ...measured.violations],
       figures: [
+        ...measured.figures,
         {
           name: "steps begun again",
           unit: "steps",

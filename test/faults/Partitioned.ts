@@ -39,20 +39,17 @@ export const partitioned: Fault = {
     const works = Workload.works(count).map((work) => ({ ...work, stepMillis: 200 }))
     yield* harness.start(works)
     yield* Workload.linesBy(harness, "cut off")
+    const statements = Effect.map(proxy.counts(), (counts) => counts.statements)
     yield* proxy.blackHole
+    const before = yield* statements
     const cutAt = yield* harness.now
     yield* harness.release(Workload.waiting(works))
     yield* progress("cut off")
     yield* Effect.sleep(apart)
-    /** Statements of clients that are gone, which the server has answered. */
-    const late = Effect.map(
-      proxy.counts(({ open }) => !open),
-      ({ fromServer }) => fromServer.Z ?? 0
-    )
-    const before = yield* late
+    // What was said into the void, and is heard now.
+    const fired = (yield* statements) - before
     yield* proxy.resume
     yield* Effect.sleep(settling)
-    const fired = (yield* late) - before
     const waits = yield* takeovers(harness, new Map([["cut off", cutAt]]))
     yield* progress("together again")
     // It works again, beside the other.

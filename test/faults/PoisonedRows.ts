@@ -46,6 +46,16 @@ const poisons: Readonly<Record<string, Poison>> = {
   "a payload that is nothing": { table: "instances", column: "payload", json: "null" },
   "a payload that is a text": { table: "instances", column: "payload", json: '"\\u0000\\ud800"' },
   "a payload that is 3,000 deep": { table: "instances", column: "payload", json: deep },
+  "a step of another schema": {
+    table: "steps",
+    column: "exit",
+    json: '{"_tag":"Success","value":{"old":1}}'
+  },
+  "a completion of another schema": {
+    table: "deferreds",
+    column: "exit",
+    json: '{"_tag":"Success","value":7}'
+  },
   "a step that is no exit": { table: "steps", column: "exit", json: '{"_tag":"Nonsense"}' },
   "a step that is a number": { table: "steps", column: "exit", json: "1e999" },
   "a failure without a cause": { table: "steps", column: "exit", json: '{"_tag":"Failure"}' },

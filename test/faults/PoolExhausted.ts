@@ -45,6 +45,7 @@ export const poolExhausted: Fault = {
       yield* Effect.sleep((millis * 0.8) / count)
     }
     const still = yield* Effect.orDie(held)
+    const handled = yield* Effect.orDie(harness.sql`select from ledger where entry = 'lie down'`)
     yield* harness.until("the pool free again", held, (rows) => rows.length === 0)
     const wakes = yield* Effect.orDie(harness.sql<{ millis: number }>`
       select (extract(epoch from l.at - d.completed_at) * 1000)::float8 as millis
@@ -60,6 +61,7 @@ export const poolExhausted: Fault = {
       violations: [
         ...(before === after ? [] : ["the worker lost its lease"]),
         ...(lost === 0 ? [] : [`the listener was lost ${lost} times`]),
+        ...(handled.length > 0 ? [] : ["nothing was done meanwhile"]),
         ...(sessions.length === still.length ? [] : ["the pool was not held all the time"])
       ],
       figures: [

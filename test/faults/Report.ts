@@ -6,7 +6,7 @@
  * Guarantees: every fault that was run is in it, with what was found, good or bad; a figure has its
  * median, its 99th percentile, its worst sample and how many there were.
  */
-import type { Figure, Statistic } from "./Fault.ts"
+import type { Fault, Figure, Statistic } from "./Fault.ts"
 import type { Result } from "./Trials.ts"
 
 /** The value that so much of the samples is not above. */
@@ -81,6 +81,8 @@ const violationList = (results: ReadonlyArray<Result>): ReadonlyArray<string> =>
 export interface About {
   readonly command: string
   readonly seed: number
+  /** Faults that this machine lacks something for. */
+  readonly leftOut: ReadonlyArray<Fault>
   /** What it ran on, by name. */
   readonly environment: Readonly<Record<string, string | number>>
 }
@@ -103,6 +105,9 @@ export const markdown = (results: ReadonlyArray<Result>, about: About): string =
     row(["#", "fault", "expected", "runs", "violations", "figure", "target"]),
     "| --- | --- | --- | --- | --- | --- | --- |",
     ...results.map(resultRow),
+    ...about.leftOut.map(({ expectation, key, name }) =>
+      row([key, name, expectation, "**not run**: this machine lacks what it needs", "", "", ""])
+    ),
     ...violationList(results),
     ""
   ].join("\n")

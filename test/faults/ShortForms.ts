@@ -18,8 +18,7 @@ const seed = 1
 export const shortForms = (group: Group): void =>
   layer(SharedCluster.layer, { excludeTestServices: true })(`faults of the ${group}`, (it) => {
     for (const fault of faults.filter((fault) => fault.group === group)) {
-      const declare = fault.skip === true ? it.effect.skip : it.effect
-      declare(
+      it.effect.skipIf(fault.skip === true)(
         `${fault.key}: ${fault.name}`,
         () =>
           Effect.map(Trials.run(fault, { size: "short", seed }), ({ violations }) =>

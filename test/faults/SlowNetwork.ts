@@ -37,7 +37,7 @@ export const slowNetwork: Fault = {
     const { delays, resets, share } = bySize(size, {
       short: { delays: [20], share: 0.05, resets: 1 },
       quick: { delays: [50], share: 0.02, resets: 3 },
-      full: { delays: [50, 200], share: 0.01, resets: 10 }
+      full: { delays: [50, 200], share: 0.01, resets: 4 }
     })
     const harness = yield* Harness.make(yield* SharedCluster, config)
     const proxy = yield* PgProxy.make(harness.url)

@@ -128,7 +128,12 @@ describe("Trials", () => {
       const [pause] = result.figures
       assert.deepStrictEqual(pause?.samples, [5, 1, 6, 1])
       assert.isFalse(Report.met(pause!))
-      const text = Report.markdown([result], { command: "run", seed: 5, environment: {} })
+      const text = Report.markdown([result], {
+        command: "run",
+        seed: 5,
+        leftOut: [],
+        environment: {}
+      })
       assert.include(text, "pause: p50 1, p99 6, worst 6 ms (4)")
       assert.include(text, "worst ≤ 5 ms: **missed**")
     })
@@ -142,7 +147,12 @@ describe("Trials", () => {
     Effect.map(
       outcome({ violations: Array.from({ length: 12 }, (_, index) => `lost ${index}`) }),
       (result) => {
-        const text = Report.markdown([result], { command: "run", seed: 5, environment: {} })
+        const text = Report.markdown([result], {
+          command: "run",
+          seed: 5,
+          leftOut: [],
+          environment: {}
+        })
         assert.include(text, "**12**")
         assert.include(text, "seed 5: lost 9")
         assert.include(text, "and 2 more")

@@ -11,9 +11,14 @@ import { changedCode } from "./ChangedCode.ts"
 import { databaseClockStepped } from "./DatabaseClockStepped.ts"
 import { diskFull } from "./DiskFull.ts"
 import { eventLoopBlocked } from "./EventLoopBlocked.ts"
+import { forgedHints } from "./ForgedHints.ts"
 import { frozenWorker } from "./FrozenWorker.ts"
+import { halfOpenListener } from "./HalfOpenListener.ts"
+import { halfOpenSessions } from "./HalfOpenSessions.ts"
+import { herdCalled } from "./HerdCalled.ts"
 import { hostileNames } from "./HostileNames.ts"
 import { hotStandby } from "./HotStandby.ts"
+import { idleLoad } from "./IdleLoad.ts"
 import { killedAtRandom } from "./KilledAtRandom.ts"
 import { killedAtStatement } from "./KilledAtStatement.ts"
 import { listenerTerminated } from "./ListenerTerminated.ts"
@@ -31,6 +36,7 @@ import { serverRestarted } from "./ServerRestarted.ts"
 import { skewedClocks } from "./SkewedClocks.ts"
 import { slowNetwork } from "./SlowNetwork.ts"
 import { soak } from "./Soak.ts"
+import { transactionPooler } from "./TransactionPooler.ts"
 import { unauthorizedHttp } from "./UnauthorizedHttp.ts"
 
 export const faults: ReadonlyArray<Fault> = [
@@ -40,13 +46,17 @@ export const faults: ReadonlyArray<Fault> = [
   listenerTerminated,
   allSessionsEnded,
   serverRestarted,
+  halfOpenListener,
+  halfOpenSessions,
   partitioned,
   slowNetwork,
+  transactionPooler,
   skewedClocks,
   databaseClockStepped,
   diskFull,
   notificationsLost,
   notificationsMultiplied,
+  forgedHints,
   oversized,
   hostileNames,
   unauthorizedHttp,
@@ -54,8 +64,10 @@ export const faults: ReadonlyArray<Fault> = [
   changedCode,
   longActivity,
   eventLoopBlocked,
+  herdCalled,
   manyDormant,
   notificationQueueFull,
+  idleLoad,
   poolExhausted,
   rollingUpgrade,
   hotStandby,

@@ -105,8 +105,11 @@ const main = Effect.gen(function* () {
   const size: Size = options.quick ? "quick" : "full"
   console.log(`seed ${first}\n`)
   const results: Array<Trials.Result> = []
-  for (const [index, fault] of wanted.entries()) {
-    const place = `${index + 1}/${wanted.length} fault ${fault.key}`
+  const leftOut = wanted.filter(({ skip }) => skip === true)
+  const able = wanted.filter(({ skip }) => skip !== true)
+  for (const { key, name } of leftOut) console.log(`${key.padStart(4)}  ${name}: NOT RUN`)
+  for (const [index, fault] of able.entries()) {
+    const place = `${index + 1}/${able.length} fault ${fault.key}`
     const result = yield* Trials.run(fault, {
       size,
       seed: first,
@@ -119,7 +122,7 @@ const main = Effect.gen(function* () {
   }
   const command = ["npm run faults", ...process.argv.slice(2)].join(" ")
   if (size === "full" && options.only === undefined) {
-    yield* write(markdown(results, { command, seed: first, environment }))
+    yield* write(markdown(results, { leftOut, command, seed: first, environment }))
   }
   if (options.json) {
     console.log(JSON.stringify({ seed: first, environment, faults: results.map(summary) }))

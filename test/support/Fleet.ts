@@ -221,15 +221,16 @@ export const make = Effect.fnUntraced(function* (
     join pg_stat_activity a on a.pid = l.pid
     where w.worker_id = ${workerId}`
 
-  /** SIGKILL, once the neighbour of the worker is waiting for its death. */
-  const kill = Effect.fnUntraced(function* (member: Member) {
+  /** Waits until the neighbour of the worker is waiting for its death. */
+  const watched = (member: Member) => {
     const waits = sql`select from romancy_workers w
       join pg_locks l on l.locktype = 'advisory' and not l.granted
         and ((l.classid::int8 << 32) | l.objid::int8) = w.lock_key
       where w.worker_id = ${member.workerId}`
-    yield* until(`the watch over ${member.name}`, waits, (rows) => rows.length > 0)
-    yield* member.kill
-  })
+    return until(`the watch over ${member.name}`, waits, (rows) => rows.length > 0)
+  }
+  /** SIGKILL, once it is watched. */
+  const kill = (member: Member) => Effect.andThen(watched(member), member.kill)
   /** The session of a worker that holds its first or second lock. */
   const sessionOf = (workerId: string, which: 0 | 1) =>
     Effect.map(
@@ -264,6 +265,7 @@ export const make = Effect.fnUntraced(function* (
     sessionOf,
     terminate,
     cut,
+    watched,
     kill
   }
 })

@@ -48,9 +48,6 @@ const wait = Effect.fnUntraced(function* (id: string) {
   yield* until(`${id} waits`, Waiting.poll(executionId), Option.isSome, { every: "2 millis" })
 })
 
-const send = (id: string) =>
-  Effect.flatMap(Waiting.executionId({ id }), (executionId) => release(Waiting, executionId))
-
 const payloadOf = (id: string, steps: number) => ({ id, steps, once: false, waits: false })
 
 const run = Effect.fnUntraced(function* ({ count, name, steps }: Load, concurrency: number) {
@@ -68,7 +65,8 @@ export const system = (engine: Engine, { role }: Orders, concurrency: number): S
   const on = <A, E>(effect: Effect.Effect<A, E, WorkflowEngine>) =>
     lasting(Effect.provideContext(effect, engine))
   const sends: System = {
-    send: (id) => on(Effect.asVoid(send(id))),
+    address: (id) => on(Waiting.executionId({ id })),
+    send: (executionId) => on(Effect.asVoid(release(Waiting, executionId))),
     start: (id) => on(Effect.asVoid(Work.execute({ round: id, number: 0 }, { discard: true })))
   }
   if (role === "client") return sends

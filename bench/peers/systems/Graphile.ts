@@ -8,7 +8,7 @@
 import { Logger, makeWorkerUtils, type Runner, type RunnerOptions, run } from "graphile-worker"
 import { Pool } from "pg"
 import { now } from "../../Samples.ts"
-import type { Load, Open, Orders, Ran, System } from "../System.ts"
+import type { Open, Orders, Ran, System } from "../System.ts"
 
 const tuned = {
   concurrentJobs: 24,
@@ -41,7 +41,7 @@ const client = async (url: string) => {
 
 const copy = `
   select count(*) from graphile_worker.add_jobs(array(
-    select (null, 'work', json_build_object('id', 'dormant'), null, now() + interval '1 day',
+    select ('work', json_build_object('id', 'dormant'), null, now() + interval '1 day',
       null, null, null, null)::graphile_worker.job_spec
     from generate_series(1, $1::int)))`
 
@@ -50,20 +50,6 @@ const dormant = async (url: string, count: number) => {
   await pool.query(copy, [count])
   await pool.query("vacuum analyze graphile_worker._private_jobs")
   await pool.end()
-}
-
-/** Jobs that are there before the runner is. */
-const load = async (
-  { count, name }: Load,
-  utils: Awaited<ReturnType<typeof client>>["utils"],
-  runAll: (count: number) => Promise<number>
-) => {
-  const jobs = Array.from({ length: count }, (_, index) => ({
-    identifier: "count",
-    payload: { id: `${name}/${index}` }
-  }))
-  await utils.addJobs(jobs)
-  return runAll(count)
 }
 
 const worker = async (orders: Orders, ran: Ran): Promise<System> => {
@@ -85,18 +71,20 @@ const worker = async (orders: Orders, ran: Ran): Promise<System> => {
       await utils.addJob("work", { id }, { runAt: new Date(due) })
     },
     dormant: (count) => dormant(orders.url, count),
-    run: async (of) => {
+    // Its jobs are there before the runner is.
+    run: async ({ count }) => {
       await runner.stop()
-      return load(of, utils, async (count) => {
-        left = count
-        const all = new Promise<void>((resolve) => {
-          done = resolve
-        })
-        const began = now()
-        runner = await run({ ...options(orders), taskList })
-        await all
-        return now() - began
+      await utils.addJobs(
+        Array.from({ length: count }, (_, number) => ({ identifier: "count", payload: { number } }))
+      )
+      left = count
+      const all = new Promise<void>((resolve) => {
+        done = resolve
       })
+      const began = now()
+      runner = await run({ ...options(orders), taskList })
+      await all
+      return now() - began
     }
   }
 }

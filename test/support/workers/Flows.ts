@@ -17,6 +17,7 @@ import * as Channel from "../../../src/Channel.ts"
 import { CloudEvent } from "../../../src/CloudEvent.ts"
 import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
+import { herd } from "./Herd.ts"
 import { load } from "./Load.ts"
 import * as Post from "./Post.ts"
 import { enter, pass, step } from "./Site.ts"
@@ -178,6 +179,7 @@ export const flows = {
   Consumer: consumer,
   Publisher: publisher,
   Load: load,
+  Herd: herd,
   ...Post.flows
 }
 export type FlowName = keyof typeof flows
