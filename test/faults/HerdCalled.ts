@@ -67,7 +67,7 @@ const drain = Effect.fnUntraced(function* (
         until: (found) => found[what] === count || (what === "dormant" && found.done > 0),
         schedule: Schedule.spaced("50 millis")
       }),
-      Effect.timeout("2 minutes")
+      Effect.timeout("5 minutes")
     )
   const before = yield* find("dormant")
   const called = kind === "timer" ? due : yield* harness.now
@@ -111,7 +111,7 @@ export const herdCalled: Fault = {
     const herd = bySize(size, {
       short: { count: 200, ahead: 1500 },
       quick: { count: 2000, ahead: 6000 },
-      full: { count: 10_000, ahead: 25_000 }
+      full: { count: 10_000, ahead: 40_000 }
     })
     // Dormant at once: this is about those who are not in memory.
     const harness = yield* Harness.make(yield* SharedCluster, { parkDuration: 0 })
