@@ -90,6 +90,11 @@ const make = Effect.gen(function* () {
     slot.scope = undefined
     return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
   }
+  /** What ended one session has most likely ended those that nobody uses: who takes one must not wait. */
+  const lost = (slot: Slot) =>
+    Effect.suspend(() =>
+      Effect.forEach([slot, ...slots], close, { concurrency: "unbounded", discard: true })
+    )
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
     lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,
@@ -117,7 +122,7 @@ const make = Effect.gen(function* () {
         Scope.provide(scope),
         Effect.onError(() => close(slot))
       )
-      const connection = toConnection(session, () => close(slot))
+      const connection = toConnection(session, () => lost(slot))
       slot.connection = connection
       return connection
     },

@@ -13,6 +13,7 @@ import { Sessions } from "../src/Sessions.ts"
 import { register, request, self } from "./conformance/Harness.ts"
 import { hold, until, worker } from "./conformance/Postgres.ts"
 import * as PgBouncer from "./support/PgBouncer.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
@@ -163,6 +164,27 @@ live(
     assert.isTrue(errors.every(PgFailure.isTransient))
     yield* proxy.resume
     yield* own`select 1`.pipe(Effect.retry({ while: PgFailure.isTransient, times: 3 }))
+  })
+)
+
+live(
+  "who finds a session dead drops those that nobody uses, so that the next do not wait for them",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* PgProxy.make(url)
+    const own = yield* open(
+      { writeSessions: 2, statementTimeout: "500 millis" },
+      { url: proxy.through(url) }
+    )
+    const two = Effect.all([own`select pg_sleep(0.05)`, own`select pg_sleep(0.05)`], {
+      concurrency: 2
+    })
+    yield* two
+    assert.strictEqual(yield* proxy.open, 2)
+    yield* proxy.silence(() => true, { lose: true })
+    assert.isTrue(PgFailure.isTransient(yield* Effect.flip(own`select 1`)))
+    yield* two
+    yield* proxy.waitFor(({ accepted, open }) => accepted === 4 && open === 2)
   })
 )
 

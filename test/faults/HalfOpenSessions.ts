@@ -21,9 +21,12 @@ import { Load } from "../support/workers/Load.ts"
 import { bySize, type Fault } from "./Fault.ts"
 import * as Workload from "./Workload.ts"
 
-/** The engine's own: of the application's pool, what is idle may be dead for long. */
+/**
+ * Those that are asked something every moment. Of the application's pool, what is idle may be dead
+ * for long; the watch finds out when its wait for a neighbour has lasted its 20 seconds.
+ */
 const own = ({ applicationName, open }: PgProxy.Connection) =>
-  open && applicationName.startsWith("romancy-")
+  open && ["romancy-listener", "romancy-writer"].includes(applicationName)
 
 const callers = 10
 
@@ -98,7 +101,10 @@ export const halfOpenSessions: Fault = {
           orElse: () => Effect.succeed(lost.filter(own).length)
         })
       )
-      if (held > 0) violations.push(`${held} of ${lost.length} dead sessions are still held`)
+      if (held > 0) {
+        const names = lost.filter(own).map(({ applicationName }) => applicationName)
+        violations.push(`dead sessions are still held: ${names.join(", ")}`)
+      }
       yield* progress(`round ${round + 1} of ${rounds}`)
     }
     const waited = yield* waits(harness, options)
@@ -121,7 +127,7 @@ export const halfOpenSessions: Fault = {
           by: "worst",
           target: 10_000
         },
-        { name: "sessions afterwards", unit: "", samples: [sizeAfter], by: "worst", target: 5 }
+        { name: "sessions afterwards", unit: "", samples: [sizeAfter], by: "worst", target: 4 }
       ]
     })
   })
