@@ -15,11 +15,11 @@ import { SharedCluster } from "../support/PgCluster.ts"
 import { bySize, type Fault } from "./Fault.ts"
 import * as Workload from "./Workload.ts"
 
-/** Every fifth of them works at each of its steps for a good second, the others for a moment. */
+/** Every fifth of them works at each of its steps for one and a half seconds, the others for a moment. */
 const works = (count: number, part: string) =>
   Workload.works(count, part).map((work, index) => ({
     ...work,
-    stepMillis: index % 5 === 0 ? 1200 : 150
+    stepMillis: index % 5 === 0 ? 1500 : 150
   }))
 
 /** From the last record of a worker that ended to the next step of another, in milliseconds. */
@@ -62,15 +62,14 @@ export const rollingUpgrade: Fault = {
       full: { rounds: 12, count: 60 }
     })
     const harness = yield* Harness.make(yield* SharedCluster, Workload.config)
-    yield* harness.recruit({ name: "version 0" })
-    let old = yield* harness.recruit({ name: "version 1" })
+    let old = yield* harness.recruit({ name: "version 0" })
     const ends: Array<number> = []
     const orphans: Array<string> = []
     for (let round = 0; round < rounds; round++) {
       const mine = works(count, `round-${round}`)
-      const successor = yield* harness.recruit({ name: `version ${round + 2}` })
+      // It has all of the work by the time that the other is there.
       yield* harness.start(mine)
-      yield* Workload.linesBy(harness, old.name)
+      const successor = yield* harness.recruit({ name: `version ${round + 1}` })
       const told = yield* harness.now
       yield* old.terminate
       ends.push((yield* harness.now) - told)
