@@ -28,6 +28,9 @@ import * as Workload from "./Workload.ts"
 const own = ({ applicationName, open }: PgProxy.Connection) =>
   open && ["romancy-listener", "romancy-writer"].includes(applicationName)
 
+/** What was sent before the cut is done by then; the next record is one after it. */
+const inFlightMillis = 300
+
 const callers = 10
 
 /** How long callers wait whose client has lost the sessions that it writes over. */
