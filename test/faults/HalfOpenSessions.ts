@@ -28,6 +28,9 @@ import * as Workload from "./Workload.ts"
 const own = ({ applicationName, open }: PgProxy.Connection) =>
   open && ["romancy-listener", "romancy-writer"].includes(applicationName)
 
+/** What was sent before the cut is done by then; the next record is one after it. */
+const inFlightMillis = 300
+
 const callers = 10
 
 /** How long callers wait whose client has lost the sessions that it writes over. */
@@ -86,12 +89,11 @@ export const halfOpenSessions: Fault = {
       yield* proxy.silence(() => true, { lose: true })
       const cutAt = yield* harness.now
       yield* harness.release(Workload.waiting(works))
-      const again = harness
-        .quiet(cutAt)
-        .pipe(
-          Effect.repeat({ until: (found) => found.length > 0, schedule: Schedule.spaced(20) }),
-          Effect.timeoutOrElse({ duration: "1 minute", orElse: () => Effect.succeed([]) })
-        )
+      const again = harness.quiet(cutAt + inFlightMillis).pipe(
+        Effect.repeat({ until: (found) => found.length > 0, schedule: Schedule.spaced(20) }),
+        Effect.map((found) => found.map((millis) => millis + inFlightMillis)),
+        Effect.timeoutOrElse({ duration: "1 minute", orElse: () => Effect.succeed([]) })
+      )
       handled.push(...(yield* again))
       yield* harness.completed("1 minute")
       const held = yield* Effect.sync(() => lost.filter(own).length).pipe(
