@@ -28,7 +28,9 @@ export const received = `json_build_object('_tag', 'Success', 'value', json_buil
  * Puts new messages into the inbox of those they are for, everybody whose subscription does not show
  * them, or the target, and marks the subscriptions that wait. Each is locked, whether it waits or not:
  * a receive has either noted by then that it waits, or will find what is there. A message whose target
- * has not subscribed is kept. What others are routing is passed over, or waited for. Served by
+ * has not subscribed is kept. What others are routing is passed over, or waited for; what comes after
+ * it in the same channel, for the same target, stays for the next time, so that nobody gets it first.
+ * Served by
  * `messages_new (message_id)`, `subscriptions_of (channel, mode, execution_id)` and the primary key of
  * subscriptions, which serve the look at one of them alike. Notifies nobody.
  *
@@ -45,10 +47,19 @@ begin
     order by m.message_id limit at_most for update;
   end if;
   if not exists (select from ${messages} m where m.state = 'New') then return 0; end if;
-  with picked as materialized (
+  with locked as materialized (
     select m.message_id, m.channel, m.mode, m.target, m.published_at, m.published_by
     from ${messages} m where m.state = 'New'
     order by m.message_id limit at_most for update skip locked
+  ), passed as materialized (
+    select m.message_id, m.channel, m.mode, m.target from ${messages} m
+    where m.state = 'New' and m.message_id < (select max(message_id) from locked)
+      and m.message_id not in (select message_id from locked)
+  ), picked as materialized (
+    select l.* from locked l where not exists (
+      select from passed p
+      where p.message_id < l.message_id and p.channel = l.channel and p.mode = l.mode
+        and p.target is not distinct from l.target)
   ), matched as materialized (
     select s.execution_id, s.channel, s.mode, p.message_id
     from picked p join ${subscriptions} s on s.channel = p.channel and s.mode = p.mode

@@ -346,6 +346,12 @@ $$`
         `create index ${index("subscriptions_of")}
   on ${table.subscriptions} (channel, mode, execution_id)`
       ]
+    },
+    {
+      id: 11,
+      name: "messages_in_order",
+      // None is routed before an older one of its channel that somebody else holds.
+      statements: [PgDeliveryFunctions.route(table)]
     }
   ]
 }

@@ -118,6 +118,25 @@ describe("a broadcast message", () => {
   )
 
   live(
+    "is not overtaken by the next of its channel while somebody else is about to route it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* subscribe(lease, mail)
+      yield* publish(message(news, 1))
+      const routing = yield* hold(sql, sql`select from romancy_messages for update`)
+      yield* publish(message(news, 2))
+      yield* publish(message(mail, 3, { target: "a" }))
+      yield* route(sql)
+      const inbox = yield* sql<{ channel: string }>`select channel from romancy_inbox`
+      assert.deepStrictEqual(inbox, [{ channel: "mail" }])
+      yield* routing.commit
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(lease, news), [1, 2])
+    })
+  )
+
+  live(
     "is routed once by two who route at the same time",
     Effect.gen(function* () {
       const { sql, store } = yield* stores

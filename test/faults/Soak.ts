@@ -64,16 +64,18 @@ export const soak: Fault = {
     yield* Fiber.join(feeding)
     yield* correspondence.over("1 minute")
     const post = yield* correspondence.judge
-    const figures = Array.from(
-      Array.from(monkey.deeds).toSorted(),
-      ([name, count]): Figure => ({ name, unit: "times", samples: [count], by: "sum" })
-    )
     const fired = deeds()
-    const outcome = yield* Workload.conclude(
-      harness,
-      { fired, violations: post.violations, figures },
-      "1 minute"
-    )
+    yield* harness.completed("1 minute")
+    const stale = yield* harness.excuse
+    const figures = [
+      ...monkey.deeds,
+      ["steps that a worker had begun which had lost its lease", stale] as const
+    ].map(([name, count]): Figure => ({ name, unit: "times", samples: [count], by: "sum" }))
+    const outcome = yield* Workload.conclude(harness, {
+      fired,
+      violations: post.violations,
+      figures
+    })
     return { ...outcome, done: outcome.done + post.done }
   })
 }

@@ -7,6 +7,7 @@
  * Guarantees: what is started or released is repeated until it is accepted; both are idempotent. The
  * judgement reads the tables and the ledger, not what a worker says of itself.
  */
+import * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
@@ -104,6 +105,23 @@ export const make = Effect.fnUntraced(function* (
       select from romancy_steps s join romancy_instances i using (execution_id)
       where i.payload->>'id' = l.id and s.name = l.entry)`
 
+  /**
+   * Lines of steps that a worker had begun before somebody else recorded them are no repeats, though
+   * they were written later: it stood still or was cut off, and its own record is refused. Gives how
+   * many there were. Not for faults that turn clocks.
+   */
+  const excuse = Effect.gen(function* () {
+    const nanos = yield* Clock.monotonicTimeNanos
+    const origin = (yield* now) - Number(nanos) / 1e6
+    const excused = yield* sql`
+      update ledger l set again = false
+      from romancy_instances i join romancy_steps s using (execution_id)
+      where l.again and i.payload->>'id' = l.id and s.name = l.entry
+        and l.begun / 1e6 + ${origin}::float8 < extract(epoch from s.recorded_at) * 1000
+      returning l.n`
+    return excused.length
+  }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
+
   const results = sql<{ id: string; status: string; result: string | null }>`
     select payload->>'id' as id, status, result::text as result
     from romancy_instances where workflow_name = 'Load'`
@@ -174,7 +192,19 @@ export const make = Effect.fnUntraced(function* (
     }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
-  return { ...fleet, insist, start, release, statuses, completed, now, quiet, underWay, judge }
+  return {
+    ...fleet,
+    insist,
+    start,
+    release,
+    statuses,
+    completed,
+    now,
+    quiet,
+    excuse,
+    underWay,
+    judge
+  }
 })
 
 export type Harness = Effect.Success<ReturnType<typeof make>>
