@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import type * as Redacted from "effect/Redacted"
 import * as TcpProxy from "../../test/support/TcpProxy.ts"
 import { BenchServer, connect } from "../BenchServer.ts"
-import { holds } from "../Proof.ts"
+import { holds, until } from "../Proof.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
@@ -22,6 +22,8 @@ const keys = [Keys.terminated, Keys.blackHoled]
 const patienceMillis = 30_000
 /** From the end of the session to the event. */
 const eventAfter = "20 millis"
+/** From one end to the next: who backs off takes them for two outages. */
+const apart = "11 seconds"
 
 /** A worker behind a proxy, and a client that is not. */
 const crewOf = Effect.fnUntraced(function* (entrant: Entrant) {
@@ -39,17 +41,19 @@ interface Session {
   readonly port: number
 }
 
-/** The listening session of the worker. */
+/** The listening session of the worker; one that was given up may take a moment to go. */
 const listening = Effect.fnUntraced(function* (url: Redacted.Redacted, proxy: TcpProxy.TcpProxy) {
   const sql = yield* connect(url)
-  const ports = yield* proxy.ports
-  const found = yield* sql<Session>`
+  const look = Effect.flatMap(
+    proxy.ports,
+    (ports) => sql<Session>`
     select pid, client_port as port from pg_stat_activity
     where datname = current_database() and client_port = any(${ports}::int[])
       and (application_name like '%-listener'
         or regexp_replace(query, '--[^\n]*', '', 'g') ~* '^[[:space:]]*listen|pg_listening_channels')`
-  yield* holds(`one listening session, not ${found.length}`, found.length === 1)
-  return found[0]!
+  )
+  const [session] = yield* until("one listening session", look, ({ length }) => length === 1)
+  return session!
 }, Effect.scoped)
 
 const terminate = Effect.fnUntraced(function* (url: Redacted.Redacted, { pid }: Session) {
@@ -79,7 +83,7 @@ const handled = Effect.fnUntraced(function* (
 export const listeners: Measurement = {
   name: "listener",
   title: "A listening session that is lost",
-  about: `Terminated: the server ends it, and an event comes 20 ms later. Black-holed: nothing of it arrives any more, and an event comes at once. From the call that sends the event to the step that waits for it (to the start of the job). Nobody is waited for longer than ${patienceMillis / 1000} s.`,
+  about: `Terminated: the server ends it, and an event comes 20 ms later; more than 10 s after the end before. Black-holed: nothing of it arrives any more, and an event comes at once. From the call that sends the event to the step that waits for it (to the start of the job). Nobody is waited for longer than ${patienceMillis / 1000} s.`,
   figures: [
     {
       name: "terminated",
@@ -104,26 +108,37 @@ export const listeners: Measurement = {
       const crews = yield* outfit(able, keys, record, crewOf)
       const present = [...crews.keys()]
       const waits = ({ contender }: Entrant) => contender.kind === "workflows"
+      // Both sides have to be compiled before the first sample.
       yield* interleave({
         entrants: present,
-        rounds,
+        rounds: 1,
         keys: [Keys.terminated],
         record,
-        aloneMillis: 1500,
-        trial: (entrant, round) =>
-          Effect.gen(function* () {
+        trial: (entrant) => {
+          const name = `${labelOf(entrant)}/warm`
+          return handled(crews.get(entrant)!, waits(entrant), name, () => Effect.void)
+        }
+      })
+      for (let round = 0; round < rounds; round++) {
+        yield* Effect.sleep(apart)
+        yield* interleave({
+          entrants: present,
+          from: round,
+          rounds: 1,
+          keys: [Keys.terminated],
+          record,
+          aloneMillis: 1500,
+          trial: (entrant, round) => {
             const crew = crews.get(entrant)!
             const name = `${labelOf(entrant)}/terminated/${round}`
-            // Both sides have to be compiled before the first sample.
-            if (round === 0) {
-              yield* handled(crew, waits(entrant), `${name}/warm`, () => Effect.void)
-            }
-            const millis = yield* handled(crew, waits(entrant), name, (session) =>
+            return handled(crew, waits(entrant), name, (session) =>
               Effect.andThen(terminate(crew.url, session), Effect.sleep(eventAfter))
+            ).pipe(
+              Effect.flatMap((millis) => record.values(Keys.terminated, entrant, round, [millis]))
             )
-            yield* record.values(Keys.terminated, entrant, round, [millis])
-          })
-      })
+          }
+        }).pipe(Effect.scoped)
+      }
       // Seconds are at stake, and nobody needs a core: each beside all the others.
       yield* interleave({
         entrants: present,
@@ -131,15 +146,16 @@ export const listeners: Measurement = {
         keys: [Keys.blackHoled],
         record,
         aloneMillis: 200,
-        trial: (entrant, round) =>
-          Effect.gen(function* () {
-            const crew = crews.get(entrant)!
-            const name = `${labelOf(entrant)}/silenced/${round}`
-            const millis = yield* handled(crew, waits(entrant), name, ({ port }) =>
-              crew.proxy.silencePort(port)
-            )
-            yield* record.values(Keys.blackHoled, entrant, round, [millis])
-          })
+        trial: (entrant, round) => {
+          const crew = crews.get(entrant)!
+          const name = `${labelOf(entrant)}/silenced/${round}`
+          return handled(crew, waits(entrant), name, ({ port }) =>
+            crew.proxy.silencePort(port)
+          ).pipe(
+            Effect.ensuring(crew.proxy.resume),
+            Effect.flatMap((millis) => record.values(Keys.blackHoled, entrant, round, [millis]))
+          )
+        }
       })
     })
 }
