@@ -96,6 +96,12 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       if (run.interrupt !== "None") return Effect.succeed(new Workflow.Suspended({}))
       if (run.stopping) return Effect.never
     }
+    if (!runs.tenure.held) {
+      const again = Effect.suspend(() =>
+        run.abandoned ? Effect.never : begin(run, instance, activity, attempt, key)
+      )
+      return Effect.andThen(runs.tenure.renewal, again)
+    }
     const flying = run.flying.get(key)
     if (flying !== undefined) {
       flying.done ??= Deferred.makeUnsafe()

@@ -9,6 +9,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -29,6 +30,7 @@ import { make as makeSlots } from "./Slots.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
 import { type Ended, Run } from "./Run.ts"
+import { Tenure } from "./Tenure.ts"
 import type { WakeSource } from "./Wake.ts"
 import type { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -103,6 +105,8 @@ export class Runs extends Context.Service<
     readonly fenced: (run: Run) => Effect.Effect<never>
     /** What a run has recorded cannot be read by its code: it is set aside, and its body ends here. */
     readonly unreadable: (run: Run, error: unknown) => Effect.Effect<never>
+    /** Until when what is run here is certainly this worker's. */
+    readonly tenure: Tenure
     /** The lease of this worker is gone: everything stops, nothing is committed. */
     readonly abandonAll: Effect.Effect<void>
   }
@@ -132,6 +136,7 @@ const make = Effect.gen(function* () {
   const registrations = new Map<string, Registration>()
   const runs = new Map<string, Run>()
   const parking = new Parking(config)
+  const tenure = new Tenure(yield* Clock.Clock)
   const tracked = WorkflowEngine.makeDeferredState()
 
   const leave = (run: Run, ended: Ended) => {
@@ -372,6 +377,7 @@ const make = Effect.gen(function* () {
       fork(Effect.andThen(Effect.yieldNow, abandon(run)))
       return Effect.interruptible(Effect.never)
     },
+    tenure,
     abandonAll: Effect.suspend(() =>
       Effect.forEach(Array.from(runs.values()), abandon, {
         concurrency: "unbounded",

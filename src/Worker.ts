@@ -121,9 +121,14 @@ const make = Effect.gen(function* () {
     offsetMillis = heartbeat.nowEpochMillis - beatenMillis
     noticeStep(heartbeat.nowEpochMillis)
     // The lease counts from before it was asked for: the answer may have been long on its way.
-    if (heartbeat.alive) renewedMillis = Math.max(renewedMillis, sent)
-    // One that was sent before the worker entered anew says nothing about it.
-    else if (sent >= enteredMillis) lost.openUnsafe()
+    if (heartbeat.alive) {
+      renewedMillis = Math.max(renewedMillis, sent)
+      runs.tenure.renew(renewedMillis + leaseMillis)
+    } else if (sent >= enteredMillis) {
+      // One that was sent before the worker entered anew says nothing about it.
+      runs.tenure.end()
+      lost.openUnsafe()
+    }
     const next = heartbeat.nextExpiryMillis
     if (next === undefined) yield* FiberHandle.clear(expiry)
     else yield* FiberHandle.run(expiry, Effect.delay(expired.open, Math.max(0, Math.ceil(next))))

@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -297,6 +298,50 @@ describe("a run that was fenced", () => {
       assert.include(yield* status(id, "Running"), { owner: "thief", token: 2 })
       assert.strictEqual(yield* rows("steps"), 0)
       assert.strictEqual(log.count("second"), 0)
+    })
+  )
+})
+
+describe("a worker that may have lost its lease without knowing", () => {
+  it.live("begins no step before a heartbeat has been answered", () =>
+    Effect.gen(function* () {
+      // A process that was frozen: time has gone by, and nothing that waits for it has noticed.
+      let frozenMillis = 0
+      const real = yield* Clock.Clock
+      const millis = () => real.currentTimeMillisUnsafe() + frozenMillis
+      const clock: Clock.Clock = Object.assign(Object.create(real), {
+        currentTimeMillisUnsafe: millis,
+        currentTimeMillis: Effect.sync(millis)
+      })
+      const { client, rows, sql, worker } = yield* world({}, Layer.succeed(Clock.Clock, clock))
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            yield* Activity.make({
+              name: "first",
+              execute: Effect.andThen(log.add("first"), Deferred.await(gate))
+            })
+            yield* Activity.make({ name: "second", execute: log.add("second") })
+            return "done"
+          })
+        )
+      )
+      yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      frozenMillis = 2 * 3_600_000
+      yield* Deferred.succeed(gate, undefined)
+      yield* eventually("the first step", rows("steps"), (count) => count === 1)
+      // A workflow behind it goes all the way through.
+      yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "1" }))
+      assert.strictEqual(log.count("second"), 0)
+      // The heartbeat comes when somebody has found the listening session dead.
+      yield* sql`select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'romancy-listener'`
+      yield* log.seen("second")
     })
   )
 })
