@@ -112,7 +112,7 @@ export declare namespace RomancyConfig {
     readonly statementTimeout: Duration.Duration
     /**
      * How long the notification that proves delivery may take; an idle server needs about a
-     * millisecond. Default 3 seconds.
+     * millisecond. Default 2 seconds.
      */
     readonly selfTestTimeout: Duration.Duration
     /** Sessions the engine writes over, so that one slow commit does not hold up all. 1–16, default 3. */
@@ -172,7 +172,7 @@ const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyC
     heartbeatTimeout: duration("800 millis"),
     connectTimeout: duration("5 seconds"),
     statementTimeout: duration("8 seconds"),
-    selfTestTimeout: duration("3 seconds"),
+    selfTestTimeout: duration("2 seconds"),
     writeSessions: int(3, 1, 16),
     maxRowsPerFlush: int(1000, 1, 10_000),
     maxQueuedWrites: int(20_000, 1, 10_000_000),

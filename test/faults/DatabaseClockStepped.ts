@@ -40,7 +40,7 @@ export const databaseClockStepped: Fault = {
     const { count, steps } = bySize(size, {
       short: { count: 12, steps: 2 },
       quick: { count: 60, steps: 5 },
-      full: { count: 150, steps: 15 }
+      full: { count: 150, steps: 8 }
     })
     const clock = yield* FakeClock.make
     const cluster = yield* PgCluster.make({ env: clock.env })

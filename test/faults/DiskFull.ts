@@ -28,7 +28,7 @@ export const diskFull: Fault = {
     const { count, fullMillis, rounds } = bySize(size, {
       short: { count: 30, rounds: 2, fullMillis: 300 },
       quick: { count: 60, rounds: 4, fullMillis: 1_500 },
-      full: { count: 150, rounds: 12, fullMillis: 5_000 }
+      full: { count: 150, rounds: 6, fullMillis: 3_000 }
     })
     const disk = yield* Tmpfs.make(96)
     const cluster = yield* PgCluster.make({

@@ -48,7 +48,7 @@ export const frozenWorker: Fault = {
     const { count, rounds } = bySize(size, {
       short: { rounds: 2, count: 100 },
       quick: { rounds: 4, count: 100 },
-      full: { rounds: 15, count: 100 }
+      full: { rounds: 10, count: 100 }
     })
     const plans = yield* Effect.replicateEffect(plan, rounds)
     // The last one is always late: a run in which all were early would have shown little.

@@ -37,7 +37,7 @@ export const idleLoad: Fault = {
     const { fleets, seconds } = bySize(size, {
       short: { fleets: [1], seconds: 4 },
       quick: { fleets: [1, 4], seconds: 20 },
-      full: { fleets: [1, 4, 16], seconds: 60 }
+      full: { fleets: [1, 4, 16], seconds: 30 }
     })
     const harness = yield* Harness.make(yield* SharedCluster, config)
     const figures: Array<Figure> = []

@@ -32,7 +32,7 @@ export const listenerTerminated: Fault = {
   name: "the listening session is terminated, and 20 ms later an event comes",
   expectation: "it listens again at once; the event in the gap is handled as if it had never left",
   run: Effect.fnUntraced(function* ({ progress, size }) {
-    const rounds = bySize(size, { short: 8, quick: 40, full: 150 })
+    const rounds = bySize(size, { short: 8, quick: 40, full: 100 })
     const dormancies = yield* Effect.replicateEffect(Random.nextBoolean, rounds)
     const harness = yield* Harness.make(yield* SharedCluster, config)
     const { workerId } = yield* harness.recruit()

@@ -53,7 +53,7 @@ export const notificationQueueFull: Fault = {
     const { count, rounds } = bySize(size, {
       short: { count: 30, rounds: 1 },
       quick: { count: 200, rounds: 3 },
-      full: { count: 1000, rounds: 10 }
+      full: { count: 1000, rounds: 5 }
     })
     const cluster = yield* PgCluster.make({ settings: { max_notify_queue_pages: 64 } })
     // What nobody tells them they find by polls.

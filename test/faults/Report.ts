@@ -81,8 +81,8 @@ const violationList = (results: ReadonlyArray<Result>): ReadonlyArray<string> =>
 export interface About {
   readonly command: string
   readonly seed: number
-  /** Faults that this machine lacks something for. */
-  readonly leftOut: ReadonlyArray<Fault>
+  /** Faults that were not run, and why. */
+  readonly leftOut: ReadonlyArray<{ readonly fault: Fault; readonly reason: string }>
   /** What it ran on, by name. */
   readonly environment: Readonly<Record<string, string | number>>
 }
@@ -105,8 +105,8 @@ export const markdown = (results: ReadonlyArray<Result>, about: About): string =
     row(["#", "fault", "expected", "runs", "violations", "figure", "target"]),
     "| --- | --- | --- | --- | --- | --- | --- |",
     ...results.map(resultRow),
-    ...about.leftOut.map(({ expectation, key, name }) =>
-      row([key, name, expectation, "**not run**: this machine lacks what it needs", "", "", ""])
+    ...about.leftOut.map(({ fault: { expectation, key, name }, reason }) =>
+      row([key, name, expectation, `**not run**: ${reason}`, "", "", ""])
     ),
     ...violationList(results),
     ""

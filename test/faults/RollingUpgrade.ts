@@ -59,7 +59,7 @@ export const rollingUpgrade: Fault = {
     const { count, rounds } = bySize(size, {
       short: { rounds: 1, count: 40 },
       quick: { rounds: 4, count: 60 },
-      full: { rounds: 12, count: 60 }
+      full: { rounds: 6, count: 60 }
     })
     const harness = yield* Harness.make(yield* SharedCluster, Workload.config)
     let old = yield* harness.recruit({ name: "version 0" })

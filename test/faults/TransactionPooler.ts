@@ -56,7 +56,7 @@ export const transactionPooler: Fault = {
   run: Effect.fnUntraced(function* ({ progress, size }) {
     const { count, selfTestTimeout } = bySize(size, {
       short: { count: 10, selfTestTimeout: 500 },
-      quick: { count: 40, selfTestTimeout: 3000 },
+      quick: { count: 40, selfTestTimeout: 2000 },
       full: { count: 200, selfTestTimeout: 3000 }
     })
     const pauses = yield* Effect.replicateEffect(Random.nextIntBetween(50, 250), count)

@@ -98,16 +98,30 @@ const summary = (result: Trials.Result) => ({
   }))
 })
 
+const lacking = "this machine lacks what it needs"
+const pending = "the run was stopped before"
+
 const main = Effect.gen(function* () {
   const wanted = yield* chosen
   const first = yield* seed
   const minutes = yield* positive("minutes", options.minutes)
   const size: Size = options.quick ? "quick" : "full"
-  console.log(`seed ${first}\n`)
-  const results: Array<Trials.Result> = []
-  const leftOut = wanted.filter(({ skip }) => skip === true)
+  const command = ["npm run faults", ...process.argv.slice(2)].join(" ")
+  const absent = wanted.filter(({ skip }) => skip === true)
   const able = wanted.filter(({ skip }) => skip !== true)
-  for (const { key, name } of leftOut) console.log(`${key.padStart(4)}  ${name}: NOT RUN`)
+  const results: Array<Trials.Result> = []
+  /** After each fault, so that a run that is stopped has not been for nothing. */
+  const report = Effect.suspend(() => {
+    if (size !== "full" || options.only !== undefined) return Effect.void
+    const leftOut = [
+      ...absent.map((fault) => ({ fault, reason: lacking })),
+      ...able.slice(results.length).map((fault) => ({ fault, reason: pending }))
+    ]
+    return write(markdown(results, { leftOut, command, seed: first, environment }))
+  })
+  console.log(`seed ${first}\n`)
+  for (const { key, name } of absent)
+    console.log(`${key.padStart(4)}  ${name}: NOT RUN, ${lacking}`)
   for (const [index, fault] of able.entries()) {
     const place = `${index + 1}/${able.length} fault ${fault.key}`
     const result = yield* Trials.run(fault, {
@@ -119,10 +133,7 @@ const main = Effect.gen(function* () {
     yield* erased
     console.log(lines(result))
     results.push(result)
-  }
-  const command = ["npm run faults", ...process.argv.slice(2)].join(" ")
-  if (size === "full" && options.only === undefined) {
-    yield* write(markdown(results, { leftOut, command, seed: first, environment }))
+    yield* report
   }
   if (options.json) {
     console.log(JSON.stringify({ seed: first, environment, faults: results.map(summary) }))
