@@ -73,7 +73,9 @@ const first = (texts: ReadonlyArray<string>, count = 10): ReadonlyArray<string> 
 
 const violationList = (results: ReadonlyArray<Result>): ReadonlyArray<string> => {
   const found = results.flatMap(({ fault, violations }) =>
-    first(violations).map((text) => `- ${fault.key}, ${fault.name}: ${text.split("\n")[0]}`)
+    first(violations).map(
+      (text) => `- ${fault.key}, ${fault.name}: ${text.split("\n")[0]?.slice(0, 200)}`
+    )
   )
   return found.length === 0 ? [] : ["", "## Violations", "", ...found]
 }

@@ -106,7 +106,8 @@ const main = Effect.gen(function* () {
   const first = yield* seed
   const minutes = yield* positive("minutes", options.minutes)
   const size: Size = options.quick ? "quick" : "full"
-  const command = ["npm run faults", ...process.argv.slice(2)].join(" ")
+  const given = process.argv.slice(2)
+  const command = ["npm run faults", ...(given.length === 0 ? [] : ["--", ...given])].join(" ")
   const absent = wanted.filter(({ skip }) => skip === true)
   const able = wanted.filter(({ skip }) => skip !== true)
   const results: Array<Trials.Result> = []
