@@ -57,7 +57,7 @@ export const transactionPooler: Fault = {
     const { count, selfTestTimeout } = bySize(size, {
       short: { count: 10, selfTestTimeout: 500 },
       quick: { count: 40, selfTestTimeout: 2000 },
-      full: { count: 200, selfTestTimeout: 3000 }
+      full: { count: 200, selfTestTimeout: 2000 }
     })
     const pauses = yield* Effect.replicateEffect(Random.nextIntBetween(50, 250), count)
     const harness = yield* Harness.make(yield* SharedCluster, {
