@@ -31,6 +31,19 @@ const Echo = define("Echo", { success: Schema.String })
 const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
 const go = DurableDeferred.make("go")
 
+/** A step that waits at a gate, and another one. */
+const twoSteps = Effect.fnUntraced(function* (
+  log: ReturnType<typeof makeLog>,
+  gate: Deferred.Deferred<void>
+) {
+  yield* Activity.make({
+    name: "first",
+    execute: Effect.andThen(log.add("first"), Deferred.await(gate))
+  })
+  yield* Activity.make({ name: "second", execute: log.add("second") })
+  return "done"
+})
+
 const world = Effect.fnUntraced(function* (
   config: RomancyConfig.Options = {},
   provide: Layer.Layer<never> = Layer.empty
@@ -276,18 +289,7 @@ describe("a run that was fenced", () => {
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow", { success: Schema.String })
-      yield* worker.register(
-        Flow.toLayer(() =>
-          Effect.gen(function* () {
-            yield* Activity.make({
-              name: "first",
-              execute: Effect.andThen(log.add("first"), Deferred.await(gate))
-            })
-            yield* Activity.make({ name: "second", execute: log.add("second") })
-            return "done"
-          })
-        )
-      )
+      yield* worker.register(Flow.toLayer(() => twoSteps(log, gate)))
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("first")
       yield* steal(sql, id)
@@ -317,18 +319,7 @@ describe("a worker that may have lost its lease without knowing", () => {
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow", { success: Schema.String })
-      yield* worker.register(
-        Flow.toLayer(() =>
-          Effect.gen(function* () {
-            yield* Activity.make({
-              name: "first",
-              execute: Effect.andThen(log.add("first"), Deferred.await(gate))
-            })
-            yield* Activity.make({ name: "second", execute: log.add("second") })
-            return "done"
-          })
-        )
-      )
+      yield* worker.register(Flow.toLayer(() => twoSteps(log, gate)))
       yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("first")
       frozenMillis = 2 * 3_600_000
@@ -353,16 +344,7 @@ describe("a worker that stops", () => {
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow", { success: Schema.String })
-      const live = Flow.toLayer(() =>
-        Effect.gen(function* () {
-          yield* Activity.make({
-            name: "first",
-            execute: Effect.andThen(log.add("first"), Deferred.await(gate))
-          })
-          yield* Activity.make({ name: "second", execute: log.add("second") })
-          return "done"
-        })
-      )
+      const live = Flow.toLayer(() => twoSteps(log, gate))
       yield* worker.register(live)
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("first")
