@@ -1,20 +1,21 @@
 /**
- * Many fibers' rows in one statement: a batch is flushed when the previous flush is back.
+ * Many fibers' rows in one statement: a batch is flushed when the previous flush is back, or when it
+ * is large enough to go beside it.
  *
  * Reads: rows from any fiber.
  * Feeds: a flush, which is given the rows and answers one by one.
  * Guarantees: a fiber goes on only when the statement its row was in has committed. Alone, a row
  * waits for nothing; under load the batches grow by themselves, so there is no delay to tune. One
  * bad row spoils no batch: when the database refuses the data, the batch is split until only the
- * guilty fiber sees the error. The flusher is forked from the scope that made it, never from a
- * caller, whose transaction it would otherwise write in.
+ * guilty fiber sees the error. Flushes are forked from the scope that made this, never from a
+ * caller, whose transaction they would otherwise write in.
  *
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import * as Latch from "effect/Latch"
+import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
@@ -26,6 +27,12 @@ interface Entry<Row, Answer> {
   readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
 }
 
+/**
+ * So many rows are worth a statement of their own while another is on its way: the commit is shared
+ * by enough of them, and what the server does for these overlaps with what this process does next.
+ */
+const worthwhile = 100
+
 /** How often rows are asked again that somebody else has locked. */
 const heldInterval = "50 millis"
 
@@ -35,7 +42,8 @@ const heldInterval = "50 millis"
  * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
  * for as long as the database cannot be reached, so it must be safe to repeat. Asked not to `wait`,
  * it does not wait for what others have locked, and gives an answer that `isHeld`. More than
- * `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`.
+ * `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`. At
+ * most `maxFlights` statements are on their way at once.
  *
  * @since 0.1.0
  * @category constructors
@@ -49,16 +57,51 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   readonly isHeld?: (answer: Answer) => boolean
   readonly maxRows: number
   readonly maxQueued: number
+  readonly maxFlights: number
 }): Effect.fn.Return<
   (row: Row, bounded?: boolean) => Effect.Effect<Answer, StoreError>,
   never,
   Scope.Scope
 > {
-  const { maxQueued, operation } = options
+  const { maxFlights, maxQueued, maxRows, operation } = options
+  const load = Math.min(worthwhile, maxRows)
   let queue: Array<Entry<Row, Answer>> = []
   let closed = false
-  const filled = Latch.makeUnsafe(false)
-  const scope = yield* Effect.scope
+  let flying = 0
+  let called = false
+  const fork = yield* FiberSet.makeRuntime<never>().pipe(
+    // They wait for a wire, which knows no other clock.
+    Effect.provideService(Clock.Clock, liveClock)
+  )
+
+  /** Whether a statement may go: alone at any time, beside others only if it is worth it. */
+  const ready = () =>
+    queue.length > 0 && (flying === 0 || (queue.length >= load && flying < maxFlights))
+
+  const depart = () => {
+    const entries = queue.slice(0, batchLength(queue, maxRows))
+    queue = queue.slice(entries.length)
+    flying++
+    fork(write(entries, true)).addObserver(() => {
+      flying--
+      if (queue.length > 0) call()
+    })
+  }
+
+  /** Fibers that are ready in this same turn get their rows into the batch. */
+  const call = () => {
+    if (called) return
+    called = true
+    fork(
+      Effect.andThen(
+        Effect.yieldNow,
+        Effect.sync(() => {
+          called = false
+          while (ready()) depart()
+        })
+      )
+    )
+  }
 
   /**
    * Writes rows and answers their fibers. Whose instance somebody else holds is not waited for a
@@ -109,12 +152,14 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   }
 
   const later = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
-    Effect.sleep(heldInterval).pipe(
-      Effect.onInterrupt(() => drop(entries)),
-      Effect.andThen(write(entries, false)),
-      Effect.forkIn(scope),
-      Effect.asVoid
-    )
+    Effect.sync(() => {
+      fork(
+        Effect.sleep(heldInterval).pipe(
+          Effect.onInterrupt(() => drop(entries)),
+          Effect.andThen(write(entries, false))
+        )
+      )
+    })
 
   /** Whether these were written nobody knows: the flusher ended with its scope. */
   const drop = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
@@ -122,25 +167,12 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       for (const entry of entries) entry.resume(Effect.interrupt)
     })
 
-  yield* Effect.gen(function* () {
-    while (true) {
-      yield* filled.await
-      // Fibers that are ready in this same turn get their rows into the batch.
-      yield* Effect.yieldNow
-      const entries = queue.slice(0, batchLength(queue, options.maxRows))
-      queue = queue.slice(entries.length)
-      if (queue.length === 0) filled.closeUnsafe()
-      yield* write(entries, true)
-    }
-  }).pipe(
-    // It waits for a wire, which knows no other clock.
-    Effect.provideService(Clock.Clock, liveClock),
-    Effect.forkScoped
-  )
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       closed = true
-      return drop(queue)
+      const left = queue
+      queue = []
+      return drop(left)
     })
   )
 
@@ -158,7 +190,9 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
         )
       }
       queue.push({ row, resume })
-      filled.openUnsafe()
+      // A full load does not wait for the turn to end: the database works while this process does.
+      if (queue.length >= load && ready()) depart()
+      else if (flying === 0) call()
     })
 })
 

@@ -174,7 +174,9 @@ const make = Effect.gen(function* () {
       flush: (rows, wait) => run((context) => statement(context, rows), wait),
       isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
       maxRows,
-      maxQueued
+      maxQueued,
+      // One session is left for what is not batched.
+      maxFlights: Math.max(1, config.writeSessions - 1)
     })
 
   /** Batched, or straight into the caller's transaction if there is one. */

@@ -20,12 +20,15 @@ interface Flush {
 
 const held = "held"
 
-const rig = Effect.fnUntraced(function* (limits: { maxRows?: number; maxQueued?: number } = {}) {
+const rig = Effect.fnUntraced(function* (
+  limits: { maxRows?: number; maxQueued?: number; maxFlights?: number } = {}
+) {
   const flushes = yield* Queue.unbounded<Flush>()
   const write = yield* GroupCommit.make<string, string>({
     operation: "write",
     maxRows: limits.maxRows ?? 100,
     maxQueued: limits.maxQueued ?? 1000,
+    maxFlights: limits.maxFlights ?? 1,
     isHeld: (answer) => answer === held,
     flush: (rows, wait) =>
       Effect.gen(function* () {
@@ -98,6 +101,45 @@ it.effect("a flush has at most maxRows, and none is left behind", () =>
     }
     assert.deepStrictEqual(sizes, [2, 2, 1])
     assert.deepStrictEqual(yield* Effect.forEach(fibers, Fiber.join), ["A", "B", "C", "D", "E"])
+  })
+)
+
+const names = (prefix: string, count: number) =>
+  Array.from({ length: count }, (_, index) => `${prefix}${index}`)
+
+it.effect("a hundred rows go beside the flush that is away, fewer wait for it", () =>
+  Effect.gen(function* () {
+    const { flushes, next, writing } = yield* rig({ maxRows: 1000, maxFlights: 2 })
+    yield* writing("first")
+    const first = yield* next
+    yield* writing(...names("a", 99))
+    yield* Effect.yieldNow
+    assert.strictEqual(yield* Queue.size(flushes), 0)
+    yield* writing("last")
+    const second = yield* next
+    assert.strictEqual(second.rows.length, 100)
+    // As many as may be away are: what comes now waits, however much it is.
+    const third = yield* writing(...names("b", 150))
+    yield* Effect.yieldNow
+    assert.strictEqual(yield* Queue.size(flushes), 0)
+    yield* second.answer()
+    const rest = yield* next
+    assert.strictEqual(rest.rows.length, 150)
+    yield* rest.answer()
+    assert.strictEqual(yield* Fiber.join(third[149]!), "B149")
+    yield* first.answer()
+  })
+)
+
+it.effect("a hundred rows of one turn are on their way before it ends", () =>
+  Effect.gen(function* () {
+    const { flushes, write } = yield* rig({ maxRows: 1000, maxFlights: 2 })
+    const fork = Effect.runForkWith(yield* Effect.context<never>())
+    const away = yield* Effect.sync(() => {
+      for (const name of names("a", 250)) fork(write(name))
+      return Queue.sizeUnsafe(flushes)
+    })
+    assert.strictEqual(away, 2)
   })
 )
 
@@ -229,6 +271,7 @@ it.effect("the flush runs in the context of who made it, never in a caller's", (
       operation: "write",
       maxRows: 1,
       maxQueued: 1,
+      maxFlights: 1,
       flush: (rows) =>
         Effect.serviceOption(Mine).pipe(
           Effect.flatMap((mine) => Queue.offer(seen, mine)),
