@@ -166,8 +166,13 @@ const make = Effect.gen(function* () {
     // What runs write is bounded by how many there are.
     {
       maxQueued = Number.POSITIVE_INFINITY,
-      maxRows = config.maxRowsPerFlush
-    }: { readonly maxQueued?: number; readonly maxRows?: number } = {}
+      maxRows = config.maxRowsPerFlush,
+      ordered = true
+    }: {
+      readonly maxQueued?: number
+      readonly maxRows?: number
+      readonly ordered?: boolean
+    } = {}
   ) =>
     GroupCommit.make<Row, Answer>({
       operation,
@@ -175,8 +180,8 @@ const make = Effect.gen(function* () {
       isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
       maxRows,
       maxQueued,
-      // One session is left for what is not batched.
-      maxFlights: Math.max(1, config.writeSessions - 1)
+      // Rows keep their order only behind one another. One session is left for what is not batched.
+      maxFlights: ordered ? 1 : Math.max(1, config.writeSessions - 1)
     })
 
   /** Batched, or straight into the caller's transaction if there is one. */
@@ -185,9 +190,13 @@ const make = Effect.gen(function* () {
     statement: (
       context: PgStatements.StatementContext,
       rows: ReadonlyArray<Row>
-    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
+    ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
+    { ordered = true }: { readonly ordered?: boolean } = {}
   ) {
-    const batch = yield* batched(operation, statement, { maxQueued: config.maxQueuedWrites })
+    const batch = yield* batched(operation, statement, {
+      maxQueued: config.maxQueuedWrites,
+      ordered
+    })
     return (
       row: Row,
       {

@@ -46,14 +46,16 @@ const make = Effect.gen(function* () {
           : "Elsewhere"
         : "Nothing"
 
-  const start = yield* anywhere("start a workflow", PgStatements.start)
+  // What no other instance is concerned with, so that its order means nothing.
+  const unordered = { ordered: false }
+  const start = yield* anywhere("start a workflow", PgStatements.start, unordered)
   const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
   const resume = yield* anywhere("wake a workflow", PgStatements.resume)
-  const recordStep = yield* batched("record a step", PgLeaseStatements.recordSteps)
+  const recordStep = yield* batched("record a step", PgLeaseStatements.recordSteps, unordered)
   const recordDeferred = yield* batched("record a deferred", PgLeaseStatements.recordDeferreds)
   const registerTimer = yield* batched("register a timer", PgLeaseStatements.registerTimers)
-  const complete = yield* batched("complete a workflow", PgLeaseStatements.complete)
-  const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend)
+  const complete = yield* batched("complete a workflow", PgLeaseStatements.complete, unordered)
+  const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend, unordered)
   const release = yield* batched("release a workflow", PgLeaseStatements.release)
 
   /** Those that somebody else holds are waited for once; a poll finds them in the end. */
