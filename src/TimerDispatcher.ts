@@ -61,7 +61,7 @@ export const layer: Layer.Layer<
         return Effect.map(store.fireTimers({ workflowNames, limit, slots }), (fired) => {
           if (fired.nextMillis !== undefined) {
             // Counted from the question: the way back is part of the wait. Set before what was fired
-            // is launched, so that this delays nothing.
+            // is launched: where more is due by then, the next look follows at once.
             const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
             wake.alarm.setUnsafe(Math.max(0, fired.nextMillis - sinceMillis))
           }

@@ -13,6 +13,15 @@ const started = Effect.gen(function* () {
   return { alarm, at, adjust: TestClock.adjust }
 })
 
+/** The clock of the test with sleeps of another kind. */
+const sleepingBy = (
+  sleep: (sleep: Clock.Clock["sleep"], duration: Duration.Duration) => Effect.Effect<void>
+) =>
+  Effect.map(
+    Clock.Clock,
+    (clock): Clock.Clock => ({ ...clock, sleep: (duration) => sleep(clock.sleep, duration) })
+  )
+
 describe("Alarm", () => {
   it.effect("is due exactly when it was set for, once", () =>
     Effect.gen(function* () {
@@ -56,17 +65,12 @@ describe("Alarm", () => {
 
   it.effect("sleeps for the rest where a timer ends too early", () =>
     Effect.gen(function* () {
-      const test = yield* Clock.Clock
       const slept: Array<number> = []
-      const clock: Clock.Clock = {
-        ...test,
-        monotonicTimeNanosUnsafe: () => test.monotonicTimeNanosUnsafe(),
-        // A timer counts from when its loop last looked at the clock.
-        sleep: (duration) => {
-          slept.push(Duration.toMillis(duration))
-          return test.sleep(Duration.millis(Duration.toMillis(duration) - 0.5))
-        }
-      }
+      // A timer counts from when its loop last looked at the clock.
+      const clock = yield* sleepingBy((sleep, duration) => {
+        slept.push(Duration.toMillis(duration))
+        return sleep(Duration.millis(Duration.toMillis(duration) - 0.5))
+      })
       const { adjust, alarm, at } = yield* Effect.provideService(started, Clock.Clock, clock)
       yield* alarm.set(10)
       yield* adjust(9.75)
@@ -74,6 +78,33 @@ describe("Alarm", () => {
       assert.deepStrictEqual(slept, [10, 1])
       yield* adjust(0.25)
       assert.strictEqual(at.length, 1)
+    })
+  )
+
+  it.effect("has one sleep at a time, and none when its scope is closed", () =>
+    Effect.gen(function* () {
+      let sleeps = 0
+      const clock = yield* sleepingBy((sleep, duration) => {
+        sleeps++
+        return Effect.ensuring(
+          sleep(duration),
+          Effect.sync(() => sleeps--)
+        )
+      })
+      const scope = yield* Scope.make()
+      const { alarm, at } = yield* Effect.provideService(started, Clock.Clock, clock).pipe(
+        Scope.provide(scope)
+      )
+      for (let millis = 1000; millis > 0; millis -= 100) {
+        yield* alarm.set(millis)
+        assert.strictEqual(sleeps, 1)
+      }
+      yield* alarm.set(0)
+      assert.strictEqual(sleeps, 0)
+      assert.strictEqual(at.length, 1)
+      yield* alarm.set(100)
+      yield* Scope.close(scope, yield* Effect.exit(Effect.void))
+      assert.strictEqual(sleeps, 0)
     })
   )
 
