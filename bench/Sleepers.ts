@@ -38,7 +38,7 @@ export interface Slept {
 }
 
 /** Milliseconds since the epoch by the clock of the database. */
-export const storeMillis = Effect.gen(function* () {
+const storeMillis = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient
   const [row] = yield* sql<{ now: number }>`
     select (extract(epoch from clock_timestamp()) * 1000)::float8 as now`
@@ -131,7 +131,7 @@ const aheadMillis = Effect.gen(function* () {
   return ahead
 })
 
-/** Either way has the same process, with an engine that sleeps in the other. */
+/** The process is the same for both: that of the floor has an engine too, with nothing to do. */
 export const sleeps = Effect.fnUntraced(function* (orders: Orders) {
   const url = Redacted.make(orders.floor!)
   const engine = yield* Engines.worker({ url }, Punctual.toLayer(body))
