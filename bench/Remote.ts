@@ -2,7 +2,7 @@
  * The other processes: what a section asks of one, and how one answers.
  *
  * Reads: `WorkerProcess`.
- * Feeds: `Wake`, `Notify`, `Recover`, `Queue`, `Outbox`; `worker` is the other side.
+ * Feeds: `Wake`, `Notify`, `Recover`, `Queue`, `Outbox`, `Timers`; `worker` is the other side.
  * Guarantees: an answer belongs to its question; a process that ended fails whoever waits for it,
  * with its output.
  */
@@ -36,6 +36,7 @@ export interface Orders {
     | "relays"
     | "publishes"
     | "sinks"
+    | "sleeps"
   readonly places: ReadonlyArray<RemotePlace>
   /** The database of the floor. */
   readonly floor?: string

@@ -10,6 +10,7 @@
  * - `relays`: relays events, and tells when it sends one, or sends them to a URL
  * - `publishes`: publishes events, and tells when it called
  * - `sinks`: is sent events, and tells how many
+ * - `sleeps`: sleeps until given moments, and tells how late it was
  *
  * Reads: orders from its first argument, questions as messages.
  * Feeds: `Remote`.
@@ -39,9 +40,10 @@ import { offers, takes } from "./Queue.ts"
 import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
+import { type Sleep, sleeps } from "./Sleepers.ts"
 import { Go, Notices, Receiving, release, Waiting, Work } from "./Workflows.ts"
 
-interface Question extends Turn, Sending {
+interface Question extends Turn, Sending, Sleep {
   readonly id: number
   readonly place: string
   readonly name: string
@@ -203,7 +205,8 @@ const roles = {
   offers,
   relays,
   publishes,
-  sinks: () => sinks
+  sinks: () => sinks,
+  sleeps
 }
 
 const main = Effect.gen(function* () {

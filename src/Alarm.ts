@@ -4,8 +4,8 @@
  * Reads: Effect's `Clock`.
  * Feeds: `Wake`.
  * Guarantees: it is due no earlier than asked, and no later than the earliest deadline set since it
- * was last due; setting a later one changes nothing. Durations are measured on the monotonic clock,
- * so that a correction of the time of day moves no alarm.
+ * was last due, as far as timers go; setting a later one changes nothing. Durations are measured on
+ * the monotonic clock, so that a correction of the time of day moves no alarm.
  *
  * @since 0.1.0
  */
@@ -13,7 +13,8 @@ import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Queue from "effect/Queue"
+import type * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Notification } from "./Notification.ts"
 
@@ -32,45 +33,61 @@ export interface Alarm {
   readonly set: (remaining: Duration.Input) => Effect.Effect<void>
   /** {@link set} for callbacks. */
   readonly setUnsafe: (remaining: Duration.Input) => void
-  /** One element each time it is due. For one consumer. */
-  readonly due: Stream.Stream<"alarm">
 }
 
 /**
- * Makes an alarm that is not set.
+ * Makes an alarm that is not set, and calls back each time it is due until the scope closes. The
+ * callback must not wait, nor throw. There is one sleep at a time, and nothing between its end and
+ * the callback: whatever lies there makes a timer late.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const make: Effect.Effect<Alarm> = Effect.gen(function* () {
+export const make = Effect.fnUntraced(function* (
+  onDue: () => void
+): Effect.fn.Return<Alarm, never, Scope.Scope> {
   const clock = yield* Clock.Clock
-  const changed = yield* Queue.sliding<void>(1)
+  const fork = Effect.runForkWith(yield* Effect.context<never>())
+  let closed = false
   let deadline: bigint | undefined
-  const setUnsafe = (remaining: Duration.Input): void => {
-    const duration = Duration.fromInputUnsafe(remaining)
-    if (!Duration.isFinite(duration)) return
-    // Whole milliseconds, rounded up: timers have no finer grain, and round down.
-    const millis = BigInt(Math.max(0, Math.ceil(Duration.toMillis(duration))))
-    const next = clock.monotonicTimeNanosUnsafe() + millis * 1_000_000n
-    if (deadline !== undefined && deadline <= next) return
-    deadline = next
-    Queue.offerUnsafe(changed, undefined)
-  }
-  const once: Effect.Effect<"alarm"> = Effect.suspend(() => {
-    if (deadline === undefined) return Effect.andThen(Queue.take(changed), once)
+  let sleeper: Fiber.Fiber<void> | undefined
+
+  /** Is due, or sleeps for what is left: a timer may end a fraction of a millisecond early. */
+  const arm = (): void => {
+    const before = sleeper
+    sleeper = undefined
+    before?.interruptUnsafe()
+    if (deadline === undefined) return
     const nanos = deadline - clock.monotonicTimeNanosUnsafe()
     if (nanos <= 0n) {
       deadline = undefined
-      return Effect.succeed("alarm")
+      onDue()
+      return
     }
-    const sleep = clock.sleep(Duration.millis(Math.ceil(Number(nanos) / 1_000_000)))
-    return Effect.andThen(Effect.raceFirst(sleep, Queue.take(changed)), once)
-  })
-  return {
-    set: (remaining) => Effect.sync(() => setUnsafe(remaining)),
-    setUnsafe,
-    due: Stream.fromEffectRepeat(once)
+    // Timers have no finer grain than a millisecond.
+    const fiber = fork(clock.sleep(Duration.millis(Math.ceil(Number(nanos) / 1_000_000))))
+    sleeper = fiber
+    fiber.addObserver(() => {
+      if (sleeper === fiber) arm()
+    })
   }
+  const setUnsafe = (remaining: Duration.Input): void => {
+    const duration = Duration.fromInputUnsafe(remaining)
+    if (closed || !Duration.isFinite(duration)) return
+    const nanos = BigInt(Math.max(0, Math.ceil(Duration.toMillis(duration) * 1_000_000)))
+    const next = clock.monotonicTimeNanosUnsafe() + nanos
+    if (deadline !== undefined && deadline <= next) return
+    deadline = next
+    arm()
+  }
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      closed = true
+      deadline = undefined
+      arm()
+    })
+  )
+  return { set: (remaining) => Effect.sync(() => setUnsafe(remaining)), setUnsafe }
 })
 
 /**

@@ -10,7 +10,7 @@
  *                                                        │
  *  wake          Listener ──▶ Stream ──┐                 │
  *                Poller   ──▶ Stream ──┼─▶ Wake ◀────────┘   merged, conflated
- *                Alarm    ──▶ Stream ──┘     │ "look"
+ *                Alarm    ──────────────┘     │ "look"
  *  dispatch      WorkflowDispatcher · TimerDispatcher · ChannelDispatcher · SignalDispatcher
  *                   │ claim: lease and token
  *  engine           ▼ Runs: replay from the record, run to the next suspension, commit

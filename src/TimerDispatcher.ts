@@ -56,19 +56,21 @@ export const layer: Layer.Layer<
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
-      let askedNanos = 0n
       const fired = yield* runs.admit(sources, (slots) => {
-        askedNanos = clock.monotonicTimeNanosUnsafe()
-        return store.fireTimers({ workflowNames, limit, slots })
+        const askedNanos = clock.monotonicTimeNanosUnsafe()
+        return Effect.map(store.fireTimers({ workflowNames, limit, slots }), (fired) => {
+          if (fired.nextMillis !== undefined) {
+            // Counted from the question: the way back is part of the wait. Set before what was fired
+            // is launched: where more is due by then, the next look follows at once.
+            const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
+            wake.alarm.setUnsafe(Math.max(0, fired.nextMillis - sinceMillis))
+          }
+          return fired
+        })
       })
       runs.signal(fired.here, "alarm")
       // Those for which there was no slot here.
       if (fired.count > fired.claimed.length + fired.here.length) doorbell.workflows("alarm")
-      if (fired.nextMillis !== undefined) {
-        // Counted from the question: the way back and what was launched since are part of the wait.
-        const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
-        yield* wake.alarm.set(Math.max(0, fired.nextMillis - sinceMillis))
-      }
       return { full: fired.count === limit, passed: fired.passed }
     })
     yield* Dispatcher.run(wake, drain, { name: "timers" }).pipe(Effect.forkScoped)

@@ -85,14 +85,13 @@ export interface Options {
 export const make = Effect.fnUntraced(function* (
   options: Options
 ): Effect.fn.Return<Wake, never, Scope.Scope> {
-  const alarm = yield* Alarm.make
   const box = yield* makeBox
+  const alarm = yield* Alarm.make(() => box.add("alarm"))
   yield* options.listener.hear((notification) => {
     if (options.on(notification)) box.add("notification")
   })
   const polls = Poller.make({ ...options, status: options.listener.status })
-  const scheduled: Stream.Stream<WakeSource> = Stream.merge(polls, alarm.due)
-  yield* Stream.runForEach(scheduled, (source) => Effect.sync(() => box.add(source))).pipe(
+  yield* Stream.runForEach(polls, (source) => Effect.sync(() => box.add(source))).pipe(
     Effect.forkScoped({ startImmediately: true })
   )
   return { looks: box.looks, ring: box.add, alarm }

@@ -1,23 +1,26 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Stream from "effect/Stream"
+import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Alarm from "../src/Alarm.ts"
 
 const started = Effect.gen(function* () {
-  const alarm = yield* Alarm.make
+  const clock = yield* Clock.Clock
   const at: Array<number> = []
-  yield* alarm.due.pipe(
-    Stream.runForEach(() => Effect.map(Clock.currentTimeMillis, (now) => at.push(now))),
-    Effect.forkScoped({ startImmediately: true })
-  )
-  const settle = Effect.forEach(Array.from({ length: 20 }), () => Effect.yieldNow, {
-    discard: true
-  })
-  const adjust = (millis: number) => Effect.andThen(TestClock.adjust(millis), settle)
-  return { alarm, at, adjust }
+  const alarm = yield* Alarm.make(() => at.push(clock.currentTimeMillisUnsafe()))
+  return { alarm, at, adjust: TestClock.adjust }
 })
+
+/** The clock of the test with sleeps of another kind. */
+const sleepingBy = (
+  sleep: (sleep: Clock.Clock["sleep"], duration: Duration.Duration) => Effect.Effect<void>
+) =>
+  Effect.map(
+    Clock.Clock,
+    (clock): Clock.Clock => ({ ...clock, sleep: (duration) => sleep(clock.sleep, duration) })
+  )
 
 describe("Alarm", () => {
   it.effect("is due exactly when it was set for, once", () =>
@@ -53,11 +56,67 @@ describe("Alarm", () => {
     Effect.gen(function* () {
       const { adjust, alarm, at } = yield* started
       yield* alarm.set(-5)
-      yield* adjust(0)
       assert.deepStrictEqual(at, [0])
       alarm.setUnsafe(0.2)
       yield* adjust(1)
       assert.deepStrictEqual(at, [0, 1])
+    })
+  )
+
+  it.effect("sleeps for the rest where a timer ends too early", () =>
+    Effect.gen(function* () {
+      const slept: Array<number> = []
+      // A timer counts from when its loop last looked at the clock.
+      const clock = yield* sleepingBy((sleep, duration) => {
+        slept.push(Duration.toMillis(duration))
+        return sleep(Duration.millis(Duration.toMillis(duration) - 0.5))
+      })
+      const { adjust, alarm, at } = yield* Effect.provideService(started, Clock.Clock, clock)
+      yield* alarm.set(10)
+      yield* adjust(9.75)
+      assert.deepStrictEqual(at, [])
+      assert.deepStrictEqual(slept, [10, 1])
+      yield* adjust(0.25)
+      assert.strictEqual(at.length, 1)
+    })
+  )
+
+  it.effect("has one sleep at a time, and none when its scope is closed", () =>
+    Effect.gen(function* () {
+      let sleeps = 0
+      const clock = yield* sleepingBy((sleep, duration) => {
+        sleeps++
+        return Effect.ensuring(
+          sleep(duration),
+          Effect.sync(() => sleeps--)
+        )
+      })
+      const scope = yield* Scope.make()
+      const { alarm, at } = yield* Effect.provideService(started, Clock.Clock, clock).pipe(
+        Scope.provide(scope)
+      )
+      for (let millis = 1000; millis > 0; millis -= 100) {
+        yield* alarm.set(millis)
+        assert.strictEqual(sleeps, 1)
+      }
+      yield* alarm.set(0)
+      assert.strictEqual(sleeps, 0)
+      assert.strictEqual(at.length, 1)
+      yield* alarm.set(100)
+      yield* Scope.close(scope, yield* Effect.exit(Effect.void))
+      assert.strictEqual(sleeps, 0)
+    })
+  )
+
+  it.effect("is due no more once its scope is closed, nor can it be set", () =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make()
+      const { adjust, alarm, at } = yield* Scope.provide(started, scope)
+      yield* alarm.set("1 second")
+      yield* Scope.close(scope, yield* Effect.exit(Effect.void))
+      yield* alarm.set(0)
+      yield* adjust(1000)
+      assert.deepStrictEqual(at, [])
     })
   )
 })

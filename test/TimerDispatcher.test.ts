@@ -40,6 +40,17 @@ describe("timers", () => {
     })
   )
 
+  it.live("fire one after the other, each by the alarm that the one before has set", () =>
+    Effect.gen(function* () {
+      const { a } = yield* pair()
+      yield* a.register(SleeperLive)
+      const ids = yield* Effect.forEach(["400", "500", "600"], (id) =>
+        a.on(Sleeper.execute({ id }, { discard: true }))
+      )
+      for (const id of ids) assertSuccess(yield* finished(a, Sleeper, id), undefined)
+    })
+  )
+
   it.live(
     "that are registered elsewhere set the alarm of a worker that waits for a later one",
     () =>
