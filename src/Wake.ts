@@ -17,14 +17,15 @@
  *
  * @since 0.1.0
  */
-import type * as Duration from "effect/Duration"
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Alarm from "./Alarm.ts"
+import { liveClock } from "./Deadlines.ts"
 import type { Listener } from "./Listener.ts"
 import type { Notification } from "./Notification.ts"
 import * as Poller from "./Poller.ts"
@@ -111,6 +112,8 @@ export const make = Effect.fnUntraced(function* (
 const vainLooksMax = 2
 const vainWindowMillis = 100
 const vainPauseMillis = 20
+/** How long a clock that stands still, as in a test, keeps a look waiting that is to be paced. */
+const standstill = Duration.seconds(2)
 
 /** Room for one look to come: who asked for it. */
 const makeBox = Effect.gen(function* () {
@@ -146,7 +149,7 @@ const makeBox = Effect.gen(function* () {
     const left = lastVainMillis + vainPauseMillis - nowMillis()
     return vainLooks < vainLooksMax || left <= 0
       ? Effect.void
-      : Effect.raceFirst(Effect.sleep(left), urgent.await)
+      : Effect.raceAllFirst([Effect.sleep(left), urgent.await, liveClock.sleep(standstill)])
   })
 
   // Emptied when the consumer pulls, so that what came up to that moment is in this look. A signal

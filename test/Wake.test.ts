@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
+import { liveClock } from "../src/Deadlines.ts"
 import * as Wake from "../src/Wake.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
 
@@ -122,6 +123,17 @@ describe("Wake", () => {
         assert.deepStrictEqual(yield* looked, [notified])
         yield* TestClock.adjust("1 second")
         assert.deepStrictEqual((yield* looked).flat().includes("notification"), false)
+      })
+    )
+
+    it.effect("is not kept waiting for ever by a clock that stands still", () =>
+      Effect.gen(function* () {
+        const { look, looked } = yield* vain(2)
+        assert.deepStrictEqual(yield* look(false), [])
+        const looks = yield* Effect.repeat(Effect.andThen(liveClock.sleep(Duration.millis(10)), looked), {
+          until: (looks) => looks.length > 0
+        })
+        assert.deepStrictEqual(looks, [notified])
       })
     )
 
