@@ -47,7 +47,8 @@ $$`
  * is cancelled, and only where it is of the same role.
  *
  * A wait can be cut off when its lock has just been granted: it is held then, error or not. Whatever
- * comes, this session keeps neither.
+ * comes, this session keeps neither. Two workers that lost their first sessions at once may wait for
+ * the second of each other: that ends after half a second, or sooner as a deadlock, with both alive.
  *
  * @since 0.1.0
  * @category functions
@@ -72,7 +73,7 @@ begin
   again := pg_try_advisory_lock(key);
   if again then perform pg_advisory_unlock(key); end if;
   return case when again then 'dead' else 'alive' end;
-exception when lock_not_available or query_canceled then
+exception when lock_not_available or query_canceled or deadlock_detected then
   perform pg_advisory_unlock(${lockKey}) from pg_locks l
   where ${isSessionLock} and l.granted and l.pid = pg_backend_pid()
     and ${lockKey} in (key, key + 1);
