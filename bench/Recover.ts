@@ -58,9 +58,10 @@ const kill = Effect.fnUntraced(function* (
   const place = Remote.place("it", url, config)
   const victim = yield* Remote.start({ role: "works", holds: true, places: [place] })
   const question = { place: "it", round, count: inFlight }
+  // Before it starts anything: one that is not in the registry yet takes nothing, and the other would.
+  if (watched) yield* guarded(url)
   const begun = yield* Remote.ask<{ moments: Array<number> }>(victim, question)
   yield* equal("steps in flight", begun.moments.length, inFlight)
-  if (watched) yield* guarded(url)
   // Some time after the last sign of life.
   yield* Effect.sleep(yield* Random.nextBetween(0, 4000))
   const killed = now()

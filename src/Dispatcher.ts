@@ -25,6 +25,7 @@ import type { Wake, WakeSource } from "./Wake.ts"
 
 /**
  * What a drain came to. `full`: there may be more. `passed`: there is more, locked by somebody else.
+ * `found`: whether there was anything; left out where that says nothing about the next.
  *
  * @since 0.1.0
  * @category models
@@ -32,6 +33,7 @@ import type { Wake, WakeSource } from "./Wake.ts"
 export interface Drained {
   readonly full: boolean
   readonly passed?: boolean
+  readonly found?: boolean
 }
 
 /**
@@ -73,7 +75,7 @@ const batch: ReadonlySet<WakeSource> = new Set(["batch"])
  * @category running
  */
 export const run = <E, R>(
-  wake: Pick<Wake, "looks" | "ring">,
+  wake: Pick<Wake, "looks" | "looked" | "ring">,
   drain: Drain<E, R>,
   options: { readonly name: string }
 ): Effect.Effect<void, never, R> =>
@@ -88,7 +90,8 @@ export const run = <E, R>(
       )
     )
     return Stream.runForEach(wake.looks, (sources) =>
-      Effect.flatMap(look(drain, sources), ({ passed }) => {
+      Effect.flatMap(look(drain, sources), ({ found, passed }) => {
+        if (found !== undefined) wake.looked(sources, found || passed === true)
         if (passed !== true || repeating) return Effect.void
         repeating = true
         return Effect.forkChild(again)
@@ -101,9 +104,10 @@ const look = Effect.fnUntraced(function* <E, R>(
   drain: Drain<E, R>,
   sources: ReadonlySet<WakeSource>
 ) {
-  let drained = yield* persist(drain(sources))
+  const first = yield* persist(drain(sources))
+  let drained = first
   while (drained.full) drained = yield* persist(drain(batch))
-  return drained
+  return first.full ? { ...drained, found: true } : first
 })
 
 /** Repeats a drain until it succeeds. */

@@ -226,7 +226,12 @@ const make = Effect.gen(function* () {
     workers.delete(workerId)
     struck.add(workerId)
     const owned = ownedBy(workerId)
-    for (const instance of owned) free(instance, now)
+    for (const instance of owned) {
+      const { readyAt, steps, token } = instance
+      const wentOn = Array.from(steps.values()).some((step) => step.token === token)
+      free(instance, wentOn ? readyAt : now)
+      instance.wokenAt = now
+    }
     return owned.length
   }
 

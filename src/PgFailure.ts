@@ -73,6 +73,14 @@ export const endsSession = (error: unknown): boolean =>
 export const isLockTimeout = (error: unknown): boolean => code(error) === "55P03"
 
 /**
+ * Somebody has cancelled the statement.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isCanceled = (error: unknown): boolean => code(error) === "57014"
+
+/**
  * The server's notification queue is full: everything that notifies fails, and nothing else.
  *
  * @since 0.1.0

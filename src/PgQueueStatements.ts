@@ -2,7 +2,7 @@
  * Every statement on the elements of queues: offering, taking, settling, and what keeps them going.
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgQueueStore`; `PgWorkflowStore`, when a worker has died.
+ * Feeds: `PgQueueStore`.
  * Guarantees: an element that is taken has an owner, a token and, in `ready_at`, the end of its
  * lease; nobody writes to it but under that owner and token. What is finished, and what belongs to
  * queues that nobody here takes from, is not read. Each statement writes to the rows that it locks
@@ -307,24 +307,6 @@ with mine as materialized (
 update ${table(context, "queue")} q
 set ready_at = ${context.now} + ${after(context, context.sql`${options.leaseMillis}`)}
 where q.sequence = ${some(context, context.sql`mine`)}` as unknown as Rows<never>
-
-/**
- * Lets others take what workers that have died were processing. The attempt counts. What is locked
- * at this moment is left to the end of its lease. Served by `queue_owned (owner)`. Notifies.
- *
- * @since 0.1.0
- * @category statements
- */
-export const free = (context: StatementContext, workerIds: ReadonlyArray<string>) =>
-  context.sql`
-with owned as materialized (
-  select q.sequence from ${table(context, "queue")} q where q.owner = any(${workerIds}::text[])
-  order by q.sequence for update skip locked
-), freed as (
-  update ${table(context, "queue")} q set owner = null, ready_at = ${context.now}
-  where q.sequence = ${some(context, context.sql`owned`)} returning q.queue_name
-), ${hinted({ ...context, self: "" }, context.sql`freed`)}
-select count(*)::int4 as hinted from hinted` as unknown as Rows<{ readonly hinted: number }>
 
 /**
  * Removes the first of what ended so long ago, and says how many that were. Served by

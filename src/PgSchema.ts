@@ -1,7 +1,7 @@
 /**
  * The history of the schema: every table, index and function, in numbered steps.
  *
- * Reads: the names of `PgTables`; `PgDeliveryFunctions`.
+ * Reads: the names of `PgTables`; `PgDeliveryFunctions`, `PgWorkerFunctions`.
  * Feeds: `PgMigrations`, which applies, verifies and prints it.
  * Guarantees: the numbers are contiguous from 1. A step may be run again without harm.
  *
@@ -9,6 +9,7 @@
  */
 import * as PgDeliveryFunctions from "./PgDeliveryFunctions.ts"
 import { tableNames } from "./PgTables.ts"
+import * as PgWorkerFunctions from "./PgWorkerFunctions.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 
 /**
@@ -352,6 +353,16 @@ $$`
       name: "messages_in_order",
       // None is routed before an older one of its channel that somebody else holds.
       statements: [PgDeliveryFunctions.route(table)]
+    },
+    {
+      id: 12,
+      name: "deaths_noticed_and_buried",
+      // Those who wait for a lock can be cancelled now.
+      statements: [
+        PgWorkerFunctions.awaitLock(table),
+        PgWorkerFunctions.awaitDeath(table),
+        PgWorkerFunctions.bury(table, config)
+      ]
     }
   ]
 }

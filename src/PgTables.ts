@@ -38,6 +38,9 @@ export interface PgTables {
   readonly migrations: string
   /** The function that waits for a session lock. */
   readonly awaitLock: string
+  /** The functions that wait for the death of a worker, and take its work from it. */
+  readonly awaitDeath: string
+  readonly bury: string
   /** The function that reads the record of an instance that the calling statement has locked. */
   readonly record: string
 }
@@ -70,6 +73,8 @@ export const tableNames = (
     queue: name("queue"),
     migrations: name("migrations"),
     awaitLock: name("await_lock"),
+    awaitDeath: name("await_death"),
+    bury: name("bury"),
     record: name("record")
   }
 }

@@ -15,74 +15,19 @@ const table = ({ sql, tables }: StatementContext, name: "instances" | "workers")
   sql.literal(tables[name])
 
 /**
- * Declares workers dead: one by name, or all whose lease has ended. From then on they claim
- * nothing, and whatever they were claiming has been committed, so that `bury` sees all of it: the
- * row lock conflicts with the share lock of a claim, and not with a heartbeat. The new deadline is
- * when somebody looks again, should the burial not be completed. Served by the primary key.
+ * Declares workers dead, one by name or all whose lease has ended, frees what they own and strikes
+ * them off the registry. Notifies what became runnable.
  *
  * @since 0.1.0
  * @category statements
  */
-export const condemn = (
-  context: StatementContext,
+export const bury = (
+  { hints, now, sql, tables }: StatementContext,
   which: { readonly workerId: string; readonly expired: boolean }
 ) =>
-  context.sql`
-with condemned as (
-  select w.worker_id from ${table(context, "workers")} w
-  where case when ${which.expired}::boolean
-    then w.lease_until < ${context.now} and w.worker_id <> ${which.workerId}
-    else w.worker_id = ${which.workerId} end
-  order by w.worker_id for update
-)
-update ${table(context, "workers")} w set dead = true, lease_until = ${context.now} + interval '1 second'
-from condemned c where w.worker_id = c.worker_id
-returning w.worker_id` as unknown as Statement.Statement<{ readonly worker_id: string }>
-
-/**
- * Frees what dead workers own and strikes them off the registry. An instance that somebody else
- * holds at this moment keeps its worker's entry, for another look. Served by
- * `instances_owned (owner)`. Notifies what became runnable.
- *
- * @since 0.1.0
- * @category statements
- */
-export const bury = (context: StatementContext, workerIds: ReadonlyArray<string>) => {
-  const { channels, hints, sql } = context
-  return sql`
-with dead as materialized (
-  select w.worker_id from ${table(context, "workers")} w
-  where w.dead and w.worker_id = any(${workerIds}::text[])
-), owned as materialized (
-  select i.execution_id from ${table(context, "instances")} i
-  where i.status = 'Running' and i.owner in (select worker_id from dead)
-  order by i.execution_id for no key update skip locked
-), woken as (
-  update ${table(context, "instances")} i set status = 'Runnable', owner = null, ready_at = ${context.now}
-  from owned where i.execution_id = owned.execution_id and i.status = 'Running'
-    and i.owner in (select worker_id from dead)
-  returning i.execution_id, i.workflow_name
-), gone as (
-  delete from ${table(context, "workers")} w using dead
-  where w.worker_id = dead.worker_id and w.dead and not exists (
-    select from ${table(context, "instances")} i
-    where i.status = 'Running' and i.owner = w.worker_id
-      and i.execution_id not in (select execution_id from woken))
-  returning w.worker_id
-), hinted as materialized (
-  select pg_notify(h.channel, h.payload) from (
-    select ${channels.resumable}::text as channel, json_build_object(
-      'instance_id', min(execution_id), 'workflow_name', workflow_name)::text as payload
-    from woken group by workflow_name
-    union all
-    select ${channels.worker}::text, '{}' where exists (select from gone)
-  ) h where ${hints}::boolean
-)
-select (select count(*)::int4 from woken) as instances,
-  (select count(*)::int4 from hinted) as hinted` as unknown as Statement.Statement<{
-    readonly instances: number
-  }>
-}
+  sql`
+select ${sql.literal(tables.bury)}(${which.workerId}, ${which.expired}::boolean, ${now}, ${hints}::boolean)
+  as instances` as unknown as Statement.Statement<{ readonly instances: number }>
 
 /**
  * Enters a worker into the registry, or renews the entry it has; not one that was declared dead
@@ -196,14 +141,14 @@ export const tryLock = ({ sql }: StatementContext, key: string) =>
   }>
 
 /**
- * Waits for a session lock, at most the session's `lock_timeout`.
+ * Waits for the death of the worker with these session locks, at most the session's `lock_timeout`.
  *
  * @since 0.1.0
  * @category statements
  */
-export const awaitLock = ({ sql, tables }: StatementContext, key: string) =>
-  sql`select ${sql.literal(tables.awaitLock)}(${key}::int8) as locked` as unknown as Statement.Statement<{
-    readonly locked: boolean
+export const awaitDeath = ({ sql, tables }: StatementContext, key: string) =>
+  sql`select ${sql.literal(tables.awaitDeath)}(${key}::int8) as found` as unknown as Statement.Statement<{
+    readonly found: "held" | "alive" | "dead"
   }>
 
 /**
@@ -215,30 +160,3 @@ export const awaitLock = ({ sql, tables }: StatementContext, key: string) =>
 export const keepAlive = ({ sql }: StatementContext) =>
   sql`select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '1', false),
   set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '5000', false)` as unknown as Statement.Statement<object>
-
-/**
- * Gives a session lock back, if this session has it.
- *
- * @since 0.1.0
- * @category statements
- */
-export const unlock = (context: StatementContext, key: string) =>
-  context.sql`select pg_advisory_unlock(key) as unlocked from ${sessionLocks(context)} l
-where key = ${key}::int8 and pid = pg_backend_pid()` as unknown as Statement.Statement<{
-    readonly unlocked: boolean
-  }>
-
-/**
- * Whether somebody holds the first and the second lock of a worker.
- *
- * @since 0.1.0
- * @category statements
- */
-export const locksOf = (context: StatementContext, key: string) =>
-  context.sql`
-select coalesce(bool_or(key = ${key}::int8), false) as first,
-  coalesce(bool_or(key = ${key}::int8 + 1), false) as second
-from ${sessionLocks(context)} l` as unknown as Statement.Statement<{
-    readonly first: boolean
-    readonly second: boolean
-  }>

@@ -19,7 +19,6 @@ import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
-import * as PgQueueStatements from "./PgQueueStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
@@ -114,24 +113,10 @@ const make = Effect.gen(function* () {
           : begin(request)
     )
 
-  const bury = (workerIds: ReadonlyArray<string>) =>
-    workerIds.length === 0
-      ? Effect.succeed(0)
-      : direct("free what a dead worker was processing", (context) =>
-          PgQueueStatements.free(context, workerIds)
-        ).pipe(
-          // Last, because it strikes the worker off: until then somebody does all of it again.
-          Effect.andThen(
-            direct("free what a dead worker owned", (context) =>
-              PgWorkerStatements.bury(context, workerIds)
-            )
-          ),
-          Effect.map(([row]) => row!.instances)
-        )
-
-  const remove = (which: { readonly workerId: string; readonly expired: boolean }) =>
-    direct("remove a worker", (context) => PgWorkerStatements.condemn(context, which)).pipe(
-      Effect.flatMap((rows) => bury(rows.map((row) => row.worker_id)))
+  const bury = (which: { readonly workerId: string; readonly expired: boolean }) =>
+    Effect.map(
+      direct("remove a worker", (context) => PgWorkerStatements.bury(context, which)),
+      ([row]) => row!.instances
     )
 
   return Store.WorkflowStore.of({
@@ -251,7 +236,9 @@ const make = Effect.gen(function* () {
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(
         Effect.map(([row]) => row!.registered),
         // Declared dead, and not free of what it owned: first that has to go to others.
-        Effect.tap((registered) => (registered ? Effect.void : bury([worker.workerId]))),
+        Effect.tap((registered) =>
+          registered ? Effect.void : bury({ workerId: worker.workerId, expired: false })
+        ),
         Effect.repeat({ until: (registered) => registered, schedule: PgFailure.patience }),
         Effect.asVoid
       ),
@@ -260,8 +247,8 @@ const make = Effect.gen(function* () {
         direct("renew a lease", (context) => PgWorkerStatements.heartbeat(context, worker)),
         toHeartbeat
       ),
-    recoverExpired: (workerId) => remove({ workerId, expired: true }),
-    removeWorker: (workerId) => remove({ workerId, expired: false })
+    recoverExpired: (workerId) => bury({ workerId, expired: true }),
+    removeWorker: (workerId) => bury({ workerId, expired: false })
   })
 })
 

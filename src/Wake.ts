@@ -11,16 +11,21 @@
  * Reads: `Listener`, `Poller`, `Alarm`, whoever rings.
  * Feeds: `Dispatcher`.
  * Guarantees: a burst of any size is at most one look in progress and one to come; whatever arrives
- * after a look has begun leads to another, so the last wake is never dropped.
+ * after a look has begun leads to another, so the last wake is never dropped. Where notifications
+ * have led to one look in vain after another, because others were faster, the next that nothing else
+ * asks for waits up to 20 ms, and has in it what arrives meanwhile.
  *
  * @since 0.1.0
  */
-import type * as Duration from "effect/Duration"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Alarm from "./Alarm.ts"
+import { liveClock } from "./Deadlines.ts"
 import type { Listener } from "./Listener.ts"
 import type { Notification } from "./Notification.ts"
 import * as Poller from "./Poller.ts"
@@ -52,6 +57,8 @@ export interface Wake {
    * consumer, which takes the next when it has finished a look.
    */
   readonly looks: Stream.Stream<ReadonlySet<WakeSource>>
+  /** Says what a look came to, so that those in vain are paced. */
+  readonly looked: (sources: ReadonlySet<WakeSource>, found: boolean) => void
   /** Asks for a look. Never waits; for callbacks too. */
   readonly ring: (source: WakeSource) => void
   /** Asks for a look at the next deadline. */
@@ -94,26 +101,60 @@ export const make = Effect.fnUntraced(function* (
   yield* Stream.runForEach(polls, (source) => Effect.sync(() => box.add(source))).pipe(
     Effect.forkScoped({ startImmediately: true })
   )
-  return { looks: box.looks, ring: box.add, alarm }
+  return { looks: box.looks, looked: box.looked, ring: box.add, alarm }
 })
+
+/**
+ * So many looks in vain, none of them so long after the one before, are followed by a pause of so
+ * long, counted from the last. A lone notification, and the echo of work that was found, go at once.
+ */
+const vainLooksMax = 2
+const vainWindowMillis = 100
+const vainPauseMillis = 20
+/** How long a clock that stands still, as in a test, keeps a look waiting that is to be paced. */
+const standstill = Duration.seconds(2)
 
 /** Room for one look to come: who asked for it. */
 const makeBox = Effect.gen(function* () {
+  const clock = yield* Clock.Clock
   const signal = yield* Queue.sliding<void>(1)
   let asked = new Set<WakeSource>()
+  // Something else than a notification asks: that waits for nothing.
+  const urgent = Latch.makeUnsafe(false)
   const add = (source: WakeSource): void => {
     asked.add(source)
+    if (source !== "notification") urgent.openUnsafe()
     Queue.offerUnsafe(signal, undefined)
   }
   const take = (): ReadonlySet<WakeSource> => {
     const taken = asked
     asked = new Set()
+    urgent.closeUnsafe()
     return taken
   }
+
+  const nowMillis = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  let vainLooks = 0
+  let lastVainMillis = Number.NEGATIVE_INFINITY
+  const looked = (sources: ReadonlySet<WakeSource>, found: boolean): void => {
+    if (found) vainLooks = 0
+    else if (sources.has("notification") && sources.size === 1) {
+      const now = nowMillis()
+      vainLooks = now - lastVainMillis < vainWindowMillis ? vainLooks + 1 : 1
+      lastVainMillis = now
+    }
+  }
+  const pause = Effect.suspend(() => {
+    const left = lastVainMillis + vainPauseMillis - nowMillis()
+    return vainLooks < vainLooksMax || left <= 0
+      ? Effect.void
+      : Effect.raceAllFirst([Effect.sleep(left), urgent.await, liveClock.sleep(standstill)])
+  })
+
   // Emptied when the consumer pulls, so that what came up to that moment is in this look. A signal
   // that comes between the two is left over with nobody behind it.
-  const looks = Stream.fromEffectRepeat(Effect.map(Queue.take(signal), take)).pipe(
-    Stream.filter((sources) => sources.size > 0)
-  )
-  return { add, looks }
+  const looks = Stream.fromEffectRepeat(
+    Queue.take(signal).pipe(Effect.andThen(pause), Effect.map(take))
+  ).pipe(Stream.filter((sources) => sources.size > 0))
+  return { add, looks, looked }
 })

@@ -6,7 +6,7 @@
  * the second on its watch session. The workers form a ring in the order of their ids, and each
  * waits, on its watch session, for the first lock of the next one. When a process dies, the kernel
  * closes its sockets, the server ends its sessions, and the neighbour has the lock. A lost session
- * is not a dead process: only when both locks are free is the worker dead.
+ * is not a dead process: only when both locks are free is the worker dead (`PgWorkerFunctions`).
  *
  * Reads: PostgreSQL, over one session of its own; `WorkerChanged` notifications.
  * Feeds: `Worker`, which frees what the dead one owned.
@@ -33,6 +33,7 @@ import { Heartbeat, Listener } from "./Listener.ts"
 import type { StatementContext } from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import { makeContext } from "./PgExecution.ts"
+import * as PgFailure from "./PgFailure.ts"
 import { toHeartbeat } from "./PgRows.ts"
 import * as Reconnect from "./Reconnect.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -43,9 +44,6 @@ import type { WorkerId } from "./WorkerId.ts"
 
 /** How long one wait for the neighbour's lock lasts: it keeps a snapshot, which must stay young. */
 const waitLimit = Duration.seconds(20)
-/** How often, and how many times, the second lock of a dead process is seen to outlive the first. */
-const deathRattle = Duration.millis(20)
-const deathRattles = 25
 /** How many such waits there are until the ring is read again, should a change have gone unheard. */
 const waits = 4
 /** How long a neighbour that is reconnecting is left alone. */
@@ -188,8 +186,14 @@ export const layer: Layer.Layer<
       yield* run(own, PgWorkerStatements.keepAlive)
       yield* takeLock(run, own, secondKey(worker.lockKey))
       yield* outage.connected
+      // A neighbour that rouses this session may come too late, and meet another statement.
+      const unmoved: Runner = (session, statement, deadline) =>
+        Effect.retry(run(session, statement, deadline), {
+          while: PgFailure.isCanceled,
+          times: 2
+        })
       const settledAt = (yield* Clock.currentTimeMillis) + settling(config)
-      const watching = { run, session: own, worker, changed, settledAt, seen: undefined }
+      const watching = { run: unmoved, session: own, worker, changed, settledAt, seen: undefined }
       return yield* Effect.forever(watchNext(watching))
     })
     yield* Effect.scoped(watch).pipe(
@@ -227,44 +231,28 @@ const watchNext = Effect.fnUntraced(function* (watching: Watching) {
     return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
   }
   const key = next.lock_key
-  if (next.first) {
-    watching.seen = key
-    const end = yield* Effect.raceFirst(
-      awaitFirst(watching, key),
-      Effect.as(changed.await, "changed" as const)
-    )
-    if (end === "held") return
-    // At once, for the neighbour may want it again; a wait that was cut off may have got it too.
-    yield* run(session, (context) => PgWorkerStatements.unlock(context, key))
-    if (end === "changed") return
-  } else if (watching.seen !== key && (yield* Clock.currentTimeMillis) < watching.settledAt) {
+  if (next.first) watching.seen = key
+  else if (watching.seen !== key && (yield* Clock.currentTimeMillis) < watching.settledAt) {
     return yield* Effect.sleep(pause)
   }
-  if (yield* isDead(watching, key)) yield* worker.bury(next.worker_id)
-  else yield* Effect.sleep(pause)
+  const found = yield* Effect.raceFirst(
+    awaitDeath(watching, key),
+    Effect.as(changed.await, "changed" as const)
+  )
+  if (found === "dead") yield* worker.bury(next.worker_id)
+  else if (found === "alive") yield* Effect.sleep(pause)
 })
 
-/** Waits for the first lock of the neighbour, a few times over, and says whether it was got. */
-const awaitFirst = ({ run, session }: Watching, key: string) =>
+/** Waits for the death of the neighbour, a few times over. */
+const awaitDeath = ({ run, session }: Watching, key: string) =>
   Effect.repeat(
     Effect.map(
       run(
         session,
-        (context) => PgWorkerStatements.awaitLock(context, key),
+        (context) => PgWorkerStatements.awaitDeath(context, key),
         Duration.times(waitLimit, 2)
       ),
-      ([row]) => (row?.locked === true ? ("got" as const) : ("held" as const))
+      ([row]) => row?.found ?? "held"
     ),
-    { times: waits - 1, until: (end) => end === "got" }
+    { times: waits - 1, until: (found) => found !== "held" }
   )
-
-/** Whether both locks are free, or become so in the moment that a death takes. */
-const isDead = Effect.fnUntraced(function* ({ run, session }: Watching, key: string) {
-  for (let look = 0; look < deathRattles; look++) {
-    const [locks] = yield* run(session, (context) => PgWorkerStatements.locksOf(context, key))
-    if (locks?.first !== false) return false
-    if (!locks.second) return true
-    yield* Effect.sleep(deathRattle)
-  }
-  return false
-})

@@ -59,7 +59,8 @@ export const layer: Layer.Layer<
         runs.makeRoom()
         return Effect.succeed({ claimed: [], passed: false, limit })
       })
-      return { full: limit > 0 && claimed.length === limit, passed }
+      if (limit === 0) return { full: false }
+      return { full: claimed.length === limit, passed, found: claimed.length > 0 }
     })
     yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
   })

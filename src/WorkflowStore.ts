@@ -394,9 +394,12 @@ export class WorkflowStore extends Context.Service<
       readonly workerId: string
       readonly leaseMillis: number
     }) => Effect.Effect<Heartbeat, StoreError>
-    /** Frees what workers with an expired lease own. Returns how many instances that were. */
+    /**
+     * Frees what workers with an expired lease own. Returns how many instances that were. Those of
+     * which the lease has recorded a step keep their place in the line, the others go to its end.
+     */
     readonly recoverExpired: (workerId: string) => Effect.Effect<number, StoreError>
-    /** Frees what this worker owns and strikes it off the registry. */
+    /** The same for one worker, whatever its lease; strikes it off the registry. */
     readonly removeWorker: (workerId: string) => Effect.Effect<number, StoreError>
   }
 >()("romancy/WorkflowStore") {}

@@ -177,6 +177,41 @@ describe("Dispatcher", () => {
     })
   )
 
+  for (const [name, outcome] of [
+    ["found something", { full: false, found: true }],
+    ["was full", { full: true }],
+    ["passed over something", { full: false, passed: true, found: false }]
+  ] as const) {
+    it.effect(`paces notifications that find nothing, until a look ${name}`, () =>
+      Effect.gen(function* () {
+        const outcomes: Array<Dispatcher.Drained> = []
+        const { drained, notified } = yield* started(() =>
+          Effect.sync(() => outcomes.shift() ?? { full: false, found: false })
+        )
+        const look = Effect.andThen(notified, drained)
+        const looked = outcome.full ? ["notification", "batch"] : ["notification"]
+        assert.deepStrictEqual(yield* drained, ["sweep"])
+        for (let round = 0; round < 3; round++) {
+          assert.deepStrictEqual(yield* look, ["notification"])
+          assert.deepStrictEqual(yield* look, ["notification"])
+          assert.deepStrictEqual(yield* look, [])
+          outcomes.push(outcome)
+          yield* TestClock.adjust("20 millis")
+          yield* settle
+          assert.deepStrictEqual(yield* drained, looked)
+        }
+      })
+    )
+  }
+
+  it.effect("paces nothing where it is not said what was found", () =>
+    Effect.gen(function* () {
+      const { drained, notified } = yield* started(() => Effect.succeed({ full: false }))
+      for (let n = 0; n < 10; n++) yield* notified
+      assert.deepStrictEqual(yield* drained, ["sweep", ...Array(10).fill("notification")])
+    })
+  )
+
   it.effect("ends at once when it is interrupted in the delay after a failure", () =>
     Effect.gen(function* () {
       const { drained, fiber } = yield* started(() => Effect.fail("always"))

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
+import { liveClock } from "../src/Deadlines.ts"
 import * as Wake from "../src/Wake.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
 
@@ -87,6 +88,99 @@ describe("Wake", () => {
       }
     })
   )
+
+  describe("after looks in vain", () => {
+    const hint = { _tag: "WorkflowResumable" } as const
+    const notified: ReadonlyArray<Wake.WakeSource> = ["notification"]
+
+    /** A wake whose looks find what they are told, and that has just looked in vain so often. */
+    const vain = Effect.fnUntraced(function* (times: number, apart: Duration.Input = 0) {
+      const { looked, notify, wake } = yield* started
+      /** What a notification leads to at once. */
+      const look = (found: boolean) =>
+        Effect.gen(function* () {
+          yield* notify(hint)
+          const looks = yield* looked
+          for (const sources of looks) wake.looked(new Set(sources), found)
+          return looks
+        })
+      for (let n = 0; n < times; n++) {
+        if (n > 0) yield* TestClock.adjust(apart)
+        assert.deepStrictEqual(yield* look(false), [notified])
+      }
+      return { look, looked, notify, wake }
+    })
+
+    it.effect("waits with the next until 20 ms after the last, and folds what comes", () =>
+      Effect.gen(function* () {
+        const { look, looked } = yield* vain(2)
+        for (let n = 0; n < 19; n++) {
+          assert.deepStrictEqual(yield* look(false), [])
+          yield* TestClock.adjust("1 millis")
+        }
+        assert.deepStrictEqual(yield* looked, [])
+        yield* TestClock.adjust("1 millis")
+        assert.deepStrictEqual(yield* looked, [notified])
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual((yield* looked).flat().includes("notification"), false)
+      })
+    )
+
+    it.effect("is not kept waiting for ever by a clock that stands still", () =>
+      Effect.gen(function* () {
+        const { look, looked } = yield* vain(2)
+        assert.deepStrictEqual(yield* look(false), [])
+        const looks = yield* Effect.repeat(Effect.andThen(liveClock.sleep(Duration.millis(10)), looked), {
+          until: (looks) => looks.length > 0
+        })
+        assert.deepStrictEqual(looks, [notified])
+      })
+    )
+
+    it.effect("counts from the last of them, so that rare ones wait for nothing", () =>
+      Effect.gen(function* () {
+        const { look } = yield* vain(4, "20 millis")
+        yield* TestClock.adjust("99 millis")
+        assert.deepStrictEqual(yield* look(false), [notified])
+      })
+    )
+
+    it.effect("looks at once for two, 100 ms after the last", () =>
+      Effect.gen(function* () {
+        const { look } = yield* vain(2)
+        yield* TestClock.adjust("100 millis")
+        assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(false), [])
+      })
+    )
+
+    it.effect("looks at once again when one has found something", () =>
+      Effect.gen(function* () {
+        const { look } = yield* vain(1)
+        assert.deepStrictEqual(yield* look(true), [notified])
+        assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(true), [notified])
+        assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(false), [])
+      })
+    )
+
+    it.effect("keeps nothing waiting that asks in another way", () =>
+      Effect.gen(function* () {
+        const { look, looked, wake } = yield* vain(2)
+        for (const source of ["home", "alarm"] as const) {
+          wake.ring(source)
+          assert.deepStrictEqual(yield* looked, [[source]])
+          wake.looked(new Set([source]), false)
+        }
+        assert.deepStrictEqual(yield* look(false), [])
+        wake.ring("home")
+        assert.deepStrictEqual(yield* looked, [["home", "notification"]])
+      })
+    )
+  })
 
   it.effect("hears what is notified between its making and the first look", () =>
     Effect.gen(function* () {

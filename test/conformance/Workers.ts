@@ -6,8 +6,10 @@ import {
   beginning,
   type Case,
   claim,
+  exit,
   other,
   register,
+  request,
   running,
   self,
   status,
@@ -82,6 +84,38 @@ export const workers = (it: Case): void => {
         (yield* claim(store, { by: other })).map(({ executionId }) => executionId).sort(),
         ["a", "b"]
       )
+    }))
+
+  it("what was gone on with keeps its place when its worker dies, the rest goes to the end", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "begun")
+      yield* running(store, "untouched")
+      yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit(1) })
+      yield* TestClock.adjust("1 second")
+      yield* store.start(request("newer"))
+      yield* TestClock.adjust("1 second")
+      yield* store.removeWorker(self)
+      const order = Effect.map(claim(store, { by: other }), (claimed) =>
+        claimed.map(({ executionId }) => executionId)
+      )
+      assert.deepStrictEqual(yield* order, ["begun", "newer", "untouched"])
+      // The next worker dies of the first of them, before it has recorded anything more of it.
+      yield* register(store, self)
+      yield* store.start(request("newest"))
+      yield* TestClock.adjust("1 second")
+      yield* store.removeWorker(other)
+      const [first] = yield* claim(store, { limit: 1 })
+      assert.strictEqual(first?.executionId, "newest")
+    }))
+
+  it("how long an instance has waited counts from the death of its worker", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "begun")
+      yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit(1) })
+      yield* TestClock.adjust("1 minute")
+      yield* store.removeWorker(self)
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* claim(store, { by: other }))[0]?.waitedMillis, 1000)
     }))
 
   it("a hundred and fifty orphans are all recovered", (store) =>

@@ -20,7 +20,7 @@ import * as Workload from "./Workload.ts"
 type Point = Pick<PgProxy.StopAt, "statement" | "when">
 
 /** What a worker waits for as long as its neighbour lives is not done until it dies. */
-const counted = ({ text }: PgProxy.Statement) => !text.includes("await_lock")
+const counted = ({ text }: PgProxy.Statement) => !text.includes("await_death")
 
 /** Both sides of each of so many statements, or some of these points. */
 const points = (statements: number, wanted: number) =>
