@@ -80,6 +80,8 @@ export class Runs extends Context.Service<
       claimed: Store.Claimed,
       options: {
         readonly record?: Store.Record | undefined
+        /** Reads what the claim did not bring. */
+        readonly stored?: Store.Taken["stored"]
         readonly payload?: object | undefined
         readonly sources: ReadonlyArray<WakeSource>
       }
@@ -221,6 +223,9 @@ const make = Effect.gen(function* () {
     const before = runs.get(claimed.executionId)
     if (before?.lease.token === claimed.token) return before
     if (before !== undefined) return yield* replace(before, claimed, options.sources)
+    if (options.stored !== undefined) {
+      return yield* fetch(claimed, options.stored, options.sources)
+    }
     const prepared = yield* Effect.exit(prepare(claimed, registration, options))
     if (Exit.isFailure(prepared)) {
       yield* block(claimed, claimed.workflowName, prepared.cause)
@@ -274,6 +279,21 @@ const make = Effect.gen(function* () {
         Effect.forkIn(scope),
         Effect.as(undefined)
       )
+
+  /** Begins with a claim when what is stored of it has been read, which nobody else waits for. */
+  const fetch = (
+    claimed: Store.Claimed,
+    stored: NonNullable<Store.Taken["stored"]>,
+    sources: ReadonlyArray<WakeSource>
+  ) =>
+    slots
+      .hold(claimed.executionId)(
+        Effect.matchCauseEffect(stored, {
+          onSuccess: ({ payload, record }) => launch({ ...claimed, payload }, { record, sources }),
+          onFailure: (cause) => block(claimed, claimed.workflowName, cause)
+        })
+      )
+      .pipe(Effect.forkIn(scope), Effect.as(undefined))
 
   const slots = yield* makeSlots({ runs, launch })
 

@@ -71,7 +71,7 @@ export const make = Effect.fnUntraced(function* (here: {
         const begun = { sources: Array.from(sources) }
         yield* Effect.forEach(
           answer.claimed,
-          (taken) => launch(taken, { ...begun, record: taken.record }),
+          ({ record, stored, ...claimed }) => launch(claimed, { ...begun, record, stored }),
           { discard: true }
         )
         doubtful = false
