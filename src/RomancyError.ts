@@ -254,6 +254,24 @@ export class ReceiveTimeout extends Schema.TaggedError<ReceiveTimeout>("romancy/
 }
 
 /**
+ * A message came that the receiver's definition of the channel refuses; `reason` has the path to what
+ * is wrong. It is taken: receive again for the next one, and have its publisher send what the
+ * definition says. The message as it came stays in the record of the execution, and in the table of
+ * messages under `id` for as long as messages are kept.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class InvalidMessage extends Schema.TaggedError<InvalidMessage>("romancy/InvalidMessage")(
+  "InvalidMessage",
+  { channel: Schema.String, id: Schema.Int, reason: Schema.String }
+) {
+  override get message(): string {
+    return `The message ${this.id} is not one of the channel "${this.channel}" as this receiver defines it. Receive again for the next, or widen the definition. ${this.reason}`
+  }
+}
+
+/**
  * No event of the type came in time. The same in every replay; a later wait may get one.
  *
  * @since 0.1.0
