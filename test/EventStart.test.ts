@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
@@ -114,6 +115,35 @@ for (const [name, world] of Object.entries(worlds)) {
         yield* runtime.on(place("1", 1))
         yield* runtime.register(starts())
         yield* log.seen("1 of /shop")
+      }))
+
+    test("a name that the database could not give back is refused before anything is written", (runtime) =>
+      Effect.gen(function* () {
+        const long = "x".repeat(256)
+        for (const [wrong, tag] of [
+          ["a\u0000b", "InvalidName"],
+          ["a\ud800b", "InvalidName"],
+          [long, "TooLarge"]
+        ] as const) {
+          const Wrong = Event.make(wrong, { data: Schema.Json })
+          const declared = [
+            EventStart.declare(Wrong, Fulfil),
+            EventStart.withdraw(Wrong, Fulfil),
+            EventStart.declare(Placed, { _tag: `${wrong}${long}` }),
+            Layer.build(
+              EventStart.layer({
+                event: Wrong,
+                workflow: Fulfil,
+                payload: () => ({ order: 1, from: "" })
+              })
+            )
+          ]
+          for (const attempt of declared) {
+            assert.strictEqual((yield* Effect.flip(runtime.on(attempt)))._tag, tag)
+          }
+        }
+        // Nobody who declares something else was held up or harmed.
+        yield* runtime.on(EventStart.declare(Placed, Fulfil))
       }))
 
     test("an event whose data is not of the type starts nothing and holds up nobody", (runtime) =>
