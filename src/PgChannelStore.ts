@@ -84,7 +84,7 @@ const make = Effect.gen(function* () {
       const slots = options.slots - first.claimed.length
       const second = yield* Effect.result(look({ ...options, slots, waits: true }))
       // What the first has taken is ours, whatever became of the second.
-      if (Result.isFailure(second)) return { ...first, passed: true }
+      if (Result.isFailure(second)) return { ...first, passed: true, lost: true }
       return {
         ...second.success,
         count: first.count + second.success.count,

@@ -67,7 +67,9 @@ export class Runs extends Context.Service<
      * Claims and begins what was claimed. One claim at a time in the whole process, so that it gets
      * the number of slots that are free, and nothing that was claimed a moment ago is taken for lost.
      */
-    readonly admit: <A extends { readonly claimed: ReadonlyArray<Store.Taken> }>(
+    readonly admit: <
+      A extends { readonly claimed: ReadonlyArray<Store.Taken>; readonly lost?: boolean }
+    >(
       sources: ReadonlySet<WakeSource>,
       claim: (slots: number) => Effect.Effect<A, StoreError>
     ) => Effect.Effect<A, StoreError>

@@ -74,7 +74,7 @@ export const make = Effect.fnUntraced(function* (here: {
           ({ record, stored, ...claimed }) => launch(claimed, { ...begun, record, stored }),
           { discard: true }
         )
-        doubtful = false
+        doubtful = answer.lost === true
         return answer
       }).pipe(
         Effect.ensuring(
