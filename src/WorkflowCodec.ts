@@ -61,7 +61,7 @@ const stringified =
     Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
 
 /** The coders of an exit whose value and error are encoded already. */
-const exitCoder = (defect: Schema.Codec<unknown, any>) => {
+const exitCoder = (defect: Schema.Codec<unknown, unknown>) => {
   const schema = Schema.toCodecJson(Schema.Exit(Schema.Unknown, Schema.Unknown, defect))
   const encodeFailure = stringified(Schema.encodeEffect(schema))
   const decodeFailure = Schema.decodeUnknownEffect(schema)

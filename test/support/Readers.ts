@@ -8,6 +8,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Channel from "../../src/Channel.ts"
+import type { ChannelMode } from "../../src/ChannelStore.ts"
 import { define, type Runtime, suspended } from "./Runtimes.ts"
 
 export const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
@@ -15,7 +16,10 @@ export const Jobs = Channel.make("jobs", { payload: Schema.Int, mode: "competing
 export const Mail = Channel.make("mail", { payload: Schema.String, mode: "direct" })
 
 /** Receives as many messages as its id says first, and gives their payloads. */
-export const reader = (name: string, channel: Channel.Channel<Schema.Codec<any, any>, any>) => {
+export const reader = (
+  name: string,
+  channel: Channel.Channel<Schema.Codec<unknown, unknown>, ChannelMode>
+) => {
   const Reader = define(name, { success: Schema.Array(Schema.Unknown) })
   const live = Reader.toLayer(
     Effect.fnUntraced(function* ({ id }) {
