@@ -234,10 +234,12 @@ const make = (options: { readonly client: boolean }) =>
     ): Effect.Effect<Exit.Exit<unknown, unknown>> =>
       isReceive(deferred.name)
         ? Effect.succeed(exit)
-        : WorkflowCodec.readable((deferred as DurableDeferred.AnyWithProps).exitSchema, exit).pipe(
-            Effect.as(exit),
-            Effect.catch((error) => runs.unreadable(run, error))
-          )
+        : WorkflowCodec.deferredExit
+            .check((deferred as DurableDeferred.AnyWithProps).exitSchema, exit, deferred.name)
+            .pipe(
+              Effect.as(exit),
+              Effect.catch((error) => runs.unreadable(run, error))
+            )
 
     const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(
       function* (deferred) {

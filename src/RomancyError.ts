@@ -203,6 +203,22 @@ export class WorkflowBlocked extends Schema.TaggedError<WorkflowBlocked>("romanc
 }
 
 /**
+ * Something that is stored of an instance does not decode with the schemas of this version: `what` of
+ * it, and why. It is the reason for which the instance is set aside (`WorkflowBlocked`).
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class Unreadable extends Schema.TaggedError<Unreadable>("romancy/Unreadable")("Unreadable", {
+  what: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} cannot be read: ${this.reason}`
+  }
+}
+
+/**
  * A channel has subscribers of one mode and was used in the other. Use the mode that all its
  * definitions agree on; the channel is free for either again when its last subscriber has gone.
  *
