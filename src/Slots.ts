@@ -71,7 +71,10 @@ export const make = Effect.fnUntraced(function* (here: {
         const begun = { sources: Array.from(sources) }
         yield* Effect.forEach(
           answer.claimed,
-          ({ record, stored, ...claimed }) => launch(claimed, { ...begun, record, stored }),
+          (taken) => {
+            const { record, stored } = taken
+            return launch(taken, { ...begun, record, stored })
+          },
           { discard: true }
         )
         doubtful = answer.lost === true
