@@ -6,16 +6,27 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
 import * as Timer from "../src/Timer.ts"
+import { hold } from "./conformance/Postgres.ts"
 import { assertSuccess, succeed } from "./contract/Harness.ts"
-import { define, finished, makeDatabase, start, suspended } from "./support/Runtimes.ts"
+import {
+  define,
+  eventually,
+  finished,
+  makeDatabase,
+  makeLog,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
 
 const go = DurableDeferred.make("go", { success: Schema.String })
 const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
 
 const Order = define("Order", { success: Schema.String })
-const OrderLive = (wait: "signal" | "timer" | "message") =>
+const OrderLive = (wait: "signal" | "timer" | "message", log: ReturnType<typeof makeLog>) =>
   Order.toLayer(
     Effect.fnUntraced(function* ({ id }) {
+      yield* log.add(id)
       yield* Activity.make({ name: "take", execute: Effect.void })
       if (wait === "signal") yield* DurableDeferred.await(go)
       if (wait === "timer") yield* Timer.sleep("a moment", "1 second")
@@ -43,7 +54,8 @@ const world = Effect.fnUntraced(function* (
   const database = yield* makeDatabase
   const config = { parkDuration: 0, statementTimeout: "500 millis" } as const
   const worker = yield* start(database.url, { config })
-  yield* worker.register(OrderLive(wait))
+  const log = makeLog()
+  yield* worker.register(OrderLive(wait, log))
   const ids = yield* Effect.forEach(names, (id) =>
     Effect.tap(worker.on(Order.execute({ id }, { discard: true })), (executionId) =>
       suspended(worker, Order, executionId)
@@ -56,8 +68,11 @@ const world = Effect.fnUntraced(function* (
   return {
     ...database,
     large,
+    log,
     others: ids.filter((id) => id !== large),
-    next: Effect.tap(start(database.url, { config }), (worker) => worker.register(OrderLive(wait))),
+    next: Effect.tap(start(database.url, { config }), (worker) =>
+      worker.register(OrderLive(wait, log))
+    ),
     signal: (worker: Effect.Success<ReturnType<typeof start>>) =>
       Effect.forEach(ids, (id) => worker.on(succeed(Order, id, go, "gone")), { discard: true }),
     /** No answer can hold all of its record at once. */
@@ -127,4 +142,30 @@ describe("a record that is more than one answer can hold", () => {
       })
     )
   }
+
+  it.live("begins nothing if its instance has gone to others while it was read", () =>
+    Effect.gen(function* () {
+      const { large, log, next, outgrow, sql, status, url } = yield* world("signal")
+      yield* outgrow
+      const worker = yield* next
+      const foreign = yield* TestDatabase.connect(url)
+      const gate = yield* hold(foreign, foreign`lock table romancy_steps in access exclusive mode`)
+      yield* worker.on(Order.resume(large))
+      yield* eventually(
+        "a record that waits to be read",
+        sql`select from pg_stat_activity where datname = current_database()
+          and application_name = 'romancy-writer' and wait_event_type = 'Lock'`,
+        (rows) => rows.length > 0
+      )
+      // As when its worker was taken for dead.
+      yield* sql`update romancy_instances set status = 'Suspended', owner = null
+        where execution_id = ${large}`
+      yield* gate.rollback
+      // It begins again when it is claimed again, and only then.
+      yield* worker.on(succeed(Order, large, go, "gone"))
+      assertSuccess(yield* finished(worker, Order, large), "large")
+      assert.include(yield* status(large, "Completed"), { token: 3 })
+      assert.strictEqual(log.count("large"), 2)
+    })
+  )
 })
