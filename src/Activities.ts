@@ -75,7 +75,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     recorded: Exit.Exit<unknown, unknown>
   ): Effect.Effect<Result> => {
     const { exitSchemaPartial } = activity as unknown as Activity.Activity<Schema.Top, Schema.Top>
-    return WorkflowCodec.readable(exitSchemaPartial, recorded).pipe(
+    return WorkflowCodec.stepExit.check(exitSchemaPartial, recorded, activity.name).pipe(
       Effect.map(() => {
         run.unread.delete(key)
         return new Workflow.Complete({ exit: recorded })

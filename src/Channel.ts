@@ -27,7 +27,12 @@ import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowE
 import { Channels } from "./Channels.ts"
 import type { ChannelMode } from "./ChannelStore.ts"
 import * as Receive from "./Receive.ts"
-import { type ChannelConflict, type NotSubscribed, ReceiveTimeout } from "./RomancyError.ts"
+import {
+  type ChannelConflict,
+  InvalidMessage,
+  type NotSubscribed,
+  ReceiveTimeout
+} from "./RomancyError.ts"
 
 /**
  * A channel: a name, what its messages carry, and who gets them.
@@ -114,7 +119,9 @@ export const unsubscribe = <Payload extends Schema.Constraint>(
  * Waits for the next message, at most for `timeout` if that is given, counted by the database's
  * clock from the first time that this receive was reached. The workflow is dormant meanwhile.
  *
- * Fails with `ReceiveTimeout`, the same in each replay, and with `NotSubscribed`.
+ * Fails with `ReceiveTimeout`, the same in each replay, with `NotSubscribed`, and with
+ * `InvalidMessage` if what came is not what the channel is defined here to carry: that message is
+ * taken, and a later receive gets the next. A version whose definition reads it gets it in a replay.
  *
  * @since 0.1.0
  * @category combinators
@@ -124,7 +131,7 @@ export const receive = Effect.fnUntraced(function* <Payload extends Schema.Const
   options?: { readonly timeout?: Duration.Input | undefined }
 ): Effect.fn.Return<
   Message<Payload["Type"]>,
-  NotSubscribed | ReceiveTimeout,
+  NotSubscribed | ReceiveTimeout | InvalidMessage,
   Body | Payload["DecodingServices"]
 > {
   const { body, id, metadata, publishedAt } = yield* Receive.next(
@@ -136,7 +143,10 @@ export const receive = Effect.fnUntraced(function* <Payload extends Schema.Const
   return {
     id,
     metadata,
-    payload: yield* Effect.orDie(Schema.decodeEffect(codec)(body)),
+    payload: yield* Effect.mapError(
+      Schema.decodeEffect(codec)(body),
+      ({ message }) => new InvalidMessage({ channel: channel.name, id, reason: message })
+    ),
     publishedAt
   }
 })

@@ -116,6 +116,8 @@ export interface Delivered extends Claims {
   readonly here: ReadonlyArray<News>
   readonly full: boolean
   readonly nextMillis: number | undefined
+  /** Whether an answer was lost with which more may have been taken. */
+  readonly lost?: boolean
 }
 
 /**

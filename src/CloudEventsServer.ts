@@ -10,7 +10,7 @@
  * Feeds: `Events`.
  * Guarantees: 202 is answered when every event of the request is durable, and of one `source` and
  * `id` there is one event however often it is sent. Before anything of a request is published, the
- * attributes, types and data of all of it have been found to be right. No more than `maxBodyBytes`
+ * attributes, types, data and sizes of all of it have been found to be right. No more than `maxBodyBytes`
  * of a body is read into memory, and nothing of one whose sender has no access. Answers, logs and
  * spans have nothing of the data.
  *
@@ -29,7 +29,7 @@ import type * as Schema from "effect/Schema"
 import * as AcceptedEvents from "./AcceptedEvents.ts"
 import { type Access, authorize, type Caller } from "./Access.ts"
 import * as CallerLimit from "./CallerLimit.ts"
-import type { CloudEventError } from "./CloudEvent.ts"
+import type { CloudEvent, CloudEventError } from "./CloudEvent.ts"
 import * as CloudEventHttp from "./CloudEventHttp.ts"
 import * as CloudEventsServerConfig from "./CloudEventsServerConfig.ts"
 import { liveClock } from "./Deadlines.ts"
@@ -38,7 +38,7 @@ import { Events } from "./Events.ts"
 import * as PgFailure from "./PgFailure.ts"
 import { away, type Fault, Refusal, refuse } from "./Refusal.ts"
 import * as RequestBody from "./RequestBody.ts"
-import type { RomancyConfigError } from "./RomancyError.ts"
+import type { InvalidName, RomancyConfigError, TooLarge } from "./RomancyError.ts"
 import * as WebHook from "./WebHook.ts"
 
 type AnyEvent = Event<Schema.Constraint>
@@ -94,8 +94,8 @@ export type Needs<Accepted extends ReadonlyArray<AnyEvent>> =
  * | 429 | the caller has sent `rateLimit` events within `rateLimitWindow`; with `Retry-After` |
  * | 503 | the events did not become durable within `timeout`; with `Retry-After` |
  *
- * After a 503, or no answer, some of the events may be durable: send the same request again. Of a
- * batch with an event that the store finds larger than `maxPayloadBytes` the others may be.
+ * After a 503, or no answer, some of the events may be durable: send the same request again. After any
+ * other refusal none of them is.
  *
  * Events are counted by the `RateLimiter` of the context if there is one, and otherwise in the
  * memory of this process, separately for each caller.
@@ -169,11 +169,21 @@ const makeReceive = <R>(
       return yield* refusal(413, { reason: `The batch has more than ${maxBatch} events` })
     }
     return yield* Effect.forEach(events, (event, index) =>
-      Effect.mapError(check(event), (fault) =>
-        refusal(400, mode === "batched" ? { ...fault, index } : fault)
+      Effect.mapError(acceptable(event), ({ fault, status }) =>
+        refusal(status, mode === "batched" ? { ...fault, index } : fault)
       )
     )
   })
+
+  /** An event that is right, and that the store will not refuse. */
+  const acceptable = (event: CloudEvent) =>
+    Effect.mapError(check(event), (fault) => refusal(400, fault)).pipe(
+      Effect.tap(({ event, executionId }) =>
+        Effect.flatMap(Events, (events) => events.check(event, { executionId })).pipe(
+          Effect.catchTags(beyondLimits)
+        )
+      )
+    )
 
   const late = Effect.andThen(liveClock.sleep(timeout), away("the store does not answer"))
 
@@ -215,11 +225,15 @@ const expectEvents = Effect.fnUntraced(function* (headers: Headers.Headers) {
   return yield* Effect.catch(CloudEventHttp.modeOf(headers), refuseEvent)
 })
 
+const beyondLimits = {
+  TooLarge: ({ message }: TooLarge) => refusal(413, { reason: message }),
+  InvalidName: ({ message }: InvalidName) => refusal(400, { reason: message })
+}
+
 const publish = ({ event, executionId }: AcceptedEvents.Accepted) =>
   Effect.flatMap(Events, (events) => events.publish(event, { executionId })).pipe(
     Effect.catchTags({
-      TooLarge: ({ message }) => refusal(413, { reason: message }),
-      InvalidName: ({ message }) => refusal(400, { reason: message }),
+      ...beyondLimits,
       StoreError: ({ operation, reason }) => away(`the store fails to ${operation} ${code(reason)}`)
     }),
     Effect.withSpan(

@@ -145,7 +145,7 @@ const make = (options: { readonly client: boolean }) =>
           isNew: started._tag === "Created"
         })
       },
-      (effect) => effect as Effect.Effect<any>
+      (effect) => effect as Effect.Effect<never>
     )
 
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
@@ -234,10 +234,12 @@ const make = (options: { readonly client: boolean }) =>
     ): Effect.Effect<Exit.Exit<unknown, unknown>> =>
       isReceive(deferred.name)
         ? Effect.succeed(exit)
-        : WorkflowCodec.readable((deferred as DurableDeferred.AnyWithProps).exitSchema, exit).pipe(
-            Effect.as(exit),
-            Effect.catch((error) => runs.unreadable(run, error))
-          )
+        : WorkflowCodec.deferredExit
+            .check((deferred as DurableDeferred.AnyWithProps).exitSchema, exit, deferred.name)
+            .pipe(
+              Effect.as(exit),
+              Effect.catch((error) => runs.unreadable(run, error))
+            )
 
     const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(
       function* (deferred) {
@@ -269,7 +271,7 @@ const make = (options: { readonly client: boolean }) =>
         const instance = yield* Effect.serviceOption(WorkflowEngine.WorkflowInstance)
         const run = runs.get(options.executionId)
         const own = Option.isSome(instance) && instance.value.executionId === options.executionId
-        if (own && run !== undefined && run.live && !(yield* store.inTransaction)) {
+        if (own && run?.live === true && !(yield* store.inTransaction)) {
           return yield* Effect.uninterruptible(
             run.flight(completeOwn(run, options.deferredName, options.exit, exit))
           )

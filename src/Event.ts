@@ -138,6 +138,9 @@ export interface SendOptions {
  * each time that the activity runs, so give it an `id` there. An attribute that no CloudEvent may
  * have is a defect.
  *
+ * It is for those who have waited for its type before, and for what was declared before to start on
+ * it (`EventStart`): what nobody waits for by then is for nobody.
+ *
  * @since 0.1.0
  * @category combinators
  */

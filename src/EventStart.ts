@@ -10,9 +10,10 @@
  * ```
  *
  * Reads: the queue of each pair of an event type and a workflow, which `EventStore` fills.
- * Feeds: `WorkflowEngine` with executions.
+ * Feeds: `WorkflowEngine` with executions; `Events` with what is declared.
  * Guarantees: from the first time that it was declared anywhere, each event of the type starts one
- * execution, also those that come while nobody declares it: they wait in the queue. An event whose
+ * execution, also those that come while nobody declares it: they wait in the queue. What came before
+ * that first time starts nothing, not even later. An event whose
  * data is not that of its type is set aside in the queue as failed.
  *
  * @since 0.1.0
@@ -28,8 +29,9 @@ import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { createHash } from "node:crypto"
 import { type CloudEvent, fromJson } from "./CloudEvent.ts"
 import { decode, type Event, type Received } from "./Event.ts"
-import { EventStore, type EventRoute } from "./EventStore.ts"
-import type { StoreError } from "./RomancyError.ts"
+import { Events } from "./Events.ts"
+import type { EventRoute } from "./EventStore.ts"
+import type { InvalidName, StoreError, TooLarge } from "./RomancyError.ts"
 
 /**
  * What starts on what.
@@ -91,7 +93,9 @@ const stored = <Data extends Schema.Constraint>(event: Event<Data>) =>
   )
 
 /**
- * Starts an execution for each event of a type. The workflow may be registered in other processes.
+ * Starts an execution for each event of a type that comes from now on, or came since it was first
+ * declared anywhere; {@link declare} is for those who may publish before. The workflow may be
+ * registered in other processes.
  *
  * @since 0.1.0
  * @category layers
@@ -105,8 +109,8 @@ export const layer = <
   options: Options<Data, Payload, Success, Failure>
 ): Layer.Layer<
   never,
-  StoreError,
-  | EventStore
+  TooLarge | InvalidName | StoreError,
+  | Events
   | PersistedQueue.PersistedQueueFactory
   | WorkflowEngine
   | Data["DecodingServices"]
@@ -120,7 +124,7 @@ export const layer = <
       const engine = yield* WorkflowEngine
       const route = routeOf(event, workflow)
       const queue = yield* PersistedQueue.make({ name: route.queueName, schema: stored(event) })
-      yield* (yield* EventStore).declare(route)
+      yield* (yield* Events).declare(route)
 
       const start = Effect.fnUntraced(function* (received: Received<Data["Type"]>) {
         const payload = workflow.payloadSchema.make(options.payload(received))
@@ -155,8 +159,8 @@ export const layer = <
 export const declare = (
   event: Event<Schema.Constraint>,
   workflow: Named
-): Effect.Effect<void, StoreError, EventStore> =>
-  Effect.flatMap(EventStore, (store) => store.declare(routeOf(event, workflow)))
+): Effect.Effect<void, TooLarge | InvalidName | StoreError, Events> =>
+  Effect.flatMap(Events, (events) => events.declare(routeOf(event, workflow)))
 
 /**
  * Ends it that a workflow starts on events of a type, for all processes. What waits in the queue is
@@ -168,5 +172,5 @@ export const declare = (
 export const withdraw = (
   event: Event<Schema.Constraint>,
   workflow: Named
-): Effect.Effect<void, StoreError, EventStore> =>
-  Effect.flatMap(EventStore, (store) => store.withdraw(routeOf(event, workflow)))
+): Effect.Effect<void, TooLarge | InvalidName | StoreError, Events> =>
+  Effect.flatMap(Events, (events) => events.withdraw(routeOf(event, workflow)))

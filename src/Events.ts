@@ -2,7 +2,7 @@
  * What events are to the programs of a runtime.
  *
  * Reads: nothing.
- * Feeds: `Event`, `CloudEventsServer`; implemented by `RunEvents`.
+ * Feeds: `Event`, `EventStart`, `CloudEventsServer`; implemented by `RunEvents`.
  * Guarantees: (of an implementation) an event is durable when `publish` goes on, and there once for
  * its source and id. In a workflow body publishing is a step: it happens once over all replays.
  *
@@ -11,7 +11,7 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type { CloudEvent } from "./CloudEvent.ts"
-import type { EventPublished } from "./EventStore.ts"
+import type { EventPublished, EventRoute } from "./EventStore.ts"
 import type { InvalidName, StoreError, TooLarge } from "./RomancyError.ts"
 
 /**
@@ -36,7 +36,19 @@ export class Events extends Context.Service<
       event: CloudEvent,
       options?: PublishOptions
     ) => Effect.Effect<EventPublished, TooLarge | InvalidName | StoreError>
+    /** Whether an event is within the limits, without publishing it: `publish` fails with the same. */
+    readonly check: (
+      event: CloudEvent,
+      options?: PublishOptions
+    ) => Effect.Effect<void, TooLarge | InvalidName>
     /** An id for an event of the type: in a workflow body one that each replay makes again. */
     readonly nextId: (type: string) => Effect.Effect<string>
+    /** From now on, events of the type go into the queue as well. Again changes nothing. */
+    readonly declare: (
+      route: EventRoute
+    ) => Effect.Effect<void, TooLarge | InvalidName | StoreError>
+    readonly withdraw: (
+      route: EventRoute
+    ) => Effect.Effect<void, TooLarge | InvalidName | StoreError>
   }
 >()("romancy/Events") {}

@@ -2,7 +2,7 @@
  * The workflow store in the memory of one process: the reference implementation of the seam, small
  * enough to read in one go, and the store of `Romancy.layerMemory`.
  *
- * Reads: Effect's `Clock`, so that a `TestClock` moves deadlines and leases.
+ * Reads: `MemoryInstances`; Effect's `Clock`, so that a `TestClock` moves deadlines and leases.
  * Feeds: `WorkflowStore`; `ChannelStore` by `MemoryChannelStore`.
  * Guarantees: each operation is one synchronous change, so none can be seen half done. It keeps
  * nothing when the process ends, sends no notifications, and knows no transactions.
@@ -17,42 +17,9 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { ChannelStore } from "./ChannelStore.ts"
 import * as MemoryChannelStore from "./MemoryChannelStore.ts"
+import * as MemoryInstances from "./MemoryInstances.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as Store from "./WorkflowStore.ts"
-
-interface Timer {
-  readonly instance: Instance
-  readonly name: string
-  readonly deferredName: string
-  readonly dueAt: number
-}
-
-interface Instance {
-  readonly executionId: string
-  /** When it was created, among all: it breaks ties between instances that are ready as long. */
-  readonly number: number
-  readonly steps: Map<string, { name: string; attempt: number; exit: string; token: number }>
-  readonly deferreds: Map<string, { exit: string; token: number | undefined }>
-  readonly timers: Map<string, Timer>
-  workflowName: string
-  status: Store.Status
-  payload: string
-  parentId: string | undefined
-  /** Other parents that have joined it since. */
-  readonly otherParents: Set<string>
-  owner: string | undefined
-  token: number
-  wakes: number
-  resumes: number
-  interrupt: Store.Interrupt
-  /** The last suspension was `Workflow.SuspendOnFailure`. */
-  failed: boolean
-  result: string
-  /** Its place in the line. */
-  readyAt: number
-  /** When it was last woken while it ran, or given back. */
-  wokenAt: number
-}
 
 const firedExit = `{"_tag":"Success","value":null}`
 
@@ -65,78 +32,10 @@ const again = (
 
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
-  const instances = new Map<string, Instance>()
+  const registry = MemoryInstances.make(self)
+  const { all: instances, create, found, free, leased, ownedBy, struck, take, timersOf } = registry
+  const { toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically } = registry
   const workers = new Map<string, { leaseUntil: number }>()
-  const struck = new Set<string>()
-
-  const create = (executionId: string, workflowName: string, now: number): Instance => {
-    const instance: Instance = {
-      ...{ executionId, workflowName, number: instances.size, status: "Awaited", payload: "null" },
-      otherParents: new Set(),
-      ...{ parentId: undefined, owner: undefined, token: 0, wakes: 0, resumes: 0 },
-      ...{ interrupt: "None", failed: false, result: "null", readyAt: now, wokenAt: now },
-      ...{ steps: new Map(), deferreds: new Map(), timers: new Map() }
-    }
-    instances.set(executionId, instance)
-    return instance
-  }
-
-  /** The instance that a lease is for, if it is still the present one. */
-  const leased = (lease: Store.Lease): Instance | undefined => {
-    const instance = instances.get(lease.executionId)
-    return instance?.status === "Running" && instance.token === lease.token ? instance : undefined
-  }
-
-  const woken = ({ owner, status }: Instance): Store.Woken => {
-    if (status !== "Running") return status === "Runnable" ? "Runnable" : "Nothing"
-    return owner === self ? "Here" : "Elsewhere"
-  }
-
-  /** Counts a wake, and frees an instance that waited for one. */
-  const wake = (instance: Instance, now: number, wakesFrom: ReadonlyArray<Store.Status>) => {
-    if (Store.isFinal(instance.status)) return "Nothing"
-    instance.wakes++
-    if (instance.status === "Running") instance.wokenAt = now
-    if (wakesFrom.includes(instance.status)) free(instance, now)
-    return woken(instance)
-  }
-  const wakeAutomatically = (instance: Instance, now: number) =>
-    wake(instance, now, instance.failed ? [] : ["Suspended"])
-
-  const free = (instance: Instance, now: number) => {
-    instance.status = "Runnable"
-    instance.owner = undefined
-    instance.readyAt = now
-  }
-
-  const readyFor = ({ readyAt, wokenAt }: Instance, now: number) => now - Math.max(readyAt, wokenAt)
-
-  /** Gives an instance to a worker, unless it was struck off. */
-  const take = (instance: Instance, workerId: string): boolean => {
-    if (struck.has(workerId)) return false
-    instance.status = "Running"
-    instance.owner = workerId
-    instance.token++
-    return true
-  }
-
-  const toClaimed = (instance: Instance, now: number, fresh: boolean): Store.Claimed => ({
-    executionId: instance.executionId,
-    workflowName: instance.workflowName,
-    payload: JSON.parse(instance.payload),
-    parentId: instance.parentId,
-    token: instance.token,
-    wakes: instance.wakes,
-    resumes: instance.resumes,
-    interrupt: instance.interrupt,
-    waitedMillis: readyFor(instance, now),
-    fresh
-  })
-
-  const toTaken = (instance: Instance, now: number): Store.Taken => ({
-    ...toClaimed(instance, now, false),
-    record: toRecord(instance, now)
-  })
 
   const start = (request: Store.Start, now: number): Store.Started => {
     const { claimFor, executionId, workflowName } = request
@@ -182,14 +81,6 @@ const make = Effect.gen(function* () {
     return "Written"
   }
 
-  const byReadiness = (a: Instance, b: Instance) => a.readyAt - b.readyAt || a.number - b.number
-
-  const timersOf = (workflowNames: ReadonlyArray<string>): Array<Timer> =>
-    Array.from(instances.values())
-      .filter((instance) => workflowNames.includes(instance.workflowName))
-      .flatMap((instance) => Array.from(instance.timers.values()))
-      .sort((a, b) => a.dueAt - b.dueAt)
-
   const fireTimers = (
     options: Parameters<Store.WorkflowStore["Service"]["fireTimers"]>[0],
     now: number
@@ -234,38 +125,6 @@ const make = Effect.gen(function* () {
     }
     return owned.length
   }
-
-  const ownedBy = (workerId: string) =>
-    Array.from(instances.values()).filter(
-      (instance) => instance.status === "Running" && instance.owner === workerId
-    )
-
-  const toNews = (instance: Instance, now: number): Store.News => ({
-    executionId: instance.executionId,
-    token: instance.token,
-    wakes: instance.wakes,
-    resumes: instance.resumes,
-    interrupt: instance.interrupt,
-    wokenMillisAgo: readyFor(instance, now),
-    deferreds: Array.from(instance.deferreds, ([name, { exit, token }]) => ({
-      name,
-      exit: JSON.parse(exit),
-      own: token !== undefined
-    }))
-  })
-
-  const toRecord = (instance: Instance, now: number): Store.Record => ({
-    ...toNews(instance, now),
-    steps: Array.from(instance.steps.values(), ({ attempt, exit, name }) => ({
-      name,
-      attempt,
-      exit: JSON.parse(exit)
-    })),
-    timers: Array.from(instance.timers.keys())
-  })
-
-  const found = (executionIds: ReadonlyArray<string>): ReadonlyArray<Instance> =>
-    executionIds.flatMap((executionId) => instances.get(executionId) ?? [])
 
   const outcomes = (executionIds: ReadonlyArray<string>): ReadonlyArray<Store.Outcome> =>
     found(executionIds)
@@ -393,12 +252,8 @@ const make = Effect.gen(function* () {
 
     claim: ({ limit, workerId, workflowNames }) =>
       at((now) => ({
-        claimed: Array.from(instances.values())
-          .filter(
-            (instance) =>
-              instance.status === "Runnable" && workflowNames.includes(instance.workflowName)
-          )
-          .sort(byReadiness)
+        claimed: registry
+          .runnable(workflowNames)
           .slice(0, limit)
           .filter((instance) => take(instance, workerId))
           .map((instance) => toTaken(instance, now)),

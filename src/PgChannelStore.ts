@@ -14,6 +14,7 @@ import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import { ChannelStore, type Receipt } from "./ChannelStore.ts"
 import * as PgChannelStatements from "./PgChannelStatements.ts"
+import * as PgClaims from "./PgClaims.ts"
 import * as PgDeliveryStatements from "./PgDeliveryStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
 import { type RowOf, toTaken } from "./PgRows.ts"
@@ -25,6 +26,7 @@ import type { WorkerId } from "./WorkerId.ts"
 const make = Effect.gen(function* () {
   const { maxMessagesPerBatch } = yield* RomancyConfig
   const { anywhere, batched, direct, once } = yield* PgExecution
+  type Look = Parameters<typeof PgDeliveryStatements.deliver>[1]
 
   const publish = yield* anywhere("publish a message", PgChannelStatements.publish)
   const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
@@ -35,7 +37,7 @@ const make = Effect.gen(function* () {
   const received = (request: Parameters<typeof receive>[0]) =>
     Effect.map(receive(request), toReceipt)
 
-  const look = (options: Parameters<typeof PgDeliveryStatements.deliver>[1]) =>
+  const deliver = (options: Look) =>
     Effect.map(
       once("deliver messages", (context) => PgDeliveryStatements.deliver(context, options)),
       ([row]) => ({
@@ -48,6 +50,8 @@ const make = Effect.gen(function* () {
         unrouted: row!.unrouted
       })
     )
+
+  const look = PgClaims.sparing(deliver, (options: Look) => deliver({ ...options, slots: 0 }))
 
   return ChannelStore.of({
     publish: (publication) => Effect.map(publish(publication), ({ published }) => published),
@@ -80,7 +84,7 @@ const make = Effect.gen(function* () {
       const slots = options.slots - first.claimed.length
       const second = yield* Effect.result(look({ ...options, slots, waits: true }))
       // What the first has taken is ours, whatever became of the second.
-      if (Result.isFailure(second)) return { ...first, passed: true }
+      if (Result.isFailure(second)) return { ...first, passed: true, lost: true }
       return {
         ...second.success,
         count: first.count + second.success.count,

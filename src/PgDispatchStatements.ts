@@ -30,6 +30,16 @@ import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
 export const claim = (context: StatementContext, options: Claim) =>
   (options.workflowNames.length === 1 ? claimOfOne : claimOfMany)(context, options)
 
+/**
+ * The same without anything of what is stored of the instances: each is then read by statements of
+ * its own.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const claimBare = (context: StatementContext, options: Claim) =>
+  (options.workflowNames.length === 1 ? claimOfOneBare : claimOfManyBare)(context, options)
+
 interface Claim {
   readonly workerId: string
   readonly workflowNames: ReadonlyArray<string>
@@ -38,12 +48,12 @@ interface Claim {
 
 type Claims = { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
 
-const claimBy = (
-  pick: (
-    context: StatementContext,
-    claim: Claim & { readonly workflowName: string }
-  ) => Statement.Fragment
-) =>
+type Picking = (
+  context: StatementContext,
+  claim: Claim & { readonly workflowName: string }
+) => Statement.Fragment
+
+const claimBy = (pick: Picking, bare = false) =>
   PgStatement.make<Claim, Claims>((context, read) => {
     const workerId = read((claim) => claim.workerId)
     const workflowNames = read((claim) => claim.workflowNames)
@@ -59,10 +69,11 @@ taken as (
     token = i.token + 1
   from picked
   where i.execution_id = picked.execution_id and i.status = 'Runnable'
-  returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
-    i.interrupt, i.ready_at, ${sinceWoken(context)} as waited
+  returning i.execution_id, i.workflow_name, i.token, ${bare ? nothing(context) : context.sql`i.payload`} as payload,
+    i.parent_id, i.wakes, i.resumes, i.interrupt, i.ready_at, ${sinceWoken(context)} as waited
 )
-select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as record from (
+select claims.passed, taken.*, ${bare ? nothing(context) : recordOf(context, context.sql`taken`)}
+  as record from (
   select set_config('synchronous_commit', 'off', true),
     case when (select count(*) from picked) < ${limit}::int4 then exists (
       select from living, ${table(context, "instances")} i
@@ -75,15 +86,12 @@ select claims.passed, taken.*, ${recordOf(context, context.sql`taken`)} as recor
 // What is runnable is locked, longest ready first. Most workers know one workflow, or few: with one
 // the index gives the order, with several each is read in its order up to the limit.
 
-const claimOfOne = claimBy(
-  (context, { limit, workflowName }) => context.sql`
+const pickOfOne: Picking = (context, { limit, workflowName }) => context.sql`
   select i.execution_id from living, ${table(context, "instances")} i
   where i.status = 'Runnable' and i.workflow_name = ${workflowName}
   order by i.ready_at limit ${limit}::int4 for update of i skip locked`
-)
 
-const claimOfMany = claimBy(
-  (context, { limit, workflowNames }) => context.sql`
+const pickOfMany: Picking = (context, { limit, workflowNames }) => context.sql`
   select p.* from living
   cross join unnest(${workflowNames}::text[]) as n (workflow_name)
   cross join lateral (
@@ -91,7 +99,11 @@ const claimOfMany = claimBy(
     where i.status = 'Runnable' and i.workflow_name = n.workflow_name
     order by i.ready_at limit ${limit}::int4 for update of i skip locked
   ) p order by p.ready_at limit ${limit}::int4`
-)
+
+const claimOfOne = claimBy(pickOfOne)
+const claimOfMany = claimBy(pickOfMany)
+const claimOfOneBare = claimBy(pickOfOne, true)
+const claimOfManyBare = claimBy(pickOfMany, true)
 
 /**
  * What is recorded of an instance that the statement has taken. The first to take one finds nothing.
@@ -122,6 +134,8 @@ export interface ClaimedRow {
   readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
 }
 
+const nothing = ({ sql }: StatementContext) => sql`null::json`
+
 /** Milliseconds since the last wake of an instance that runs, or since it was ready or given back. */
 const sinceWoken = ({ now, sql }: StatementContext) =>
   sql`(extract(epoch from ${now} - greatest(i.woken_at, i.ready_at)) * 1000)::float8`
@@ -149,6 +163,19 @@ union all
 select t.execution_id, 't', t.name, 0, null, 0, 0, 0, 0
 from ${table(context, "timers")} t where t.execution_id = any(${executionIds}::text[])` as unknown as Rows<RecordRow>
 })
+
+/**
+ * What instances were started with. Served by the primary key.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const payloads = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  context.sql`
+select i.payload from ${table(context, "instances")} i
+where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<{
+    readonly payload: unknown
+  }>
 
 interface RecordRow {
   readonly execution_id: string

@@ -2,7 +2,7 @@
  * What an error of PostgreSQL means for the one who got it: try again, blame the row, or give up.
  *
  * Reads: the SQLSTATE of a `SqlError`.
- * Feeds: `GroupCommit`, `PgWorkflowStore`.
+ * Feeds: `GroupCommit`, `PgWorkflowStore`, `PgClaims`.
  * Guarantees: an error that says nothing of the statement itself is never blamed on a row.
  *
  * @since 0.1.0
@@ -53,6 +53,24 @@ export const isTransient = (error: unknown): boolean => {
   const state = code(error)
   return state === "25006" || ["08", "40", "53", "57", "58"].includes(classOf(error))
 }
+
+/**
+ * Why a session was given up that did not answer in time: the way to the server is broken, or the
+ * answer was too much for the time.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class Unanswered extends Error {}
+
+/**
+ * An answer did not come in time.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isUnanswered = (error: unknown): boolean =>
+  error instanceof SqlError && error.reason.cause instanceof Unanswered
 
 /**
  * The session ended with this error, and will give no other to whatever is asked of it.

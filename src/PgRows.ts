@@ -18,7 +18,9 @@ import type * as Store from "./WorkflowStore.ts"
  * @since 0.1.0
  * @category models
  */
-export type RowOf<F> = F extends (...args: any) => Effect.Effect<ReadonlyArray<infer A>, any, any>
+export type RowOf<F> = F extends (
+  ...args: never
+) => Effect.Effect<ReadonlyArray<infer A>, unknown, unknown>
   ? A
   : never
 

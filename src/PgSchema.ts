@@ -1,13 +1,14 @@
 /**
  * The history of the schema: every table, index and function, in numbered steps.
  *
- * Reads: the names of `PgTables`; `PgDeliveryFunctions`, `PgWorkerFunctions`.
+ * Reads: the names of `PgTables`; `PgDeliveryFunctions`, `PgReceiveFunction`, `PgWorkerFunctions`.
  * Feeds: `PgMigrations`, which applies, verifies and prints it.
  * Guarantees: the numbers are contiguous from 1. A step may be run again without harm.
  *
  * @since 0.1.0
  */
 import * as PgDeliveryFunctions from "./PgDeliveryFunctions.ts"
+import * as PgReceiveFunction from "./PgReceiveFunction.ts"
 import { tableNames } from "./PgTables.ts"
 import * as PgWorkerFunctions from "./PgWorkerFunctions.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -332,7 +333,7 @@ $$`
   on ${table.subscriptions} (workflow_name) where served`,
         `alter table ${table.subscriptions}
   drop column if exists arrivals, drop column if exists taken`,
-        PgDeliveryFunctions.receive(table, config),
+        PgReceiveFunction.receive(table, config),
         PgDeliveryFunctions.route(table),
         PgDeliveryFunctions.deliver(table, config)
       ]

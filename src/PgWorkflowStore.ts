@@ -15,6 +15,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type { SqlError } from "effect/sql/SqlError"
+import * as PgClaims from "./PgClaims.ts"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
@@ -30,8 +31,8 @@ import * as Store from "./WorkflowStore.ts"
 
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
-  const { anywhere, batched, context, direct, fail, once, run, theirs, transaction } =
-    yield* PgExecution
+  const execution = yield* PgExecution
+  const { anywhere, batched, context, direct, fail, once, run, theirs, transaction } = execution
 
   const woken = (row: {
     readonly status: Store.Status | null
@@ -119,6 +120,18 @@ const make = Effect.gen(function* () {
       ([row]) => row!.instances
     )
 
+  const fireTimers = (options: Parameters<typeof PgDispatchStatements.fireTimers>[1]) =>
+    Effect.map(
+      once("fire timers", (context) => PgDispatchStatements.fireTimers(context, options)),
+      ([row]): Store.Fired => ({
+        count: row!.fired,
+        here: row!.own ?? [],
+        claimed: (row!.claimed ?? []).map(toTaken),
+        passed: row!.passed,
+        nextMillis: row!.next ?? undefined
+      })
+    )
+
   return Store.WorkflowStore.of({
     inTransaction: Effect.map(transaction, Option.isSome),
 
@@ -170,14 +183,7 @@ const make = Effect.gen(function* () {
         )
         .pipe(Effect.catchCause(undone)) as never,
 
-    claim: (options) =>
-      Effect.map(
-        once("claim workflows", (context) => PgDispatchStatements.claim(context, options)),
-        (rows) => ({
-          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toTaken(row))),
-          passed: rows.some((row) => row.passed)
-        })
-      ),
+    claim: PgClaims.make(execution),
     load: (executionIds) =>
       Effect.map(
         direct("load workflows", (context) => PgDispatchStatements.load(context, executionIds)),
@@ -190,17 +196,7 @@ const make = Effect.gen(function* () {
         ),
         toNews
       ),
-    fireTimers: (options) =>
-      Effect.map(
-        once("fire timers", (context) => PgDispatchStatements.fireTimers(context, options)),
-        ([row]) => ({
-          count: row!.fired,
-          here: row!.own ?? [],
-          claimed: (row!.claimed ?? []).map(toTaken),
-          passed: row!.passed,
-          nextMillis: row!.next ?? undefined
-        })
-      ),
+    fireTimers: PgClaims.sparing(fireTimers, (options) => fireTimers({ ...options, slots: 0 })),
     release: (leases) =>
       Effect.forEach(leases, (lease) => release(lease), {
         concurrency: "unbounded",

@@ -203,6 +203,22 @@ export class WorkflowBlocked extends Schema.TaggedError<WorkflowBlocked>("romanc
 }
 
 /**
+ * Something that is stored of an instance does not decode with the schemas of this version: `what` of
+ * it, and why. It is the reason for which the instance is set aside (`WorkflowBlocked`).
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class Unreadable extends Schema.TaggedError<Unreadable>("romancy/Unreadable")("Unreadable", {
+  what: Schema.String,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} cannot be read: ${this.reason}`
+  }
+}
+
+/**
  * A channel has subscribers of one mode and was used in the other. Use the mode that all its
  * definitions agree on; the channel is free for either again when its last subscriber has gone.
  *
@@ -250,6 +266,24 @@ export class ReceiveTimeout extends Schema.TaggedError<ReceiveTimeout>("romancy/
 ) {
   override get message(): string {
     return `No message came on the channel "${this.channel}" within ${this.afterMillis} ms`
+  }
+}
+
+/**
+ * A message came that the receiver's definition of the channel refuses; `reason` has the path to what
+ * is wrong. It is taken: receive again for the next one, and have its publisher send what the
+ * definition says. The message as it came stays in the record of the execution, and in the table of
+ * messages under `id` for as long as messages are kept.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class InvalidMessage extends Schema.TaggedError<InvalidMessage>("romancy/InvalidMessage")(
+  "InvalidMessage",
+  { channel: Schema.String, id: Schema.Int, reason: Schema.String }
+) {
+  override get message(): string {
+    return `The message ${this.id} is not one of the channel "${this.channel}" as this receiver defines it. Receive again for the next, or widen the definition. ${this.reason}`
   }
 }
 

@@ -15,11 +15,11 @@ import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Option from "effect/Option"
-import type * as Schema from "effect/Schema"
 import type * as Semaphore from "effect/Semaphore"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import type { ChannelKey } from "./ChannelStore.ts"
+import type { Unreadable } from "./RomancyError.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
 
@@ -153,21 +153,24 @@ export class Run {
     function* (
       this: Run,
       record: Store.News & Partial<Store.Record>
-    ): Effect.fn.Return<Changes, Schema.SchemaError> {
+    ): Effect.fn.Return<Changes, Unreadable> {
       if (record.token !== this.lease.token) {
         return { fenced: true, completed: [], interrupted: false }
       }
       for (const step of record.steps ?? []) {
         const key = stepKey(step.name, step.attempt)
         if (this.steps.has(key)) continue
-        this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit))
+        this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit, step.name))
         this.unread.add(key)
       }
       const completed: Array<string> = []
       let foreign = 0
       for (const deferred of record.deferreds) {
         if (this.deferreds.has(deferred.name)) continue
-        this.deferreds.set(deferred.name, yield* WorkflowCodec.deferredExit.decode(deferred.exit))
+        this.deferreds.set(
+          deferred.name,
+          yield* WorkflowCodec.deferredExit.decode(deferred.exit, deferred.name)
+        )
         completed.push(deferred.name)
         if (!deferred.own) foreign++
       }

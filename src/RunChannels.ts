@@ -112,7 +112,7 @@ const make = Effect.gen(function* () {
       case "Received":
         run.deferreds.set(
           name,
-          yield* Effect.orDie(WorkflowCodec.deferredExit.decode(receipt.exit))
+          yield* Effect.orDie(WorkflowCodec.deferredExit.decode(receipt.exit, name))
         )
         return
       case "Waiting":

@@ -14,10 +14,10 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import * as BodyRun from "./BodyRun.ts"
-import { toJson } from "./CloudEvent.ts"
+import { type CloudEvent, toJson } from "./CloudEvent.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { Events } from "./Events.ts"
-import { type EventPublication, EventStore } from "./EventStore.ts"
+import { Events, type PublishOptions } from "./Events.ts"
+import { type EventPublication, type EventRoute, EventStore } from "./EventStore.ts"
 import { derived } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { Runs } from "./Runs.ts"
@@ -36,7 +36,8 @@ const make = Effect.gen(function* () {
   const send = (publication: EventPublication) =>
     Effect.tap(store.publish(publication), () => Effect.sync(() => doorbell.messages()))
 
-  const publish: Events["Service"]["publish"] = Effect.fnUntraced(function* (event, options) {
+  /** An event as it is stored, if it is within the limits. */
+  const toPublication = Effect.fnUntraced(function* (event: CloudEvent, options?: PublishOptions) {
     const { id, source, type } = event
     const target = options?.executionId
     yield* name(type, "The type of an event")
@@ -49,11 +50,16 @@ const make = Effect.gen(function* () {
       "maxPayloadBytes",
       maxPayloadBytes
     )
-    const publication = { type, source, id, target, event: text }
+    const publication: EventPublication = { type, source, id, target, event: text }
+    return publication
+  })
+
+  const publish: Events["Service"]["publish"] = Effect.fnUntraced(function* (event, options) {
+    const publication = yield* toPublication(event, options)
     const run = yield* BodyRun.find(runs)
     if (run === undefined) return yield* send(publication)
     return yield* Activity.make({
-      name: run.nameOf("publish", keyOf(type)),
+      name: run.nameOf("publish", keyOf(publication.type)),
       annotations: derived,
       success: Schema.Literals(["Published", "Repeated"]),
       execute: Effect.orDie(send(publication))
@@ -64,8 +70,22 @@ const make = Effect.gen(function* () {
     > as Effect.Effect<"Published" | "Repeated">
   })
 
+  /** The queue has the names of a type and of a workflow in its own. */
+  const checked = ({ queueName, type }: EventRoute) =>
+    Effect.andThen(
+      name(type, "The type of an event"),
+      WorkflowCodec.nameWithin(
+        queueName,
+        "The name of the queue of what starts on an event",
+        2 * maxNameBytes
+      )
+    )
+
   return Events.of({
     publish,
+    check: (event, options) => Effect.asVoid(toPublication(event, options)),
+    declare: (route) => Effect.andThen(checked(route), store.declare(route)),
+    withdraw: (route) => Effect.andThen(checked(route), store.withdraw(route)),
     nextId: (type) =>
       Effect.map(BodyRun.find(runs), (run) =>
         run === undefined

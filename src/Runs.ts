@@ -32,7 +32,7 @@ import type { StoreError } from "./RomancyError.ts"
 import { type Ended, Run } from "./Run.ts"
 import { Tenure } from "./Tenure.ts"
 import type { WakeSource } from "./Wake.ts"
-import type { WorkerId } from "./WorkerId.ts"
+import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import * as Store from "./WorkflowStore.ts"
 
@@ -67,7 +67,9 @@ export class Runs extends Context.Service<
      * Claims and begins what was claimed. One claim at a time in the whole process, so that it gets
      * the number of slots that are free, and nothing that was claimed a moment ago is taken for lost.
      */
-    readonly admit: <A extends { readonly claimed: ReadonlyArray<Store.Taken> }>(
+    readonly admit: <
+      A extends { readonly claimed: ReadonlyArray<Store.Taken>; readonly lost?: boolean }
+    >(
       sources: ReadonlySet<WakeSource>,
       claim: (slots: number) => Effect.Effect<A, StoreError>
     ) => Effect.Effect<A, StoreError>
@@ -80,6 +82,8 @@ export class Runs extends Context.Service<
       claimed: Store.Claimed,
       options: {
         readonly record?: Store.Record | undefined
+        /** Reads what the claim did not bring. */
+        readonly stored?: Store.Taken["stored"]
         readonly payload?: object | undefined
         readonly sources: ReadonlyArray<WakeSource>
       }
@@ -129,6 +133,7 @@ const make = Effect.gen(function* () {
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
+  const self = yield* WorkerId
   const onResumption = yield* OnResumption
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
@@ -221,6 +226,9 @@ const make = Effect.gen(function* () {
     const before = runs.get(claimed.executionId)
     if (before?.lease.token === claimed.token) return before
     if (before !== undefined) return yield* replace(before, claimed, options.sources)
+    if (options.stored !== undefined) {
+      return yield* fetch(claimed, options.stored, options.sources)
+    }
     const prepared = yield* Effect.exit(prepare(claimed, registration, options))
     if (Exit.isFailure(prepared)) {
       yield* block(claimed, claimed.workflowName, prepared.cause)
@@ -251,17 +259,20 @@ const make = Effect.gen(function* () {
   })
 
   /**
-   * Begins with a claim when an older run of its instance is gone, which nobody else waits for: its
-   * body may not be interruptible. It commits nothing, so past the bound it is left to itself.
+   * Begins with a claim when something is over that nobody else waits for, if it is still this
+   * worker's by then: another may have gone on with it, and this one must begin no step of it.
    */
-  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
+  const later = <E>(claimed: Store.Claimed, begin: Effect.Effect<Effect.Effect<unknown>, E>) =>
     slots
       .hold(claimed.executionId)(
         Effect.gen(function* () {
-          yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
-          if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
-          const [record] = yield* store.load([claimed.executionId])
-          yield* launch(claimed, { record, sources })
+          const ready = yield* begin
+          const leases = yield* store.owned(self)
+          const mine = leases.some(
+            ({ executionId, token }) =>
+              executionId === claimed.executionId && token === claimed.token
+          )
+          if (mine) yield* ready
         })
       )
       .pipe(
@@ -274,6 +285,35 @@ const make = Effect.gen(function* () {
         Effect.forkIn(scope),
         Effect.as(undefined)
       )
+
+  /**
+   * Waits until an older run of the instance is gone: its body may not be interruptible. It commits
+   * nothing, so past the bound it is left to itself.
+   */
+  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
+    later(
+      claimed,
+      Effect.gen(function* () {
+        yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
+        if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
+        const [record] = yield* store.load([claimed.executionId])
+        return launch(claimed, { record, sources })
+      })
+    )
+
+  /** Waits for what is stored of the instance. */
+  const fetch = (
+    claimed: Store.Claimed,
+    stored: NonNullable<Store.Taken["stored"]>,
+    sources: ReadonlyArray<WakeSource>
+  ) =>
+    later(
+      claimed,
+      Effect.matchCause(stored, {
+        onSuccess: ({ payload, record }) => launch({ ...claimed, payload }, { record, sources }),
+        onFailure: (cause) => block(claimed, claimed.workflowName, cause)
+      })
+    )
 
   const slots = yield* makeSlots({ runs, launch })
 

@@ -29,6 +29,7 @@ import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Duplex } from "node:stream"
 import { Deadlines, liveClock } from "./Deadlines.ts"
+import * as PgFailure from "./PgFailure.ts"
 
 /**
  * A session.
@@ -209,7 +210,7 @@ class Line {
   /** Destroys the sockets at the deadline, unless the function it gives is called before. */
   private arm(deadline: Duration.Duration, complaint: string): () => void {
     return this.deadlines.set(deadline, () =>
-      this.cut(new Error(`${complaint} ${Duration.format(deadline)}`))
+      this.cut(new PgFailure.Unanswered(`${complaint} ${Duration.format(deadline)}`))
     )
   }
 

@@ -2,7 +2,8 @@
  * What happens to runs while they are here: completions, wakes and interruptions by others.
  *
  * Reads: `WorkflowStore`, one look for all that was signalled meanwhile.
- * Feeds: the runs, which go on, look again, are interrupted, or stop where they were fenced.
+ * Feeds: the runs, which go on, look again, are interrupted, or stop where they were fenced or cannot
+ * read what came.
  * Guarantees: a signal that comes during a look leads to another; a lost one is found by the poll
  * that signals what is parked, or by the run itself when it suspends.
  *
@@ -12,6 +13,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
+import * as Result from "effect/Result"
 import type * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Resumption } from "./Resumption.ts"
 import type { Run } from "./Run.ts"
@@ -36,7 +38,13 @@ export const make = Effect.fnUntraced(function* (here: {
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
   const told = Effect.fnUntraced(function* (run: Run, news: Store.News, source: WakeSource) {
-    const changes = yield* run.apply(news)
+    const applied = yield* Effect.result(run.apply(news))
+    if (Result.isFailure(applied)) {
+      // It alone is set aside: those that come after it in this look have to hear of theirs.
+      run.unreadable ??= Cause.fail(applied.failure)
+      return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+    }
+    const changes = applied.success
     if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
     for (const name of changes.completed) {
       if (completedHere(run, name)) {

@@ -71,10 +71,13 @@ export const make = Effect.fnUntraced(function* (here: {
         const begun = { sources: Array.from(sources) }
         yield* Effect.forEach(
           answer.claimed,
-          (taken) => launch(taken, { ...begun, record: taken.record }),
+          (taken) => {
+            const { record, stored } = taken
+            return launch(taken, { ...begun, record, stored })
+          },
           { discard: true }
         )
-        doubtful = false
+        doubtful = answer.lost === true
         return answer
       }).pipe(
         Effect.ensuring(

@@ -14,7 +14,7 @@ import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import * as Workflow from "effect/workflow/Workflow"
 import { Buffer } from "node:buffer"
-import { InvalidName, TooLarge } from "./RomancyError.ts"
+import { InvalidName, TooLarge, Unreadable } from "./RomancyError.ts"
 
 type Coder<A, B> = (value: A) => Effect.Effect<B, Schema.SchemaError>
 
@@ -26,7 +26,7 @@ type Coder<A, B> = (value: A) => Effect.Effect<B, Schema.SchemaError>
  */
 export interface WorkflowCodec {
   readonly encodePayload: Coder<object, string>
-  readonly decodePayload: Coder<unknown, object>
+  readonly decodePayload: (encoded: unknown) => Effect.Effect<object, Unreadable>
   readonly encodeResult: Coder<Workflow.Result<unknown, unknown>, string>
   readonly decodeResult: Coder<unknown, Workflow.Result<unknown, unknown>>
 }
@@ -47,7 +47,8 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
   const result = Schema.toCodecJson(Workflow.Result({ success: successSchema, error: errorSchema }))
   const codec = {
     encodePayload: stringified(Schema.encodeEffect(payload)),
-    decodePayload: Schema.decodeUnknownEffect(payload),
+    decodePayload: (encoded: unknown) =>
+      Effect.mapError(Schema.decodeUnknownEffect(payload)(encoded), unreadable("payload")),
     encodeResult: stringified(Schema.encodeEffect(result)),
     decodeResult: Schema.decodeUnknownEffect(result)
   } as unknown as WorkflowCodec
@@ -55,13 +56,19 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
   return codec
 }
 
+/** What of an instance could not be read, and which of them where there are many. */
+const unreadable =
+  (kind: "payload" | "step" | "deferred", name?: string) =>
+  ({ message }: Schema.SchemaError): Unreadable =>
+    new Unreadable({ what: `The ${kind}${name === undefined ? "" : ` ${name}`}`, reason: message })
+
 const stringified =
   <A, B, E, R>(encode: (value: A) => Effect.Effect<B, E, R>) =>
   (value: A) =>
     Effect.map(encode(value), (encoded) => JSON.stringify(encoded))
 
 /** The coders of an exit whose value and error are encoded already. */
-const exitCoder = (defect: Schema.Codec<unknown, any>) => {
+const exitCoder = (kind: "step" | "deferred", defect: Schema.Codec<unknown, unknown>) => {
   const schema = Schema.toCodecJson(Schema.Exit(Schema.Unknown, Schema.Unknown, defect))
   const encodeFailure = stringified(Schema.encodeEffect(schema))
   const decodeFailure = Schema.decodeUnknownEffect(schema)
@@ -70,8 +77,28 @@ const exitCoder = (defect: Schema.Codec<unknown, any>) => {
       Exit.isSuccess(exit)
         ? Effect.sync(() => JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
         : Effect.orDie(encodeFailure(exit)),
-    decode: (encoded: unknown): Effect.Effect<Exit.Exit<unknown, unknown>, Schema.SchemaError> =>
-      isSuccess(encoded) ? Effect.succeed(Exit.succeed(encoded.value)) : decodeFailure(encoded)
+    /** Reads what is recorded under a name. */
+    decode: (
+      encoded: unknown,
+      name: string
+    ): Effect.Effect<Exit.Exit<unknown, unknown>, Unreadable> =>
+      isSuccess(encoded)
+        ? Effect.succeed(Exit.succeed(encoded.value))
+        : Effect.mapError(decodeFailure(encoded), unreadable(kind, name)),
+    /**
+     * Fails if what is recorded under a name is not what a schema says. Effect reads it once more, and
+     * would end the workflow with what it finds, compensations and all.
+     */
+    check: (
+      schema: Schema.Constraint,
+      exit: Exit.Exit<unknown, unknown>,
+      name: string
+    ): Effect.Effect<unknown, Unreadable> =>
+      (
+        Schema.decodeUnknownEffect(schema)(
+          Exit.map(exit, (value) => value ?? null)
+        ) as Effect.Effect<unknown, Schema.SchemaError>
+      ).pipe(Effect.mapError(unreadable(kind, name)))
   }
 }
 
@@ -88,7 +115,7 @@ const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
  * @since 0.1.0
  * @category encoding
  */
-export const stepExit = exitCoder(Schema.Defect())
+export const stepExit = exitCoder("step", Schema.Defect())
 
 /**
  * The exit of a deferred, whose defects are encoded already.
@@ -96,23 +123,7 @@ export const stepExit = exitCoder(Schema.Defect())
  * @since 0.1.0
  * @category encoding
  */
-export const deferredExit = exitCoder(Schema.Unknown)
-
-/**
- * Fails if what is recorded is not what a schema says. Effect reads it once more, and would end the
- * workflow with what it finds, compensations and all.
- *
- * @since 0.1.0
- * @category guards
- */
-export const readable = (
-  schema: Schema.Constraint,
-  exit: Exit.Exit<unknown, unknown>
-): Effect.Effect<unknown, Schema.SchemaError> =>
-  Schema.decodeUnknownEffect(schema)(Exit.map(exit, (value) => value ?? null)) as Effect.Effect<
-    unknown,
-    Schema.SchemaError
-  >
+export const deferredExit = exitCoder("deferred", Schema.Unknown)
 
 /**
  * Fails with `TooLarge` if a text has more bytes than an option allows.

@@ -245,6 +245,11 @@ export interface TimerRequest {
  */
 export interface Taken extends Claimed {
   readonly record: Record
+  /** Reads what the claim did not bring, where that would have been too much for one answer. */
+  readonly stored?: Effect.Effect<
+    { readonly payload: unknown; readonly record: Record },
+    StoreError
+  >
 }
 
 /**

@@ -8,7 +8,12 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
-import { ChannelConflict, NotSubscribed, ReceiveTimeout } from "../src/RomancyError.ts"
+import {
+  ChannelConflict,
+  InvalidMessage,
+  NotSubscribed,
+  ReceiveTimeout
+} from "../src/RomancyError.ts"
 import { assertDefect, assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
 import { define, finished, makeLog, suspended } from "./support/Runtimes.ts"
 import { inEachWorld } from "./support/Worlds.ts"
@@ -130,6 +135,67 @@ inEachWorld("channels", (test) => {
       assert.deepStrictEqual(seen[0]?.payload, payload)
       assert.deepStrictEqual(seen[0]?.metadata, metadata)
       assert.isTrue(DateTime.isDateTime(seen[0]?.publishedAt))
+    }))
+
+  test("a message that is not as defined here fails the receive by name, and the next is taken", (runtime) =>
+    Effect.gen(function* () {
+      const Old = Channel.make("news", {
+        payload: Schema.Struct({ n: Schema.Int }),
+        mode: "broadcast"
+      })
+      const Flow = define("Flow", { success: Schema.Array(Schema.Unknown) })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(Old)
+            const first = yield* Effect.flip(Channel.receive(Old))
+            assert.instanceOf(first, InvalidMessage)
+            const second = yield* Channel.receive(Old)
+            const third = yield* Effect.flip(Channel.receive(Old, { timeout: "1 hour" }))
+            return [first.message, second.payload.n, third._tag, second.id > first.id]
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(News, "a headline"))
+      yield* runtime.on(Channel.publish(Old, { n: 7 }))
+      yield* runtime.on(Channel.publish(News, "another"))
+      const exit = yield* finished(runtime, Flow, id)
+      const [message, ...rest] = Exit.isSuccess(exit) ? exit.value : []
+      assert.deepStrictEqual(rest, [7, "InvalidMessage", true])
+      assert.match(String(message), /^The message \d+ .*"news".*Expected/s)
+    }))
+
+  test("a receiver that does not catch such a message fails with it, and its waits end", (runtime) =>
+    Effect.gen(function* () {
+      const Old = Channel.make("jobs", { payload: Schema.String, mode: "competing" })
+      const Flow = define("Flow", { success: Schema.String, error: InvalidMessage })
+      yield* runtime.register(Worker.live)
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(Old)
+            return (yield* Channel.receive(Old)).payload
+          }).pipe(
+            Effect.catchTags({
+              ChannelConflict: Effect.die,
+              NotSubscribed: Effect.die,
+              ReceiveTimeout: Effect.die
+            })
+          )
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(Jobs, 1))
+      const exit = yield* finished(runtime, Flow, id)
+      const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+      assert.instanceOf(error, InvalidMessage)
+      assert.strictEqual(error.channel, "jobs")
+      // Nobody else is stopped by it: it was taken by the one who failed.
+      yield* runtime.on(Channel.publish(Jobs, 2))
+      assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [2])
     }))
 
   test("one channel has one mode, and the conflict names both", (runtime) =>

@@ -16,6 +16,7 @@ import {
   start,
   suspended
 } from "./support/Runtimes.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
 const News = Channel.make("news", { payload: Schema.Int, mode: "broadcast" })
@@ -154,6 +155,43 @@ describe("the dispatcher of channels", () => {
       yield* foreign.rollback
       assertSuccess(yield* finished(worker, Reader, id), 5)
     })
+  )
+
+  it.live(
+    "gives back what it took by a second look whose answer was lost, and takes it again",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const proxy = yield* PgProxy.make(database.url)
+        const worker = yield* start(proxy.through(database.url), {
+          config: { ...hourly, parkDuration: 0 }
+        })
+        yield* worker.until("Listening")
+        yield* worker.register(ReaderLive)
+        const id = yield* waiting(worker, "1")
+        const { token } = yield* database.status(id, "Suspended")
+        // Somebody else routes the message, so that one look finds it and a second waits for it.
+        yield* silently(database, 1)
+        const sql = yield* TestDatabase.connect(database.url)
+        const foreign = yield* hold(sql, sql`select romancy_route(100, false)`)
+        const answer = yield* proxy.stopAt({
+          statement: 2,
+          when: "after",
+          of: ({ text }) => text.includes("romancy_deliver")
+        })
+        yield* database.notify("romancy_channel_message")
+        yield* eventually(
+          "a look that waits",
+          database.sql`select from pg_stat_activity where datname = current_database()
+          and application_name = 'romancy-writer' and wait_event_type = 'Lock'`,
+          (rows) => rows.length === 1
+        )
+        yield* foreign.commit
+        const { connection } = yield* answer.reached
+        assert.include(yield* database.status(id, "Running"), { token: token + 1 })
+        yield* proxy.resetThose((one) => one === connection)
+        assertSuccess(yield* finished(worker, Reader, id), 1)
+      })
   )
 
   it.live("asks once for each look where nobody publishes", () =>

@@ -215,18 +215,23 @@ describe("a store", () => {
     })
   )
 
-  it.live("that finds an event too large is a 413", () =>
+  it.live("whose limits one event of a batch exceeds is a 413 that says which, and gets none", () =>
     Effect.gen(function* () {
-      const { post } = yield* EventsServer.start(
+      const { post, postBatch, published } = yield* EventsServer.start(
         {},
         {
-          publish: () =>
-            new TooLarge({ what: "The event", bytes: 2, limit: 1, option: "maxPayloadBytes" })
+          check: ({ id }) =>
+            id === "large"
+              ? new TooLarge({ what: "The event", bytes: 2, limit: 1, option: "maxPayloadBytes" })
+              : Effect.void
         }
       )
-      const { fault, status } = yield* post(placed("1"))
+      const { fault, status } = yield* postBatch(["1", "large", "3"].map((id) => placed(id)))
       assert.strictEqual(status, 413)
+      assert.strictEqual(fault.index, 1)
       assert.include(fault.reason, "maxPayloadBytes")
+      assert.strictEqual((yield* post(placed("large"))).status, 413)
+      assert.deepStrictEqual(published, [])
     })
   )
 })

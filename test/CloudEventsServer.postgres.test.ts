@@ -91,6 +91,37 @@ it.live("a batch arrives in its order, in one commit", () =>
   })
 )
 
+it.live("a batch is durable as a whole or not at all, whatever of it is beyond a limit", () =>
+  Effect.gen(function* () {
+    const { sql, url } = yield* Runtimes.makeDatabase
+    const runtime = yield* Runtimes.start(url, {
+      config: { ...Runtimes.hourly, maxPayloadBytes: 1000 }
+    })
+    const { postBatch } = yield* EventsServer.start(
+      {},
+      { events: Layer.succeed(Events, yield* runtime.on(Effect.service(Events))) }
+    )
+    const count = Effect.map(
+      sql<{ n: number }>`select count(*)::int4 as n from romancy_messages`,
+      ([row]) => row!.n
+    )
+    const right = ["1", "2"].map((id) => placed(id))
+    const wrong = [
+      [413, { ...placed("large"), subject: "x".repeat(1000) }],
+      [413, placed("x".repeat(256))],
+      [413, { ...placed("aimed"), romancyexecutionid: "x".repeat(256) }]
+    ] as const
+    for (const [status, event] of wrong) {
+      const refused = yield* postBatch([...right, event])
+      assert.strictEqual(refused.status, status)
+      assert.strictEqual(refused.fault.index, 2)
+      assert.strictEqual(yield* count, 0)
+    }
+    assert.strictEqual((yield* postBatch(right)).status, 202)
+    assert.strictEqual(yield* count, 2)
+  })
+)
+
 it.live(
   "a server takes no event while PostgreSQL is away, and has each once that it took",
   () =>

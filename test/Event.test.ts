@@ -13,14 +13,13 @@ import * as Romancy from "../src/Romancy.ts"
 import { EventTimeout, InvalidEvent, TooLarge } from "../src/RomancyError.ts"
 import { hold } from "./conformance/Postgres.ts"
 import { assertDefect, assertSuccess } from "./contract/Harness.ts"
-import { bodyOf } from "./support/Readers.ts"
+import { bodyOf, taking, waiting } from "./support/Readers.ts"
 import {
   define,
   finished,
   hourly,
   makeDatabase,
   makeLog,
-  type Runtime,
   start,
   suspended
 } from "./support/Runtimes.ts"
@@ -32,20 +31,12 @@ const Paid = Event.make("com.example.paid", {
 })
 const order = (n: number) => ({ order: n })
 
-/** Waits for as many payments as its id says first, and gives their orders. */
-const Waiter = define("Waiter", { success: Schema.Array(Schema.Int) })
-const live = Waiter.toLayer(
-  Effect.fnUntraced(function* ({ id }) {
-    const got: Array<number> = []
-    while (got.length < Number.parseInt(id, 10)) got.push((yield* Event.wait(Paid)).data.order)
-    return got
-  }, Effect.orDie)
+/** Waits for payments, and gives their orders. */
+const Waiter = taking(
+  "Waiter",
+  Effect.map(Event.wait(Paid), ({ data }) => data.order),
+  Effect.void
 )
-
-const waiting = (runtime: Runtime, id: string) =>
-  Effect.tap(runtime.on(Waiter.execute({ id }, { discard: true })), (executionId) =>
-    suspended(runtime, Waiter, executionId)
-  )
 
 inEachWorld("events", (test) => {
   test("a wait gives every attribute and the data, typed", (runtime) =>
@@ -77,10 +68,10 @@ inEachWorld("events", (test) => {
 
   test("everybody who waits gets each event from his first wait on, once and in order", (runtime) =>
     Effect.gen(function* () {
-      yield* runtime.register(live)
+      yield* runtime.register(Waiter.live)
       yield* runtime.on(Event.send(Paid, order(0)))
-      const a = yield* waiting(runtime, "3a")
-      const b = yield* waiting(runtime, "2b")
+      const a = yield* waiting(runtime, Waiter, "3a")
+      const b = yield* waiting(runtime, Waiter, "2b")
       for (const n of [1, 2, 3]) yield* runtime.on(Event.send(Paid, order(n)))
       assertSuccess(yield* finished(runtime, Waiter, a), [1, 2, 3])
       assertSuccess(yield* finished(runtime, Waiter, b), [1, 2])
@@ -90,9 +81,9 @@ inEachWorld("events", (test) => {
     Effect.gen(function* () {
       const a = yield* Waiter.executionId({ id: "2a" })
       yield* runtime.on(Event.send(Paid, order(1), { executionId: a }))
-      yield* runtime.register(live)
-      const b = yield* waiting(runtime, "1b")
-      yield* waiting(runtime, "2a")
+      yield* runtime.register(Waiter.live)
+      const b = yield* waiting(runtime, Waiter, "1b")
+      yield* waiting(runtime, Waiter, "2a")
       yield* runtime.on(Event.send(Paid, order(2), { executionId: a }))
       assertSuccess(yield* finished(runtime, Waiter, a), [1, 2])
       yield* suspended(runtime, Waiter, b)
@@ -102,8 +93,8 @@ inEachWorld("events", (test) => {
 
   test("the same source and id twice is one event", (runtime) =>
     Effect.gen(function* () {
-      yield* runtime.register(live)
-      const a = yield* waiting(runtime, "3a")
+      yield* runtime.register(Waiter.live)
+      const a = yield* waiting(runtime, Waiter, "3a")
       yield* runtime.on(Event.send(Paid, order(1), { id: "1" }))
       yield* runtime.on(Event.send(Paid, order(9), { id: "1" }))
       yield* runtime.on(Event.send(Paid, order(2), { id: "1", source: "/other" }))
@@ -183,7 +174,7 @@ inEachWorld("events", (test) => {
       const log = makeLog()
       const Go = Event.make("go", { data: Schema.Void })
       const Flow = define("Flow")
-      yield* runtime.register(live)
+      yield* runtime.register(Waiter.live)
       yield* runtime.register(
         bodyOf(Flow, () =>
           Effect.gen(function* () {
@@ -194,7 +185,7 @@ inEachWorld("events", (test) => {
           })
         )
       )
-      const reader = yield* waiting(runtime, "3a")
+      const reader = yield* waiting(runtime, Waiter, "3a")
       const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* suspended(runtime, Flow, id)
       yield* runtime.on(Flow.resume(id))
@@ -210,7 +201,7 @@ inEachWorld("events", (test) => {
     Effect.gen(function* () {
       const Flow = define("Flow")
       let attempts = 0
-      yield* runtime.register(live)
+      yield* runtime.register(Waiter.live)
       yield* runtime.register(
         bodyOf(Flow, () =>
           Activity.retry(
@@ -227,7 +218,7 @@ inEachWorld("events", (test) => {
           )
         )
       )
-      const reader = yield* waiting(runtime, "3a")
+      const reader = yield* waiting(runtime, Waiter, "3a")
       yield* runtime.on(Flow.execute({ id: "1" }))
       assertSuccess(yield* finished(runtime, Waiter, reader), [1, 2, 2])
     }))
@@ -329,8 +320,8 @@ describe("events and what survives", () => {
     Effect.gen(function* () {
       const { sql, url } = yield* makeDatabase
       const runtime = yield* start(url, { config: hourly })
-      yield* runtime.register(live)
-      const a = yield* waiting(runtime, "1a")
+      yield* runtime.register(Waiter.live)
+      const a = yield* waiting(runtime, Waiter, "1a")
       yield* runtime.on(
         Effect.gen(function* () {
           const own = yield* PgClient.PgClient

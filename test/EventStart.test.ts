@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import { CloudEvent } from "../src/CloudEvent.ts"
 import * as Event from "../src/Event.ts"
@@ -12,15 +12,13 @@ import { assertSuccess } from "./contract/Harness.ts"
 import {
   eventually,
   finished,
-  fromLayer,
   hourly,
   makeDatabase,
   makeLog,
   pair,
-  polling,
-  type Runtime,
   start
 } from "./support/Runtimes.ts"
+import { inEachWorld } from "./support/Worlds.ts"
 
 const Placed = Event.make("com.example.placed", { data: Schema.Struct({ order: Schema.Int }) })
 
@@ -50,100 +48,111 @@ const place = (id: string, order: number, source = "/shop") =>
   Event.send(Placed, { order }, { id, source })
 const idOf = (id: string, source = "/shop") => EventStart.executionId(Fulfil, { id, source })
 
-const worlds = {
-  memory: fromLayer(Romancy.layerMemory()),
-  PostgreSQL: Effect.flatMap(makeDatabase, ({ url }) => start(url, { config: hourly })),
-  "PostgreSQL, every notification lost": Effect.flatMap(makeDatabase, ({ url }) =>
-    start(url, { config: polling })
-  )
-}
+inEachWorld("workflows that start on events", (test) => {
+  test("each event starts one execution, however often it is sent", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.register(starts())
+      for (const id of ["1", "2", "1"]) yield* runtime.on(place(id, 7))
+      yield* runtime.on(place("1", 7, "/other"))
+      assertSuccess(yield* finished(runtime, Fulfil, idOf("1")), "7 of /shop")
+      assertSuccess(yield* finished(runtime, Fulfil, idOf("2")), "7 of /shop")
+      assertSuccess(yield* finished(runtime, Fulfil, idOf("1", "/other")), "7 of /other")
+      assert.sameMembers(log.events, ["7 of /shop", "7 of /shop", "7 of /other"])
+    }))
 
-for (const [name, world] of Object.entries(worlds)) {
-  describe(`workflows that start on events, on ${name}`, () => {
-    const test = (
-      title: string,
-      body: (runtime: Runtime) => Effect.Effect<void, unknown, Scope.Scope>
-    ) =>
-      it.live(title, () =>
-        Effect.flatMap(world as Effect.Effect<Runtime, never, Scope.Scope>, body)
-      )
+  test("with the payload's idempotency, two events of one order start one execution", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.register(starts({ idempotency: "payload" }))
+      for (const id of ["1", "2", "3"]) yield* runtime.on(place(id, id === "3" ? 8 : 7))
+      const id = yield* Fulfil.executionId({ order: 7, from: "" })
+      assertSuccess(yield* finished(runtime, Fulfil, id), "7 of /shop")
+      yield* log.seen("8 of /shop")
+      assert.strictEqual(log.count("7 of /shop"), 1)
+    }))
 
-    test("each event starts one execution, however often it is sent", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.register(starts())
-        for (const id of ["1", "2", "1"]) yield* runtime.on(place(id, 7))
-        yield* runtime.on(place("1", 7, "/other"))
-        assertSuccess(yield* finished(runtime, Fulfil, idOf("1")), "7 of /shop")
-        assertSuccess(yield* finished(runtime, Fulfil, idOf("2")), "7 of /shop")
-        assertSuccess(yield* finished(runtime, Fulfil, idOf("1", "/other")), "7 of /other")
-        assert.sameMembers(log.events, ["7 of /shop", "7 of /shop", "7 of /other"])
-      }))
+  test("what came before it was declared starts nothing; what comes while nobody is there waits", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.on(place("1", 1))
+      const leave = yield* runtime.register(starts())
+      yield* leave
+      yield* runtime.on(place("2", 2))
+      yield* runtime.register(starts())
+      yield* log.seen("2 of /shop")
+      assert.deepStrictEqual(log.events, ["2 of /shop"])
+    }))
 
-    test("with the payload's idempotency, two events of one order start one execution", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.register(starts({ idempotency: "payload" }))
-        for (const id of ["1", "2", "3"]) yield* runtime.on(place(id, id === "3" ? 8 : 7))
-        const id = yield* Fulfil.executionId({ order: 7, from: "" })
-        assertSuccess(yield* finished(runtime, Fulfil, id), "7 of /shop")
-        yield* log.seen("8 of /shop")
-        assert.strictEqual(log.count("7 of /shop"), 1)
-      }))
+  test("what comes after it was declared alone waits for those who start on it", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.on(EventStart.declare(Placed, Fulfil))
+      yield* runtime.on(place("1", 1))
+      yield* runtime.register(starts())
+      yield* log.seen("1 of /shop")
+    }))
 
-    test("what came before it was declared starts nothing; what comes while nobody is there waits", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.on(place("1", 1))
-        const leave = yield* runtime.register(starts())
-        yield* leave
-        yield* runtime.on(place("2", 2))
-        yield* runtime.register(starts())
-        yield* log.seen("2 of /shop")
-        assert.deepStrictEqual(log.events, ["2 of /shop"])
-      }))
+  test("a name that the database could not give back is refused before anything is written", (runtime) =>
+    Effect.gen(function* () {
+      const long = "x".repeat(256)
+      for (const [wrong, tag] of [
+        ["a\u0000b", "InvalidName"],
+        ["a\ud800b", "InvalidName"],
+        [long, "TooLarge"]
+      ] as const) {
+        const Wrong = Event.make(wrong, { data: Schema.Json })
+        const declared = [
+          EventStart.declare(Wrong, Fulfil),
+          EventStart.withdraw(Wrong, Fulfil),
+          EventStart.declare(Placed, { _tag: `${wrong}${long}` }),
+          Layer.build(
+            EventStart.layer({
+              event: Wrong,
+              workflow: Fulfil,
+              payload: () => ({ order: 1, from: "" })
+            })
+          )
+        ]
+        for (const attempt of declared) {
+          assert.strictEqual((yield* Effect.flip(runtime.on(attempt)))._tag, tag)
+        }
+      }
+      // Nobody who declares something else was held up or harmed.
+      yield* runtime.on(EventStart.declare(Placed, Fulfil))
+    }))
 
-    test("what comes after it was declared alone waits for those who start on it", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.on(EventStart.declare(Placed, Fulfil))
-        yield* runtime.on(place("1", 1))
-        yield* runtime.register(starts())
-        yield* log.seen("1 of /shop")
-      }))
+  test("an event whose data is not of the type starts nothing and holds up nobody", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.register(starts({ concurrency: 1 }))
+      const wrong = new CloudEvent({ id: "w", source: "/shop", type: Placed.type, data: "seven" })
+      yield* runtime.on(Effect.flatMap(Events, (events) => events.publish(wrong)))
+      yield* runtime.on(place("1", 1))
+      yield* log.seen("1 of /shop")
+      assert.deepStrictEqual(log.events, ["1 of /shop"])
+    }))
 
-    test("an event whose data is not of the type starts nothing and holds up nobody", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.register(starts({ concurrency: 1 }))
-        const wrong = new CloudEvent({ id: "w", source: "/shop", type: Placed.type, data: "seven" })
-        yield* runtime.on(Effect.flatMap(Events, (events) => events.publish(wrong)))
-        yield* runtime.on(place("1", 1))
-        yield* log.seen("1 of /shop")
-        assert.deepStrictEqual(log.events, ["1 of /shop"])
-      }))
-
-    test("after it was withdrawn nothing starts any more", (runtime) =>
-      Effect.gen(function* () {
-        const log = makeLog()
-        yield* runtime.register(handler(log))
-        yield* runtime.register(starts())
-        yield* runtime.on(place("1", 1))
-        yield* log.seen("1 of /shop")
-        yield* runtime.on(EventStart.withdraw(Placed, Fulfil))
-        yield* runtime.on(place("2", 2))
-        yield* runtime.register(starts())
-        yield* runtime.on(place("3", 3))
-        yield* log.seen("3 of /shop")
-        assert.deepStrictEqual(log.events, ["1 of /shop", "3 of /shop"])
-      }))
-  })
-}
+  test("after it was withdrawn nothing starts any more", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      yield* runtime.register(handler(log))
+      yield* runtime.register(starts())
+      yield* runtime.on(place("1", 1))
+      yield* log.seen("1 of /shop")
+      yield* runtime.on(EventStart.withdraw(Placed, Fulfil))
+      yield* runtime.on(place("2", 2))
+      yield* runtime.register(starts())
+      yield* runtime.on(place("3", 3))
+      yield* log.seen("3 of /shop")
+      assert.deepStrictEqual(log.events, ["1 of /shop", "3 of /shop"])
+    }))
+})
 
 describe("workflows that start on events, between processes", () => {
   it.live("two processes that declare it start each event once", () =>

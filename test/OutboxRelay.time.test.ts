@@ -30,6 +30,7 @@ import {
 } from "./support/Relays.ts"
 import { eventually, hourly, makeDatabase, start, within } from "./support/Runtimes.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
 describe("a relay's lease", () => {
@@ -118,9 +119,12 @@ describe("a relay that stops", () => {
   it.live("while its first look waits for a database that is down does not hang", () =>
     Effect.gen(function* () {
       const config = { ...patient, listenNotify: false, shutdownTimeout: "100 millis" } as const
-      const runtime = yield* start(Redacted.make("postgres://nobody@127.0.0.1:1/none"), { config })
+      const nowhere = Redacted.make("postgres://nobody@127.0.0.1:1/none")
+      const proxy = yield* TcpProxy.make(nowhere)
+      const runtime = yield* start(proxy.through(nowhere), { config })
       const stop = yield* relay(runtime, makeDestination().layer, { pollInterval: "5 millis" })
-      yield* Effect.sleep("100 millis")
+      const before = yield* proxy.accepted
+      yield* proxy.waitFor(({ accepted }) => accepted > before + 2)
       yield* within("its end")(stop)
     })
   )

@@ -84,6 +84,34 @@ describe("a run that is in memory elsewhere", () => {
     })
   )
 
+  it.live("is set aside at once when it cannot read what came, and the others hear of theirs", () =>
+    Effect.gen(function* () {
+      const { notify, parked, silent, sql, status, worker } = yield* world()
+      const ids = yield* Effect.forEach(["a", "bad", "b", "worse", "c"], parked)
+      for (const id of ids) yield* silent.on(succeed(Ask, id, answer, id))
+      const bad = [ids[1]!, ids[3]!]
+      yield* sql`update romancy_deferreds set exit = '{"_tag":"Nonsense"}'
+        where execution_id in ${sql.in(bad)}`
+      yield* notify("romancy_workflow_signal")
+      for (const id of ids.filter((id) => !bad.includes(id))) {
+        assertSuccess(yield* finished(worker, Ask, id), id)
+      }
+      for (const id of bad) {
+        const { result } = yield* status(id, "Blocked")
+        assert.match(
+          (result as { readonly reason: string }).reason,
+          /The deferred answer cannot be read/
+        )
+        // Whoever has mended it goes on.
+        yield* sql`update romancy_deferreds set exit = '{"_tag":"Success","value":"mended"}'
+          where execution_id = ${id}`
+        yield* silent.on(Ask.resume(id))
+        yield* notify("romancy_workflow_resumable")
+        assertSuccess(yield* finished(worker, Ask, id), "mended")
+      }
+    })
+  )
+
   it.live("looks for itself at a poll, when the signal was lost", () =>
     Effect.gen(function* () {
       const { log, parked, silent, worker } = yield* world({ notifyFallbackInterval: "50 millis" })

@@ -143,10 +143,10 @@ describe("the exits of steps and deferreds", () => {
     Effect.gen(function* () {
       for (const value of [null, 0, "", awkward, { a: [1, { b: false }] }]) {
         const text = yield* WorkflowCodec.stepExit.encode(Exit.succeed(value))
-        assertSuccess(yield* WorkflowCodec.stepExit.decode(JSON.parse(text)), value)
+        assertSuccess(yield* WorkflowCodec.stepExit.decode(JSON.parse(text), "s"), value)
       }
       const text = yield* WorkflowCodec.deferredExit.encode(Exit.void)
-      assertSuccess(yield* WorkflowCodec.deferredExit.decode(JSON.parse(text)), null)
+      assertSuccess(yield* WorkflowCodec.deferredExit.decode(JSON.parse(text), "d"), null)
     })
   )
 
@@ -155,7 +155,7 @@ describe("the exits of steps and deferreds", () => {
       const round = (exit: Exit.Exit<unknown, unknown>) =>
         WorkflowCodec.stepExit
           .encode(exit)
-          .pipe(Effect.flatMap((text) => WorkflowCodec.stepExit.decode(JSON.parse(text))))
+          .pipe(Effect.flatMap((text) => WorkflowCodec.stepExit.decode(JSON.parse(text), "s")))
       assert.deepStrictEqual(assertFailure(yield* round(Exit.fail({ code: 7 }))), { code: 7 })
       const died = yield* round(Exit.die(new RangeError("out")))
       const defect = Exit.isFailure(died) ? Cause.squash(died.cause) : undefined
@@ -164,12 +164,20 @@ describe("the exits of steps and deferreds", () => {
     })
   )
 
-  it.effect("that are none are a schema error", () =>
+  it.effect("that are none, or not of a schema, are an error that names them", () =>
     Effect.gen(function* () {
       for (const nonsense of [null, 7, {}, { _tag: "Success" }, { _tag: "Nonsense" }]) {
-        const error = yield* Effect.flip(WorkflowCodec.stepExit.decode(nonsense))
-        assert.strictEqual(error._tag, "SchemaError")
+        const error = yield* Effect.flip(WorkflowCodec.stepExit.decode(nonsense, "pack"))
+        assert.include(error, { _tag: "Unreadable", what: "The step pack" })
       }
+      const schema = Schema.Exit(Schema.String, Schema.Never, Schema.Never)
+      const check = (value: unknown) =>
+        WorkflowCodec.deferredExit.check(schema, Exit.succeed(value), "paid")
+      assert.include(yield* Effect.flip(check(7)), {
+        _tag: "Unreadable",
+        what: "The deferred paid"
+      })
+      yield* check("seven")
     })
   )
 })

@@ -68,12 +68,16 @@ export const start = Effect.fnUntraced(function* (
   given: {
     readonly access?: typeof accessByKeys
     readonly events?: Layer.Layer<Events>
+    readonly check?: Events["Service"]["check"]
     readonly publish?: (event: CloudEvent) => ReturnType<Events["Service"]["publish"]>
   } = {}
 ) {
   const published: Array<Published> = []
   const scripted = Layer.succeed(Events, {
     nextId: () => Effect.succeed("unused"),
+    check: given.check ?? (() => Effect.void),
+    declare: () => Effect.void,
+    withdraw: () => Effect.void,
     publish: (event, options) => {
       const keep = Effect.sync(() => {
         published.push([toJson(event), options?.executionId])

@@ -1,34 +1,42 @@
 /**
- * Channels of each mode, and workflows that read from them.
+ * Channels of each mode, and workflows that read from them or take something else.
  *
  * Reads: `Runtimes`.
- * Feeds: the tests of channels.
+ * Feeds: the tests of channels and of events.
  * Guarantees: a reader ends when it has as many messages as its id says first, and gives them.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Channel from "../../src/Channel.ts"
+import type { ChannelMode } from "../../src/ChannelStore.ts"
 import { define, type Runtime, suspended } from "./Runtimes.ts"
 
 export const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
 export const Jobs = Channel.make("jobs", { payload: Schema.Int, mode: "competing" })
 export const Mail = Channel.make("mail", { payload: Schema.String, mode: "direct" })
 
-/** Receives as many messages as its id says first, and gives their payloads. */
-export const reader = (name: string, channel: Channel.Channel<Schema.Codec<any, any>, any>) => {
-  const Reader = define(name, { success: Schema.Array(Schema.Unknown) })
-  const live = Reader.toLayer(
-    Effect.fnUntraced(function* ({ id }) {
-      yield* Channel.subscribe(channel)
-      const got: Array<unknown> = []
-      while (got.length < Number.parseInt(id, 10)) {
-        got.push((yield* Channel.receive(channel)).payload)
-      }
-      return got
-    }, Effect.orDie)
+/** Takes as many as its id says first, once it has done what comes before, and gives them. */
+export const taking = <E1, R1, E2, R2>(
+  name: string,
+  next: Effect.Effect<unknown, E1, R1>,
+  before: Effect.Effect<void, E2, R2>
+) => {
+  const Taker = define(name, { success: Schema.Array(Schema.Unknown) })
+  const live = Taker.toLayer(({ id }) =>
+    before.pipe(Effect.andThen(Effect.replicateEffect(next, Number.parseInt(id, 10))), Effect.orDie)
   )
-  return Object.assign(Reader, { live })
+  return Object.assign(Taker, { live })
 }
+
+const reader = (
+  name: string,
+  channel: Channel.Channel<Schema.Codec<unknown, unknown>, ChannelMode>
+) =>
+  taking(
+    name,
+    Effect.map(Channel.receive(channel), ({ payload }) => payload),
+    Channel.subscribe(channel)
+  )
 export const NewsReader = reader("NewsReader", News)
 export const Worker = reader("Worker", Jobs)
 export const MailReader = reader("MailReader", Mail)
@@ -40,7 +48,11 @@ export const bodyOf = <S extends Schema.Top, E, R>(
 ) => workflow.toLayer(() => Effect.orDie(body()))
 
 /** Starts a reader that waits for its first message. */
-export const waiting = (runtime: Runtime, workflow: typeof NewsReader, id: string) =>
+export const waiting = (
+  runtime: Runtime,
+  workflow: Pick<typeof NewsReader, "execute" | "poll">,
+  id: string
+) =>
   Effect.tap(runtime.on(workflow.execute({ id }, { discard: true })), (executionId) =>
     suspended(runtime, workflow, executionId)
   )

@@ -1,0 +1,117 @@
+/**
+ * Looks that take instances and bring their records, and what to do when an answer cannot be had.
+ *
+ * Each value in a record has its limit, and their sum has none: it may be more than PostgreSQL puts
+ * into one value, than this process can read as one text, or than can be sent in the time that a
+ * statement has. Such an answer fails for everything that was to come with it, and would fail again
+ * each time.
+ *
+ * Reads: `PgExecution`, the statements of dispatch.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`.
+ * Guarantees: what one record does to an answer keeps nobody else waiting. The look after one that
+ * failed does without records, and each is then read apart; what cannot be read in this way either is
+ * said of its instance alone.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import { liveClock } from "./Deadlines.ts"
+import * as PgDispatchStatements from "./PgDispatchStatements.ts"
+import type { PgExecution } from "./PgExecution.ts"
+import * as PgFailure from "./PgFailure.ts"
+import { toRecords, toTaken } from "./PgRows.ts"
+import type { StoreError } from "./RomancyError.ts"
+import type * as Store from "./WorkflowStore.ts"
+
+/**
+ * Looks with `whole`, and with `apart` after a failure that may be one of the answer, until that has
+ * passed over nothing. The failure goes to the caller first: what had been taken with an answer that was
+ * lost he gives back before he looks again.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const sparing = <Options, A extends { readonly passed: boolean }>(
+  whole: (options: Options) => Effect.Effect<A, StoreError>,
+  apart: (options: Options) => Effect.Effect<A, StoreError>
+): ((options: Options) => Effect.Effect<A, StoreError>) => {
+  let failed = false
+  return (options) =>
+    Effect.suspend(() =>
+      failed
+        ? Effect.tap(apart(options), ({ passed }) =>
+            Effect.sync(() => {
+              // The server may still be busy with the one that failed, and hold what it took.
+              failed = passed
+            })
+          )
+        : Effect.tapError(whole(options), ({ reason }) =>
+            Effect.sync(() => {
+              failed = PgFailure.isUnanswered(reason) || !PgFailure.isTransient(reason)
+            })
+          )
+    )
+}
+
+/**
+ * Makes the claim of what is runnable.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = ({ direct, once }: Pick<PgExecution["Service"], "direct" | "once">) => {
+  type Options = Parameters<typeof PgDispatchStatements.claim>[1]
+
+  const claim =
+    (statement: typeof PgDispatchStatements.claim) =>
+    (options: Options): Effect.Effect<Store.Claims, StoreError> =>
+      Effect.map(
+        once("claim workflows", (context) => statement(context, options)),
+        (rows) => ({
+          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toTaken(row))),
+          passed: rows.some((row) => row.passed)
+        })
+      )
+
+  /**
+   * What is stored of an instance that was claimed without it. A sign of life comes before each
+   * attempt: where that is answered again and again and this is not, it is too much.
+   */
+  const read = ({ executionId, record: none }: Store.Taken): NonNullable<Store.Taken["stored"]> =>
+    Effect.suspend(() => {
+      const ids = [executionId]
+      let unanswered = 0
+      return Effect.gen(function* () {
+        yield* direct("see whether the database answers", ({ sql }) => sql`select 1`)
+        const [row] = yield* once("load a payload", (context) =>
+          PgDispatchStatements.payloads(context, ids)
+        )
+        const rows = yield* once("load a workflow", (context) =>
+          PgDispatchStatements.load(context, ids)
+        )
+        const [record = none] = toRecords(rows)
+        return { payload: row?.payload, record }
+      }).pipe(
+        Effect.retry({
+          while: ({ reason }) =>
+            PgFailure.isUnanswered(reason)
+              ? ++unanswered < attempts
+              : PgFailure.isTransient(reason),
+          schedule: PgFailure.patience
+        }),
+        Effect.provideService(Clock.Clock, liveClock)
+      )
+    })
+
+  const apart = (options: Options) =>
+    Effect.map(claim(PgDispatchStatements.claimBare)(options), ({ claimed, passed }) => ({
+      claimed: claimed.map((taken): Store.Taken => ({ ...taken, stored: read(taken) })),
+      passed
+    }))
+
+  return sparing(claim(PgDispatchStatements.claim), apart)
+}
+
+/** How often in a row an answer fails to come before it counts as too much. */
+const attempts = 3

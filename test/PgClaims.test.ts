@@ -1,0 +1,171 @@
+/** What one record does to the claims of others, when it is more than an answer can hold. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Channel from "../src/Channel.ts"
+import * as Timer from "../src/Timer.ts"
+import { hold } from "./conformance/Postgres.ts"
+import { assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  makeDatabase,
+  makeLog,
+  start,
+  suspended
+} from "./support/Runtimes.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
+
+const go = DurableDeferred.make("go", { success: Schema.String })
+const News = Channel.make("news", { payload: Schema.String, mode: "broadcast" })
+
+const Order = define("Order", { success: Schema.String })
+const OrderLive = (wait: "signal" | "timer" | "message", log: ReturnType<typeof makeLog>) =>
+  Order.toLayer(
+    Effect.fnUntraced(function* ({ id }) {
+      yield* log.add(id)
+      yield* Activity.make({ name: "take", execute: Effect.void })
+      if (wait === "signal") yield* DurableDeferred.await(go)
+      if (wait === "timer") yield* Timer.sleep("a moment", "1 second")
+      if (wait === "message") {
+        yield* Channel.subscribe(News).pipe(Effect.orDie)
+        yield* Channel.receive(News).pipe(Effect.orDie)
+      }
+      return id
+    })
+  )
+
+/** What becomes of an answer that is too large. */
+const failures = {
+  refused: "raise program_limit_exceeded using message = 'string buffer exceeds maximum'",
+  late: "perform pg_sleep(1.5)"
+}
+
+const names = ["a", "large", "b", "c"]
+
+/** Executions that wait, and that nobody runs any more. */
+const world = Effect.fnUntraced(function* (
+  wait: "signal" | "timer" | "message",
+  failure: keyof typeof failures = "refused"
+) {
+  const database = yield* makeDatabase
+  const config = { parkDuration: 0, statementTimeout: "500 millis" } as const
+  const worker = yield* start(database.url, { config })
+  const log = makeLog()
+  yield* worker.register(OrderLive(wait, log))
+  const ids = yield* Effect.forEach(names, (id) =>
+    Effect.tap(worker.on(Order.execute({ id }, { discard: true })), (executionId) =>
+      suspended(worker, Order, executionId)
+    )
+  )
+  yield* worker.stop
+  const large = ids[1]!
+  yield* database.sql.unsafe(`create function too_large () returns json language plpgsql as $$
+    begin ${failures[failure]}; return 'null'::json; end $$`)
+  return {
+    ...database,
+    large,
+    log,
+    others: ids.filter((id) => id !== large),
+    next: Effect.tap(start(database.url, { config }), (worker) =>
+      worker.register(OrderLive(wait, log))
+    ),
+    signal: (worker: Effect.Success<ReturnType<typeof start>>) =>
+      Effect.forEach(ids, (id) => worker.on(succeed(Order, id, go, "gone")), { discard: true }),
+    /** No answer can hold all of its record at once. */
+    outgrow: database.sql.unsafe(`do $do$ begin
+      alter function romancy_record (text) rename to record_of_others;
+      execute 'create function romancy_record (of_execution text) returns json
+        language plpgsql volatile as $$ begin
+          return case when of_execution = ''${large}'' then too_large()
+            else record_of_others(of_execution) end; end $$';
+      end $do$`),
+    /** Nor any part of it. */
+    spoil: database.sql.unsafe(`do $$ begin
+      alter table romancy_steps rename to steps_of_others;
+      create view romancy_steps as select execution_id, name, attempt,
+        case when execution_id = '${large}' then too_large() else exit end as exit,
+        token, recorded_at from steps_of_others; end $$`),
+    mend: database.sql.unsafe(`do $$ begin drop view romancy_steps;
+      alter table steps_of_others rename to romancy_steps; end $$`)
+  }
+})
+
+describe("a record that is more than one answer can hold", () => {
+  for (const failure of ["refused", "late"] as const) {
+    it.live(`is read apart when the answer was ${failure}, and the others are claimed`, () =>
+      Effect.gen(function* () {
+        const { large, next, others, outgrow, signal } = yield* world("signal", failure)
+        yield* outgrow
+        const worker = yield* next
+        yield* signal(worker)
+        for (const id of [...others, large]) {
+          assert.strictEqual((yield* finished(worker, Order, id))._tag, "Success")
+        }
+      })
+    )
+  }
+
+  for (const wait of ["timer", "message"] as const) {
+    it.live(`keeps no ${wait} from anybody`, () =>
+      Effect.gen(function* () {
+        const { large, next, others, outgrow } = yield* world(wait)
+        yield* outgrow
+        const worker = yield* next
+        if (wait === "message") yield* worker.on(Channel.publish(News, "all"))
+        for (const id of [...others, large]) {
+          assert.strictEqual((yield* finished(worker, Order, id))._tag, "Success")
+        }
+      })
+    )
+  }
+
+  for (const failure of ["refused", "late"] as const) {
+    it.live(`sets its instance aside if it is ${failure} as often as it is read`, () =>
+      Effect.gen(function* () {
+        const { large, mend, next, others, signal, spoil, status } = yield* world("signal", failure)
+        yield* spoil
+        const worker = yield* next
+        yield* signal(worker)
+        for (const id of others) {
+          assert.strictEqual((yield* finished(worker, Order, id))._tag, "Success")
+        }
+        const { result } = yield* status(large, "Blocked")
+        const { reason } = result as { readonly reason: string }
+        assert.match(reason, failure === "refused" ? /54000/ : /No answer within/)
+        yield* mend
+        yield* worker.on(Order.resume(large))
+        assertSuccess(yield* finished(worker, Order, large), "large")
+      })
+    )
+  }
+
+  it.live("begins nothing if its instance has gone to others while it was read", () =>
+    Effect.gen(function* () {
+      const { large, log, next, outgrow, sql, status, url } = yield* world("signal")
+      yield* outgrow
+      const worker = yield* next
+      const foreign = yield* TestDatabase.connect(url)
+      const gate = yield* hold(foreign, foreign`lock table romancy_steps in access exclusive mode`)
+      yield* worker.on(Order.resume(large))
+      yield* eventually(
+        "a record that waits to be read",
+        sql`select from pg_stat_activity where datname = current_database()
+          and application_name = 'romancy-writer' and wait_event_type = 'Lock'`,
+        (rows) => rows.length > 0
+      )
+      // As when its worker was taken for dead.
+      yield* sql`update romancy_instances set status = 'Suspended', owner = null
+        where execution_id = ${large}`
+      yield* gate.rollback
+      // It begins again when it is claimed again, and only then.
+      yield* worker.on(succeed(Order, large, go, "gone"))
+      assertSuccess(yield* finished(worker, Order, large), "large")
+      assert.include(yield* status(large, "Completed"), { token: 3 })
+      assert.strictEqual(log.count("large"), 2)
+    })
+  )
+})
