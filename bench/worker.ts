@@ -39,7 +39,7 @@ import { offers, takes } from "./Queue.ts"
 import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
-import { Go, Notices, Receiving, release, Waiting, Work } from "./Workflows.ts"
+import { Go, Notice, Notices, notify, Receiving, release, Waiting, Work } from "./Workflows.ts"
 
 interface Question extends Turn, Sending {
   readonly id: number
@@ -80,6 +80,9 @@ const receives = ({ id }: { readonly id: string }) =>
     Effect.orDie
   )
 
+const isNoticed = ({ id }: { readonly id: string }) =>
+  Effect.andThen(DurableDeferred.await(Notice), after(id))
+
 /** Starts one that waits, and answers when it does. */
 const waits = Effect.fnUntraced(function* (orders: Orders) {
   const workflows = Waiting.toLayer(goesOn)
@@ -88,7 +91,10 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
       ? Engines.worker(place, Layer.merge(workflows, Receiving.toLayer(receives))).pipe(
           Effect.provide(noted)
         )
-      : Engines.least(workflows, LeastEngine.layer(place.url, least))
+      : Engines.least(
+          least.rung === "message" ? Receiving.toLayer(isNoticed) : workflows,
+          LeastEngine.layer(place.url, "waits", least)
+        )
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   const other = yield* Raw.session(Redacted.make(orders.floor!))
@@ -126,7 +132,7 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
   const engines = yield* build(orders.places, (place, least) =>
     least === undefined
       ? Engines.client(place)
-      : Engines.least(Layer.empty, LeastEngine.layer(place.url, "completes"))
+      : Engines.least(Layer.empty, LeastEngine.layer(place.url, "completes", least))
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   return (({ executionId, name, place }) => {
@@ -135,11 +141,14 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
       if (engine === undefined) {
         return (name.includes("count") ? Raw.countAndNotify : Raw.insertAndNotify)(session, name)
       }
-      return takesMessages(orders, place)
+      if (!takesMessages(orders, place)) {
+        return release(Waiting, executionId).pipe(Engines.on(engine))
+      }
+      return orders.places.find((other) => other.name === place)?.least === undefined
         ? Channel.publish(Notices, name).pipe(
             Engines.on(engine as Context.Context<Romancy.Provides>)
           )
-        : release(Waiting, executionId).pipe(Engines.on(engine))
+        : notify(Receiving, executionId, name).pipe(Engines.on(engine))
     }
     const completed = send()
     return Effect.suspend(() => {
