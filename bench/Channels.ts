@@ -17,23 +17,24 @@ import * as Remote from "./Remote.ts"
 import { now } from "./Samples.ts"
 import type { Section } from "./Section.ts"
 import * as Wake from "./Wake.ts"
+import { floor, type Way } from "./Ways.ts"
 import { Consuming, Notices, Tasks } from "./Workflows.ts"
 
-const leastSuspended: Wake.Way = {
+const leastSuspended: Way = {
   name: "least channel, suspended",
   parked: false,
   messages: true,
   least: { parked: false, rung: "message" },
   note: "one statement finds who waits, takes the message, records it under a new lease, reads the record"
 }
-const leastParked: Wake.Way = {
+const leastParked: Way = {
   name: "least channel, parked",
   parked: true,
   messages: true,
   least: { parked: true, rung: "message" },
   note: "one statement finds who waits, takes the message, records it under the lease"
 }
-const suspended: Wake.Way = {
+const suspended: Way = {
   name: "suspended",
   parked: false,
   messages: true,
@@ -41,7 +42,7 @@ const suspended: Wake.Way = {
   above: leastSuspended,
   goal: 2.3
 }
-const parked: Wake.Way = {
+const parked: Way = {
   name: "parked",
   parked: true,
   messages: true,
@@ -49,7 +50,7 @@ const parked: Wake.Way = {
   goal: 1.6
 }
 const ladder = [leastSuspended, leastParked]
-const compared = [Wake.floor, ...ladder, suspended, parked]
+const compared = [floor, ...ladder, suspended, parked]
 
 const latencies = Effect.fnUntraced(function* (size: {
   readonly warmUp: number
@@ -59,7 +60,7 @@ const latencies = Effect.fnUntraced(function* (size: {
   const { placeOfFloors, urls } = yield* Wake.createPlaces(engines)
   const orders = {
     places: engines.map((way) => Wake.placeOf(way, urls.get(way)!)),
-    floor: Remote.place(Wake.floor.name, placeOfFloors).url
+    floor: Remote.place(floor.name, placeOfFloors).url
   }
   const waits = yield* Remote.start({ ...orders, role: "waits" })
   const completes = yield* Remote.start({ ...orders, role: "completes" })
