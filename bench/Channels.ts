@@ -8,7 +8,6 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import type * as Redacted from "effect/Redacted"
 import * as Channel from "../src/Channel.ts"
 import { BenchServer } from "./BenchServer.ts"
 import * as Engines from "./Engines.ts"
@@ -18,39 +17,60 @@ import * as Remote from "./Remote.ts"
 import { now } from "./Samples.ts"
 import type { Section } from "./Section.ts"
 import * as Wake from "./Wake.ts"
+import { floor, type Way } from "./Ways.ts"
 import { Consuming, Notices, Tasks } from "./Workflows.ts"
 
-const suspended: Wake.Way = {
+const leastSuspended: Way = {
+  name: "least channel, suspended",
+  parked: false,
+  messages: true,
+  least: { parked: false, rung: "message" },
+  note: "one statement finds who waits, takes the message, records it under a new lease, reads the record"
+}
+const leastParked: Way = {
+  name: "least channel, parked",
+  parked: true,
+  messages: true,
+  least: { parked: true, rung: "message" },
+  note: "one statement finds who waits, takes the message, records it under the lease"
+}
+const suspended: Way = {
   name: "suspended",
   parked: false,
   messages: true,
   options: { parkDuration: 0 },
+  above: leastSuspended,
   goal: 2.3
 }
-const parked: Wake.Way = { name: "parked", parked: true, messages: true, goal: 1.6 }
-const compared = [Wake.floor, suspended, parked]
+const parked: Way = {
+  name: "parked",
+  parked: true,
+  messages: true,
+  above: leastParked,
+  goal: 1.6
+}
+const ladder = [leastSuspended, leastParked]
+const compared = [floor, ...ladder, suspended, parked]
 
 const latencies = Effect.fnUntraced(function* (size: {
   readonly warmUp: number
   readonly events: number
 }) {
-  const ways = [suspended, parked]
-  const urls = new Map<Wake.Way, Redacted.Redacted>()
-  const placeOfFloor = yield* BenchServer.database
-  for (const way of ways) urls.set(way, yield* BenchServer.database)
-  yield* Wake.createFloor(placeOfFloor)
+  const engines = [...ladder, suspended, parked]
+  const { placeOfFloors, urls } = yield* Wake.createPlaces(engines)
   const orders = {
-    places: ways.map((way) => Wake.placeOf(way, urls.get(way)!)),
-    floor: Remote.place(Wake.floor.name, placeOfFloor).url
+    places: engines.map((way) => Wake.placeOf(way, urls.get(way)!)),
+    floor: Remote.place(floor.name, placeOfFloors).url
   }
   const waits = yield* Remote.start({ ...orders, role: "waits" })
   const completes = yield* Remote.start({ ...orders, role: "completes" })
   const processes = { completes, waits }
   yield* Wake.sample(processes, compared, size.warmUp, 2)
   const found = yield* Wake.sample(processes, compared, size.events, 10)
-  return compared.flatMap((way, at) =>
-    Wake.toFigures(way, found[at]!, way === Wake.floor ? undefined : found[0])
-  )
+  for (const way of ladder) {
+    yield* Wake.proveLeast(urls.get(way)!, way, size.warmUp + size.events)
+  }
+  return Wake.toFigures(compared, found)
 })
 
 const end = "that is all"

@@ -16,19 +16,17 @@ import { equal } from "./Proof.ts"
 export const session = (url: Redacted.Redacted) =>
   Effect.flatMap(PgConnection.make({ url }), (connection) => connection.pin)
 
+const planning = { plan_cache_mode: "force_generic_plan", enable_seqscan: "off", jit: "off" }
+
+const planned = (url: Redacted.Redacted, startupParameters: Readonly<Record<string, string>>) =>
+  Effect.flatMap(PgConnection.make({ url, startupParameters }), (connection) => connection.pin)
+
 /** One that plans its batches as the engine's own sessions do, whatever their size. */
-export const writer = (url: Redacted.Redacted) =>
-  Effect.flatMap(
-    PgConnection.make({
-      url,
-      startupParameters: {
-        plan_cache_mode: "force_generic_plan",
-        enable_seqscan: "off",
-        jit: "off"
-      }
-    }),
-    (connection) => connection.pin
-  )
+export const writer = (url: Redacted.Redacted) => planned(url, planning)
+
+/** The same for what a crash of the server may undo. */
+export const taker = (url: Redacted.Redacted) =>
+  planned(url, { ...planning, synchronous_commit: "off" })
 
 export const floorChannel = "bench_floor"
 

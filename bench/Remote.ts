@@ -10,14 +10,15 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import { make, type WorkerProcess } from "../test/support/WorkerProcess.ts"
+import type { Least } from "./LeastEngine.ts"
 
 /** An engine of another process. */
 export interface RemotePlace {
   readonly name: string
   readonly url: string
   readonly options?: RomancyConfig.Options
-  /** Not Romancy, but the least engine there is, and how an execution waits there. */
-  readonly least?: "parks" | "suspends"
+  /** Not Romancy, but the least engine there is, on a rung of the ladder. */
+  readonly least?: Least
   /** An execution waits for a message, not for a deferred. */
   readonly messages?: true
   /** Not an engine, but a queue, and whose. */

@@ -1,7 +1,7 @@
 /**
  * From an event in one process to the next step of the waiting workflow in another.
  *
- * Reads: `BenchServer`; two other processes, one that completes and one that waits.
+ * Reads: `BenchServer`; `Ways`; two other processes, one that completes and one that waits.
  * Feeds: `main`.
  * Guarantees: one event at a time, the floor in turns with the engine; each wake is found to have
  * come the way it is listed under; every workflow is found completed in the database.
@@ -11,48 +11,14 @@ import * as Random from "effect/Random"
 import type * as Redacted from "effect/Redacted"
 import type { WorkerProcess } from "../test/support/WorkerProcess.ts"
 import { BenchServer, connect } from "./BenchServer.ts"
-import { atMost, type Figure } from "./Figure.ts"
+import { atMost, digits, type Figure } from "./Figure.ts"
+import * as LeastEngine from "./LeastEngine.ts"
 import { equal, holds, until } from "./Proof.ts"
 import * as Raw from "./Raw.ts"
 import * as Remote from "./Remote.ts"
 import { percentile } from "./Samples.ts"
 import type { Section } from "./Section.ts"
-
-/** A way from an event to the step that it lets run. */
-export interface Way {
-  readonly name: string
-  /** How it is to be woken; `undefined` is the floor, which has no engine. */
-  readonly parked: boolean | undefined
-  readonly options?: Parameters<typeof Remote.place>[2]
-  readonly least?: Remote.RemotePlace["least"]
-  readonly messages?: true
-  readonly goal?: number
-}
-
-export const floor: Way = { name: "floor", parked: undefined }
-/**
- * The least that a wake costs which is durable, counted, and announced by a hint that has to be
- * read; and one that somebody has to take first.
- */
-const read: Way = { name: "floor, count, read", parked: undefined }
-const claim: Way = { name: "floor, count, claim", parked: undefined }
-const floors = [floor, read, claim]
-/** Effect's vocabulary over the floor's statements: the bound of every engine for it. */
-const leastSuspended: Way = { name: "least engine, suspended", parked: false, least: "suspends" }
-const leastParked: Way = { name: "least engine, parked", parked: true, least: "parks" }
-const bounds = [leastSuspended, leastParked]
-const suspended: Way = {
-  name: "suspended",
-  parked: false,
-  options: { parkDuration: 0 },
-  goal: 2.3
-}
-const parked: Way = { name: "parked", parked: true, goal: 1.6 }
-const polling: Way = {
-  name: "polling only",
-  parked: false,
-  options: { parkDuration: 0, listenNotify: false }
-}
+import { floor, floors, ladder, parked, polling, suspended, type Way } from "./Ways.ts"
 
 export interface Processes {
   readonly completes: WorkerProcess
@@ -112,25 +78,70 @@ const proveDone = Effect.fnUntraced(function* (url: Redacted.Redacted, way: Way,
   yield* until(`${way.name}: completed workflows`, look, ([row]) => row?.done === count)
 }, Effect.scoped)
 
+/** What the ways took, beside the first of them, which is the floor. */
 export const toFigures = (
-  way: Way,
-  samples: ReadonlyArray<number>,
-  floored: ReadonlyArray<number> | undefined
+  ways: ReadonlyArray<Way>,
+  found: ReadonlyArray<ReadonlyArray<number>>
 ): ReadonlyArray<Figure> =>
-  [0.5, 0.99].map((q) => {
-    const value = percentile(samples, q)
-    const figure = { name: `${way.name}, p${q * 100}`, unit: "ms", value }
-    if (floored === undefined) return { ...figure, note: `${samples.length} samples` }
-    const floor = percentile(floored, q)
-    const ratio = value / floor
-    return q === 0.5 && way.goal !== undefined
-      ? { ...figure, floor, ratio, goal: atMost(way.goal, ratio, "×") }
-      : { ...figure, floor, ratio }
-  })
+  ways.flatMap((way, at) =>
+    [0.5, 0.99].map((q) => {
+      const value = percentile(found[at]!, q)
+      const figure = { name: `${way.name}, p${q * 100}`, unit: "ms", value }
+      if (at === 0) return { ...figure, note: `${found[at]!.length} samples` }
+      const floor = percentile(found[0]!, q)
+      const compared = { ...figure, floor, ratio: value / floor }
+      return q === 0.5 ? { ...compared, ...judge(way, ways, found, compared) } : compared
+    })
+  )
 
-export const createFloor = Effect.fnUntraced(function* (url: Redacted.Redacted) {
+/** What has to be said about a median. */
+const judge = (
+  way: Way,
+  ways: ReadonlyArray<Way>,
+  found: ReadonlyArray<ReadonlyArray<number>>,
+  { ratio, value }: { readonly ratio: number; readonly value: number }
+): Pick<Figure, "goal" | "note"> => {
+  const least = way.above === undefined ? undefined : found[ways.indexOf(way.above)]
+  const note =
+    least === undefined
+      ? way.note
+      : `${digits(value / percentile(least, 0.5))}× of "${way.above!.name}"`
+  return {
+    ...(note === undefined ? {} : { note }),
+    ...(way.goal === undefined ? {} : { goal: atMost(way.goal, ratio, "×") })
+  }
+}
+
+const create = Effect.fnUntraced(function* (
+  url: Redacted.Redacted,
+  statements: ReadonlyArray<string>
+) {
   const sql = yield* connect(url)
-  for (const statement of Raw.createFloorTables) yield* sql.unsafe(statement)
+  for (const statement of statements) yield* sql.unsafe(statement)
+}, Effect.scoped)
+
+/** The database of the floors, and one for each way that has an engine, with what it needs. */
+export const createPlaces = Effect.fnUntraced(function* (ways: ReadonlyArray<Way>) {
+  const placeOfFloors = yield* BenchServer.database
+  yield* create(placeOfFloors, Raw.createFloorTables)
+  const urls = new Map<Way, Redacted.Redacted>()
+  for (const way of ways) {
+    const url = yield* BenchServer.database
+    urls.set(way, url)
+    if (way.least !== undefined) yield* create(url, LeastEngine.rungOf(way.least).tables)
+  }
+  return { placeOfFloors, urls }
+})
+
+/** Every run of the least engine was woken once, in the way of its rung, and has ended. */
+export const proveLeast = Effect.fnUntraced(function* (
+  url: Redacted.Redacted,
+  way: Way,
+  count: number
+) {
+  const sql = yield* connect(url)
+  const look = sql.unsafe<{ done: number }>(LeastEngine.rungOf(way.least!).count)
+  yield* until(`${way.name}: woken`, look, ([row]) => row?.done === count)
 }, Effect.scoped)
 
 const proveFloor = Effect.fnUntraced(function* (url: Redacted.Redacted, count: number) {
@@ -151,37 +162,28 @@ const measure = Effect.fnUntraced(function* (size: {
   readonly events: number
   readonly polls: number
 }) {
-  const ways = [...bounds, suspended, parked, polling]
-  const urls = new Map<Way, Redacted.Redacted>()
-  const placeOfFloors = yield* BenchServer.database
-  for (const way of ways) urls.set(way, yield* BenchServer.database)
-  for (const url of [placeOfFloors, ...bounds.map((way) => urls.get(way)!)]) {
-    yield* createFloor(url)
-  }
+  const engines = [...ladder, suspended, parked, polling]
+  const { placeOfFloors, urls } = yield* createPlaces(engines)
   const orders = {
-    places: ways.map((way) => placeOf(way, urls.get(way)!)),
+    places: engines.map((way) => placeOf(way, urls.get(way)!)),
     floor: Remote.place(floor.name, placeOfFloors).url
   }
   const waits = yield* Remote.start({ ...orders, role: "waits" })
   const completes = yield* Remote.start({ ...orders, role: "completes" })
   const processes = { completes, waits }
   // Both sides have to be compiled before the first sample.
-  const compared = [...floors, ...bounds, suspended, parked]
+  const compared = [...floors, ...ladder, suspended, parked]
   yield* sample(processes, compared, size.warmUp, 2)
   const found = yield* sample(processes, compared, size.events, 10)
   // At a moment that has nothing to do with the last poll.
-  const [polled] = yield* sample(processes, [polling], size.polls, 2000)
-  yield* proveFloor(placeOfFloors, floors.length * (size.warmUp + size.events))
-  for (const way of bounds) yield* proveFloor(urls.get(way)!, size.warmUp + size.events)
-  yield* proveDone(urls.get(suspended)!, suspended, size.warmUp + size.events)
-  yield* proveDone(urls.get(parked)!, parked, size.warmUp + size.events)
+  const polled = yield* sample(processes, [polling], size.polls, 2000)
+  const count = size.warmUp + size.events
+  yield* proveFloor(placeOfFloors, floors.length * count)
+  for (const way of ladder) yield* proveLeast(urls.get(way)!, way, count)
+  yield* proveDone(urls.get(suspended)!, suspended, count)
+  yield* proveDone(urls.get(parked)!, parked, count)
   yield* proveDone(urls.get(polling)!, polling, size.polls)
-  return [
-    ...compared.flatMap((way, at) =>
-      toFigures(way, found[at]!, way === floor ? undefined : found[0])
-    ),
-    ...toFigures(polling, polled!, undefined)
-  ]
+  return [...toFigures(compared, found), ...toFigures([polling], polled)]
 })
 
 export const wakes: Section = {
@@ -191,7 +193,7 @@ export const wakes: Section = {
   run: ({ quick }) =>
     Effect.scoped(
       measure(
-        quick ? { warmUp: 100, events: 60, polls: 4 } : { warmUp: 800, events: 300, polls: 12 }
+        quick ? { warmUp: 100, events: 60, polls: 4 } : { warmUp: 400, events: 300, polls: 12 }
       )
     )
 }

@@ -15,6 +15,9 @@ import * as Channel from "../src/Channel.ts"
 /** What a waiting workflow waits for. */
 export const Go = DurableDeferred.make("go")
 
+/** What a workflow of the least engine waits for that receives a message. */
+export const Notice = DurableDeferred.make("notice", { success: Schema.String })
+
 /** Waits for `Go`, then runs one step. */
 export const Waiting = Workflow.make("Waiting", {
   payload: { id: Schema.String },
@@ -68,6 +71,13 @@ export const Work = Workflow.make("Work", {
 
 export const step = (name: string, value: number) =>
   Activity.make({ name, success: Schema.Int, execute: Effect.succeed(value) })
+
+/** Publishes a message on the least engine. */
+export const notify = (workflow: Workflow.Any, executionId: string, value: string) =>
+  DurableDeferred.succeed(Notice, {
+    token: DurableDeferred.tokenFromExecutionId(Notice, { workflow, executionId }),
+    value
+  })
 
 /** Completes `Go` of an execution. */
 export const release = (workflow: Workflow.Any, executionId: string) =>

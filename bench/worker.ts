@@ -41,7 +41,7 @@ import * as Raw from "./Raw.ts"
 import type { Orders, RemotePlace } from "./Remote.ts"
 import { now } from "./Samples.ts"
 import { type Sleep, sleeps } from "./Sleepers.ts"
-import { Go, Notices, Receiving, release, Waiting, Work } from "./Workflows.ts"
+import { Go, Notice, Notices, notify, Receiving, release, Waiting, Work } from "./Workflows.ts"
 
 interface Question extends Turn, Sending, Sleep {
   readonly id: number
@@ -82,6 +82,9 @@ const receives = ({ id }: { readonly id: string }) =>
     Effect.orDie
   )
 
+const isNoticed = ({ id }: { readonly id: string }) =>
+  Effect.andThen(DurableDeferred.await(Notice), after(id))
+
 /** Starts one that waits, and answers when it does. */
 const waits = Effect.fnUntraced(function* (orders: Orders) {
   const workflows = Waiting.toLayer(goesOn)
@@ -90,7 +93,10 @@ const waits = Effect.fnUntraced(function* (orders: Orders) {
       ? Engines.worker(place, Layer.merge(workflows, Receiving.toLayer(receives))).pipe(
           Effect.provide(noted)
         )
-      : Engines.least(workflows, LeastEngine.layer(place.url, least))
+      : Engines.least(
+          least.rung === "message" ? Receiving.toLayer(isNoticed) : workflows,
+          LeastEngine.layer(place.url, "waits", least)
+        )
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   const other = yield* Raw.session(Redacted.make(orders.floor!))
@@ -128,7 +134,7 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
   const engines = yield* build(orders.places, (place, least) =>
     least === undefined
       ? Engines.client(place)
-      : Engines.least(Layer.empty, LeastEngine.layer(place.url, "completes"))
+      : Engines.least(Layer.empty, LeastEngine.layer(place.url, "completes", least))
   )
   const session = yield* Raw.session(Redacted.make(orders.floor!))
   return (({ executionId, name, place }) => {
@@ -137,11 +143,14 @@ const completes = Effect.fnUntraced(function* (orders: Orders) {
       if (engine === undefined) {
         return (name.includes("count") ? Raw.countAndNotify : Raw.insertAndNotify)(session, name)
       }
-      return takesMessages(orders, place)
+      if (!takesMessages(orders, place)) {
+        return release(Waiting, executionId).pipe(Engines.on(engine))
+      }
+      return orders.places.find((other) => other.name === place)?.least === undefined
         ? Channel.publish(Notices, name).pipe(
             Engines.on(engine as Context.Context<Romancy.Provides>)
           )
-        : release(Waiting, executionId).pipe(Engines.on(engine))
+        : notify(Receiving, executionId, name).pipe(Engines.on(engine))
     }
     const completed = send()
     return Effect.suspend(() => {
