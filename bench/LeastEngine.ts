@@ -125,7 +125,7 @@ const waiting = Effect.fnUntraced(function* (
       execution.payload = yield* WorkflowCodec.of(execution.workflow).decodePayload(taken.payload)
     }
     for (const { exit, name } of taken.deferreds) {
-      execution.deferreds.set(name, yield* WorkflowCodec.deferredExit.decode(exit))
+      execution.deferreds.set(name, yield* WorkflowCodec.deferredExit.decode(exit, name))
     }
     if (execution.goOn === undefined) fork(replay(execution))
     else execution.goOn()

@@ -130,9 +130,12 @@ describe("Wake", () => {
       Effect.gen(function* () {
         const { look, looked } = yield* vain(2)
         assert.deepStrictEqual(yield* look(false), [])
-        const looks = yield* Effect.repeat(Effect.andThen(liveClock.sleep(Duration.millis(10)), looked), {
-          until: (looks) => looks.length > 0
-        })
+        const looks = yield* Effect.repeat(
+          Effect.andThen(liveClock.sleep(Duration.millis(10)), looked),
+          {
+            until: (looks) => looks.length > 0
+          }
+        )
         assert.deepStrictEqual(looks, [notified])
       })
     )
