@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { Buffer } from "node:buffer"
 import * as Notification from "../src/Notification.ts"
@@ -143,6 +144,52 @@ describe("Notification", () => {
         assert.strictEqual(decode(full, JSON.stringify({ instance_id: payload }))?._tag, tag)
       })
   )
+
+  const keysOf = {
+    workflow_resumable: ["instance_id", "workflow_name"],
+    timer_expired: ["instance_id", "timer_id", "expires_at"],
+    channel_message: ["channel_name", "message_id", "target_instance_id"],
+    outbox_pending: ["event_id"],
+    workflow_completed: ["instance_ids"],
+    workflow_signal: ["instance_id", "owner"],
+    worker: [],
+    queue: ["queue_name", "worker_id"],
+    self_test: ["nonce"]
+  }
+  const hostile = [
+    "a",
+    "",
+    7,
+    -1.5,
+    2 ** 60,
+    null,
+    true,
+    {},
+    ["a"],
+    ["a", 7],
+    "2025-01-15T10:30:00Z"
+  ]
+
+  it("reads what the schemas read, and nothing else", () => {
+    let readable = 0
+    for (const channel of channels) {
+      const schema: Schema.Codec<Notification.Notification, unknown> = Notification.schemas[channel]
+      const reference = Schema.decodeUnknownOption(schema)
+      const keys = keysOf[channel]
+      const combinations = keys.reduce<ReadonlyArray<Record<string, unknown>>>(
+        (all, key) =>
+          all.flatMap((one) => [one, ...hostile.map((value) => ({ ...one, [key]: value }))]),
+        [{}]
+      )
+      for (const fields of combinations) {
+        const bare = { _tag: decode(`romancy_${channel}`, "")!._tag }
+        const expected = Option.getOrElse(reference(fields), () => bare)
+        if (expected !== bare && Object.keys(fields).length > 0) readable++
+        assert.deepStrictEqual(decode(`romancy_${channel}`, JSON.stringify(fields)), expected)
+      }
+    }
+    assert.isAbove(readable, 50)
+  })
 
   it.effect.prop("reads back what it wrote", [Resumable, Message], ([resumable, message]) =>
     Effect.sync(() => {
