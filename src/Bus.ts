@@ -21,9 +21,9 @@ import type { Notification } from "./Notification.ts"
  * @category models
  */
 export interface Hearing {
-  /** Calls back with each as it arrives, until the scope closes. Must not wait, nor throw. */
+  /** Calls back with what arrives together, until the scope closes. Must not wait, nor throw. */
   readonly hear: (
-    call: (notification: Notification) => void
+    call: (notifications: ReadonlyArray<Notification>) => void
   ) => Effect.Effect<void, never, Scope.Scope>
   /** What arrives from the moment the stream runs. */
   readonly notifications: Stream.Stream<Notification>
@@ -57,7 +57,7 @@ export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function*
   const pubsub = yield* Effect.acquireRelease(PubSub.sliding<Notification>(backlogMax), (pubsub) =>
     PubSub.shutdown(pubsub)
   )
-  const heard = new Set<{ readonly call: (notification: Notification) => void }>()
+  const heard = new Set<{ readonly call: (notifications: ReadonlyArray<Notification>) => void }>()
   return {
     hear: (call) =>
       Effect.suspend(() => {
@@ -71,9 +71,7 @@ export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function*
     subscribe: PubSub.subscribe(pubsub),
     publish: (notifications) =>
       Effect.suspend(() => {
-        for (const notification of notifications) {
-          for (const { call } of heard) call(notification)
-        }
+        for (const { call } of heard) call(notifications)
         // Not `publishUnsafe`, which drops the newest when it is full.
         return Effect.asVoid(PubSub.publishAll(pubsub, notifications))
       })

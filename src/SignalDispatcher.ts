@@ -14,6 +14,7 @@ import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import { Awaiting } from "./Awaiting.ts"
 import { Listener } from "./Listener.ts"
+import type { Notification } from "./Notification.ts"
 import * as Poller from "./Poller.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { Runs } from "./Runs.ts"
@@ -34,14 +35,15 @@ export const layer: Layer.Layer<
     const listener = yield* Listener
     const runs = yield* Runs
     const workerId = yield* WorkerId
-    yield* listener.hear((notification) => {
+    const hear = (notification: Notification): void => {
       if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
       if (notification._tag !== "WorkflowSignal") return
       if (notification.instanceId === undefined) runs.signalParked("notification")
       else if (notification.owner === workerId) {
         runs.signal([notification.instanceId], "notification")
       }
-    })
+    }
+    yield* listener.hear((notifications) => notifications.forEach(hear))
     const polls = Poller.make({
       status: listener.status,
       interval: config.workflowResumptionInterval,

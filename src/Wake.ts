@@ -21,7 +21,6 @@ import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
-import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Alarm from "./Alarm.ts"
@@ -94,8 +93,8 @@ export const make = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Wake, never, Scope.Scope> {
   const box = yield* makeBox
   const alarm = yield* Alarm.make(() => box.add("alarm"))
-  yield* options.listener.hear((notification) => {
-    if (options.on(notification)) box.add("notification")
+  yield* options.listener.hear((notifications) => {
+    if (notifications.some(options.on)) box.add("notification")
   })
   const polls = Poller.make({ ...options, status: options.listener.status })
   yield* Stream.runForEach(polls, (source) => Effect.sync(() => box.add(source))).pipe(
@@ -117,19 +116,21 @@ const standstill = Duration.seconds(2)
 /** Room for one look to come: who asked for it. */
 const makeBox = Effect.gen(function* () {
   const clock = yield* Clock.Clock
-  const signal = yield* Queue.sliding<void>(1)
+  // Opened by a call, so that the consumer goes on in it: a queue would let a turn go by first.
+  const rung = Latch.makeUnsafe(false)
   let asked = new Set<WakeSource>()
   // Something else than a notification asks: that waits for nothing.
   const urgent = Latch.makeUnsafe(false)
   const add = (source: WakeSource): void => {
     asked.add(source)
     if (source !== "notification") urgent.openUnsafe()
-    Queue.offerUnsafe(signal, undefined)
+    rung.openUnsafe()
   }
   const take = (): ReadonlySet<WakeSource> => {
     const taken = asked
     asked = new Set()
     urgent.closeUnsafe()
+    rung.closeUnsafe()
     return taken
   }
 
@@ -151,10 +152,7 @@ const makeBox = Effect.gen(function* () {
       : Effect.raceAllFirst([Effect.sleep(left), urgent.await, liveClock.sleep(standstill)])
   })
 
-  // Emptied when the consumer pulls, so that what came up to that moment is in this look. A signal
-  // that comes between the two is left over with nobody behind it.
-  const looks = Stream.fromEffectRepeat(
-    Queue.take(signal).pipe(Effect.andThen(pause), Effect.map(take))
-  ).pipe(Stream.filter((sources) => sources.size > 0))
+  // Emptied when the consumer pulls, so that what came up to that moment is in this look.
+  const looks = Stream.fromEffectRepeat(rung.await.pipe(Effect.andThen(pause), Effect.map(take)))
   return { add, looks, looked }
 })

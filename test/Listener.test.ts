@@ -166,8 +166,8 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
         const { notify, sql, url } = yield* foreign
         const { listener, statuses } = yield* start({ url }, { prefix: "flood" })
         const heard: Array<string | undefined> = []
-        yield* listener.hear((notification) => {
-          if (notification._tag === "OutboxPending") heard.push(notification.eventId)
+        yield* listener.hear((notifications) => {
+          for (const one of notifications) if (one._tag === "OutboxPending") heard.push(one.eventId)
         })
         yield* statuses.until("Listening")
         yield* sql`select pg_notify('flood_outbox_pending', json_build_object('event_id', n::text)::text)
