@@ -21,6 +21,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
+import type { Fragment } from "effect/sql/Statement"
 import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { DbClock } from "./DbClock.ts"
 import { liveClock } from "./Deadlines.ts"
@@ -35,13 +36,16 @@ import { type MigrationError, StoreError } from "./RomancyError.ts"
 import { Sessions } from "./Sessions.ts"
 import { WorkerId } from "./WorkerId.ts"
 
-/**
- * Builds the context that statements need, for one client.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const makeContext = Effect.gen(function* () {
+/** For which client, and what differs from the usual. */
+type At = [
+  sql: SqlClient,
+  options?: Partial<
+    Pick<PgStatements.StatementContext, "commitTimeout" | "hints" | "query" | "wait">
+  >
+]
+
+/** What the contexts of statements are made of: *now*, and a client. */
+const contextMaker = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const clock = yield* DbClock
   const self = yield* WorkerId
@@ -56,57 +60,64 @@ export const makeContext = Effect.gen(function* () {
     outbox: channel(config, "outbox_pending"),
     queue: channel(config, "queue")
   }
-  return (
-    sql: SqlClient,
-    {
+  const at = (now: Fragment, ...[sql, options = {}]: At): PgStatements.StatementContext => {
+    const {
       commitTimeout,
       hints = config.listenNotify !== false,
       query = (text, parameters) => sql.unsafe(text, parameters),
       wait = true
-    }: Partial<
-      Pick<PgStatements.StatementContext, "commitTimeout" | "hints" | "query" | "wait">
-    > = {}
-  ) =>
-    Effect.map(
-      clock.now,
-      (now): PgStatements.StatementContext => ({
-        sql,
-        query,
-        tables,
-        channels,
-        now,
-        hints,
-        self,
-        wait,
-        commitTimeout
-      })
-    )
+    } = options
+    return { sql, query, tables, channels, now, hints, self, wait, commitTimeout }
+  }
+  return { now: clock.now, at }
 })
+
+/**
+ * Builds the context that statements need, for one client.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const makeContext = Effect.map(
+  contextMaker,
+  ({ at, now }) =>
+    (...of: At) =>
+      Effect.map(now, (now) => at(now, ...of))
+)
 
 /** Makes the ways to run a statement. Migrates or verifies the tables first. */
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const own = yield* Sessions
-  const context = yield* makeContext
+  const { at, now } = yield* contextMaker
   // The application may rename columns in its own results; ours are read as they are.
   const theirs = client.withoutTransforms() as SqlClient
+
+  /** For what has to be in the application's transaction. */
+  const theirContext = Effect.map(now, (now) => at(now, theirs))
 
   const skipped = NotifyQueue.make(own)
   const migrated = yield* PgMigrations.runInTime(config, own)
 
   const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
 
-  const kept = new Map<string, PgStatements.StatementContext>()
-  /** A context that was there before is the same again: a statement is made once for each. */
-  const ownContext = (options: Parameters<typeof context>[1]) =>
-    Effect.map(context(own, { ...options, query: own.query }), (made) => {
-      const key = `${made.wait} ${made.hints} ${made.commitTimeout}`
-      const before = kept.get(key)
-      if (before?.now === made.now) return before
-      kept.set(key, made)
-      return made
-    })
+  /** As long as *now* is the same, a context is: a statement is put together once for each. */
+  const ownContext = (options: At[1]) => {
+    let kept: PgStatements.StatementContext | undefined
+    return (now: Fragment) => {
+      if (kept?.now !== now) kept = at(now, own, { ...options, query: own.query })
+      return kept
+    }
+  }
+  const contexts = (hints: { readonly hints?: false }) => ({
+    waiting: ownContext({ ...hints, wait: true, commitTimeout }),
+    hurried: ownContext({ ...hints, wait: false, commitTimeout }),
+    // Nothing would end a wait there.
+    unbounded: ownContext({ ...hints, wait: false })
+  })
+  const telling = contexts({})
+  const silent = contexts({ hints: false })
 
   /** Runs a statement on the engine's own sessions, without notifications if their queue is full. */
   const run = <A>(
@@ -114,14 +125,14 @@ const make = Effect.gen(function* () {
     mayWait = true
   ): Effect.Effect<A, SqlError> =>
     Effect.flatMap(migrated, () => {
-      const options = own.boundsWaits() ? { wait: mayWait, commitTimeout } : { wait: false }
+      const kind = own.boundsWaits() ? (mayWait ? "waiting" : "hurried") : "unbounded"
       return Effect.catchIf(
-        Effect.flatMap(ownContext(options), statement),
+        Effect.flatMap(now, (now) => statement(telling[kind](now))),
         PgFailure.isQueueFull,
         () =>
           Effect.andThen(
             skipped,
-            Effect.flatMap(ownContext({ ...options, hints: false }), statement)
+            Effect.flatMap(now, (now) => statement(silent[kind](now)))
           )
       )
     })
@@ -212,7 +223,7 @@ const make = Effect.gen(function* () {
           ? // The load that others make must fail no run.
             Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
           : // Nobody here may act on it before the commit, so the notification goes to this process too.
-            Effect.flatMap(context(theirs), (context) =>
+            Effect.flatMap(theirContext, (context) =>
               statement({ ...context, self: "" }, [inside(row)])
             ).pipe(
               Effect.map((answers) => answers[0]!),
@@ -224,7 +235,18 @@ const make = Effect.gen(function* () {
   /** Runs an effect once the transaction that the caller is in has committed, or at once. */
   const afterCommit = client.afterCommit
 
-  return { afterCommit, anywhere, batched, context, direct, fail, once, run, theirs, transaction }
+  return {
+    afterCommit,
+    anywhere,
+    batched,
+    direct,
+    fail,
+    once,
+    run,
+    theirContext,
+    theirs,
+    transaction
+  }
 })
 
 /**

@@ -32,7 +32,8 @@ import * as Store from "./WorkflowStore.ts"
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
   const execution = yield* PgExecution
-  const { anywhere, batched, context, direct, fail, once, run, theirs, transaction } = execution
+  const { anywhere, batched, direct, fail, once, run, theirContext, theirs, transaction } =
+    execution
 
   const woken = (row: {
     readonly status: Store.Status | null
@@ -174,7 +175,7 @@ const make = Effect.gen(function* () {
             const exit = yield* Effect.exit(body)
             if (Exit.isFailure(exit))
               return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
-            const [row] = yield* PgLeaseStatements.recordSteps(yield* context(theirs), [
+            const [row] = yield* PgLeaseStatements.recordSteps(yield* theirContext, [
               { lease, ...step, exit: encode(exit.value) }
             ])
             const done = { verdict: row!.verdict, exit }
@@ -212,7 +213,7 @@ const make = Effect.gen(function* () {
           ? direct("read a workflow", (context) =>
               PgDispatchStatements.outcomes(context, [executionId])
             )
-          : Effect.flatMap(context(theirs), (context) =>
+          : Effect.flatMap(theirContext, (context) =>
               PgDispatchStatements.outcomes(context, [executionId])
             ).pipe(Effect.catch(fail("read a workflow")))
       ).pipe(
