@@ -71,14 +71,15 @@ const resultRow = ({ done, fault, figures, fired, runs, violations }: Result): s
 const first = (texts: ReadonlyArray<string>, count = 10): ReadonlyArray<string> =>
   texts.length <= count ? texts : [...texts.slice(0, count), `and ${texts.length - count} more`]
 
-const violationList = (results: ReadonlyArray<Result>): ReadonlyArray<string> => {
-  const found = results.flatMap(({ fault, violations }) =>
+const violationLines = (results: ReadonlyArray<Result>): ReadonlyArray<string> =>
+  results.flatMap(({ fault, violations }) =>
     first(violations).map(
       (text) => `- ${fault.key}, ${fault.name}: ${text.split("\n")[0]?.slice(0, 200)}`
     )
   )
-  return found.length === 0 ? [] : ["", "## Violations", "", ...found]
-}
+
+const violationList = (lines: ReadonlyArray<string>): ReadonlyArray<string> =>
+  lines.length === 0 ? [] : ["", "## Violations", "", ...lines]
 
 export interface About {
   readonly command: string
@@ -88,6 +89,11 @@ export interface About {
   /** What it ran on, by name. */
   readonly environment: Readonly<Record<string, string | number>>
 }
+
+const origin = ({ command, environment, seed }: Omit<About, "leftOut">): string =>
+  `\`${command}\` with seed ${seed}, on ${Object.entries(environment)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(", ")}`
 
 /** The document. */
 export const markdown = (results: ReadonlyArray<Result>, about: About): string =>
@@ -100,9 +106,7 @@ export const markdown = (results: ReadonlyArray<Result>, about: About): string =
     "which nothing was done, counts as a violation too. Figures are of one machine and one run; the",
     "targets are this project's own.",
     "",
-    `Written by \`${about.command}\` with seed ${about.seed}, on ${Object.entries(about.environment)
-      .map(([name, value]) => `${name} ${value}`)
-      .join(", ")}.`,
+    `Written by ${origin(about)}.`,
     "",
     row(["#", "fault", "expected", "runs", "violations", "figure", "target"]),
     "| --- | --- | --- | --- | --- | --- | --- |",
@@ -110,9 +114,41 @@ export const markdown = (results: ReadonlyArray<Result>, about: About): string =
     ...about.leftOut.map(({ fault: { expectation, key, name }, reason }) =>
       row([key, name, expectation, `**not run**: ${reason}`, "", "", ""])
     ),
-    ...violationList(results),
+    ...violationList(violationLines(results)),
     ""
   ].join("\n")
+
+/** The document of an earlier run, with the rows of the faults that were run again. */
+export const updated = (
+  document: string,
+  results: ReadonlyArray<Result>,
+  about: Omit<About, "leftOut">
+): string => {
+  const keys = new Set(results.map(({ fault }) => fault.key))
+  const lines = document.trimEnd().split("\n")
+  const isRow = (line: string) => line.startsWith("| ")
+  const isViolation = (line: string) => line.startsWith("- ")
+  const again = (line: string) => keys.has(/^(?:\| |- )([^ ,]+)/.exec(line)?.[1] ?? "")
+  const table = lines.findIndex(isRow)
+  const rows = lines.filter(isRow)
+  const fresh = new Map(results.map((result) => [result.fault.key, resultRow(result)]))
+  const replaced = rows.map((line) => {
+    const key = line.split(" | ")[0]!.slice(2)
+    const row = fresh.get(key) ?? line
+    fresh.delete(key)
+    return row
+  })
+  const kept = lines.filter((line) => isViolation(line) && !again(line))
+  return [
+    ...lines.slice(0, table - 1),
+    `Rows ${[...keys].join(", ")} are of a later run, by ${origin(about)}.`,
+    "",
+    ...replaced,
+    ...fresh.values(),
+    ...violationList([...kept, ...violationLines(results)]),
+    ""
+  ].join("\n")
+}
 
 /** What is said on the screen of one fault. */
 export const lines = (result: Result): string =>

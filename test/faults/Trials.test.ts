@@ -159,4 +159,44 @@ describe("Trials", () => {
       }
     )
   )
+
+  it.effect(
+    "a fault that is run again has a new row and its violations no more; others keep theirs",
+    () =>
+      Effect.gen(function* () {
+        const about = { command: "first", seed: 5, environment: { cores: 2 } }
+        const of = (key: string, changes: Partial<Outcome>) =>
+          run(faultOf(() => Effect.succeed({ ...good, ...changes }), { key }))
+        const before = Report.markdown(
+          [
+            yield* of("1", { done: 11 }),
+            yield* of("10", { done: 12, violations: ["vanished"] }),
+            yield* of("soak", { violations: ["early"] })
+          ],
+          { ...about, leftOut: [] }
+        )
+        const after = Report.updated(
+          before,
+          [yield* of("10", { done: 1234 }), yield* of("standby", { done: 13 })],
+          { ...about, command: "second", seed: 6 }
+        )
+        const rows = (text: string) =>
+          text
+            .split("\n")
+            .filter((line) => line.startsWith("| "))
+            .map((line) => line.split(" | ")[0])
+        assert.deepStrictEqual(rows(after), [...rows(before), "| standby"])
+        for (const kept of [
+          "`first` with seed 5",
+          "11 done",
+          "soak, something is done: seed 5: early"
+        ])
+          assert.include(after, kept)
+        for (const fresh of ["Rows 10, standby", "`second` with seed 6", "1,234 done", "13 done"])
+          assert.include(after, fresh)
+        for (const gone of ["12 done", "vanished"]) assert.notInclude(after, gone)
+        const once = Report.updated(after, [yield* of("soak", {})], { ...about, command: "third" })
+        assert.notInclude(once, "## Violations")
+      })
+  )
 })

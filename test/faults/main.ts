@@ -2,7 +2,7 @@
  * `npm run faults`: every fault of the list in earnest, and a soak; writes `docs/FAULTS.md`.
  *
  * - `--quick`: fewer and shorter runs; the document stays as it is
- * - `--only 1,7,soak`: some faults; the document stays as it is
+ * - `--only 1,7,soak`: some faults; the document keeps the rows of the others
  * - `--seed 42`: the seed of the first run of each (default: drawn, and printed)
  * - `--minutes 60`: how long the soak lasts (default 2)
  * - `--json`: the last line is one JSON object with the same numbers
@@ -17,13 +17,13 @@ import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import * as References from "effect/References"
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { cpus } from "node:os"
 import { parseArgs } from "node:util"
 import * as PgCluster from "../support/PgCluster.ts"
 import type { Size } from "./Fault.ts"
 import { faults } from "./faults.ts"
-import { judged, lines, markdown, met } from "./Report.ts"
+import { judged, lines, markdown, met, updated } from "./Report.ts"
 import * as Trials from "./Trials.ts"
 
 const { values: options } = parseArgs({
@@ -111,14 +111,19 @@ const main = Effect.gen(function* () {
   const absent = wanted.filter(({ skip }) => skip === true)
   const able = wanted.filter(({ skip }) => skip !== true)
   const results: Array<Trials.Result> = []
+  const before = existsSync(document)
+    ? readFileSync(document, "utf8")
+    : markdown([], { leftOut: [], command, seed: first, environment })
   /** After each fault, so that a run that is stopped has not been for nothing. */
   const report = Effect.suspend(() => {
-    if (size !== "full" || options.only !== undefined) return Effect.void
+    if (size !== "full") return Effect.void
+    const about = { command, seed: first, environment }
+    if (options.only !== undefined) return write(updated(before, results, about))
     const leftOut = [
       ...absent.map((fault) => ({ fault, reason: lacking })),
       ...able.slice(results.length).map((fault) => ({ fault, reason: pending }))
     ]
-    return write(markdown(results, { leftOut, command, seed: first, environment }))
+    return write(markdown(results, { ...about, leftOut }))
   })
   console.log(`seed ${first}\n`)
   for (const { key, name } of absent)
