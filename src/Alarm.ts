@@ -91,6 +91,29 @@ export const make = Effect.fnUntraced(function* (
 })
 
 /**
+ * Asks what is due, and sets an alarm for what will be next, as the answer has it. Counted from the
+ * question: the way back is part of the wait. It is set before anything else is made of the answer, so
+ * where more is due by then, the next look follows at once.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const asking = <A extends { readonly nextMillis: number | undefined }, E, R>(
+  alarm: Pick<Alarm, "setUnsafe">,
+  question: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  Effect.clockWith((clock) => {
+    const askedNanos = clock.monotonicTimeNanosUnsafe()
+    return Effect.map(question, (answer) => {
+      if (answer.nextMillis !== undefined) {
+        const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
+        alarm.setUnsafe(Math.max(0, answer.nextMillis - sinceMillis))
+      }
+      return answer
+    })
+  })
+
+/**
  * Sets an alarm for each deadline that somebody announces by `timer_expired`, for as long as the
  * stream of notifications lasts. `storeMillis` is the clock that those deadlines are told by.
  *

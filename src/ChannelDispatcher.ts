@@ -10,7 +10,6 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -45,7 +44,6 @@ export const layer: Layer.Layer<
     const runs = yield* Runs
     const store = yield* ChannelStore
     const worker = yield* Worker
-    const clock = yield* Clock.Clock
     const limit = config.maxMessagesPerBatch
     const wake = yield* Wake.make({
       listener,
@@ -70,19 +68,13 @@ export const layer: Layer.Layer<
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
-      let askedNanos = 0n
-      const delivered = yield* runs.admit(sources, (slots) => {
-        askedNanos = clock.monotonicTimeNanosUnsafe()
-        return store.deliver({ workflowNames, limit, slots })
-      })
+      const delivered = yield* runs.admit(sources, (slots) =>
+        Alarm.asking(wake.alarm, store.deliver({ workflowNames, limit, slots }))
+      )
       yield* runs.tell(delivered.here, sources.has("notification") ? "notification" : "home")
       // Those for which there was no slot here.
       if (delivered.count > delivered.claimed.length + delivered.here.length) {
         doorbell.workflows("home")
-      }
-      if (delivered.nextMillis !== undefined) {
-        const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
-        yield* wake.alarm.set(Math.max(0, delivered.nextMillis - sinceMillis))
       }
       return { full: delivered.full, passed: delivered.passed }
     })

@@ -54,6 +54,51 @@ export const sparing = <Options, A extends { readonly passed: boolean }>(
     )
 }
 
+/** Whether an answer failed to come for what would be in it, and would fail to come again. */
+const mayBeTooMuch = (reason: unknown): boolean =>
+  PgFailure.isUnanswered(reason) || PgFailure.blamesRow(reason)
+
+/**
+ * Reads what is known of many, in halves where that is too much for one answer. What is too much for
+ * an answer of its own is left out, and said in the log: whoever needs it asks again.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const inParts = <A>(
+  read: (executionIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<A>, StoreError>
+): ((executionIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<A>, StoreError>) => {
+  const part = (ids: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<A>, StoreError> =>
+    Effect.catchIf(
+      insisting(read(ids), ids.length > 1 ? 1 : attempts),
+      ({ reason }) => mayBeTooMuch(reason),
+      (error) => {
+        const half = ids.length >> 1
+        return half === 0
+          ? Effect.as(Effect.annotateLogs(Effect.logWarning(error.message), { ids }), [])
+          : Effect.zipWith(part(ids.slice(0, half)), part(ids.slice(half)), (a, b) => [...a, ...b])
+      }
+    )
+  return part
+}
+
+/** Repeats a read until the database answers, unless it fails to do that so many times. */
+const insisting = <A>(
+  read: Effect.Effect<A, StoreError>,
+  times: number
+): Effect.Effect<A, StoreError> =>
+  Effect.suspend(() => {
+    let unanswered = 0
+    const counted = Effect.tapError(read, ({ reason }) =>
+      Effect.sync(() => {
+        if (PgFailure.isUnanswered(reason)) unanswered++
+      })
+    )
+    return PgFailure.patiently(counted, ({ reason }) =>
+      PgFailure.isUnanswered(reason) ? unanswered < times : PgFailure.isTransient(reason)
+    )
+  }).pipe(Effect.provideService(Clock.Clock, liveClock))
+
 /**
  * Makes the claim of what is runnable.
  *
@@ -79,10 +124,9 @@ export const make = ({ direct, once }: Pick<PgExecution["Service"], "direct" | "
    * attempt: where that is answered again and again and this is not, it is too much.
    */
   const read = ({ executionId, record: none }: Store.Taken): NonNullable<Store.Taken["stored"]> =>
-    Effect.suspend(() => {
-      const ids = [executionId]
-      let unanswered = 0
-      return Effect.gen(function* () {
+    insisting(
+      Effect.gen(function* () {
+        const ids = [executionId]
         yield* direct("see whether the database answers", ({ sql }) => sql`select 1`)
         const [row] = yield* once("load a payload", (context) =>
           PgDispatchStatements.payloads(context, ids)
@@ -92,17 +136,9 @@ export const make = ({ direct, once }: Pick<PgExecution["Service"], "direct" | "
         )
         const [record = none] = toRecords(rows)
         return { payload: row?.payload, record }
-      }).pipe(
-        Effect.retry({
-          while: ({ reason }) =>
-            PgFailure.isUnanswered(reason)
-              ? ++unanswered < attempts
-              : PgFailure.isTransient(reason),
-          schedule: PgFailure.patience
-        }),
-        Effect.provideService(Clock.Clock, liveClock)
-      )
-    })
+      }),
+      attempts
+    )
 
   const apart = (options: Options) =>
     Effect.map(claim(PgDispatchStatements.claimBare)(options), ({ claimed, passed }) => ({

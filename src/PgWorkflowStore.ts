@@ -133,6 +133,13 @@ const make = Effect.gen(function* () {
       })
     )
 
+  const outcomes = PgClaims.inParts((executionIds) =>
+    Effect.map(
+      once("await workflows", (context) => PgDispatchStatements.outcomes(context, executionIds)),
+      (rows) => rows.map(toOutcome)
+    )
+  )
+
   return Store.WorkflowStore.of({
     inTransaction: Effect.map(transaction, Option.isSome),
 
@@ -190,13 +197,12 @@ const make = Effect.gen(function* () {
         direct("load workflows", (context) => PgDispatchStatements.load(context, executionIds)),
         toRecords
       ),
-    news: (executionIds) =>
+    news: PgClaims.inParts((executionIds) =>
       Effect.map(
-        direct("look after workflows", (context) =>
-          PgDispatchStatements.news(context, executionIds)
-        ),
+        once("look after workflows", (context) => PgDispatchStatements.news(context, executionIds)),
         toNews
-      ),
+      )
+    ),
     fireTimers: PgClaims.sparing(fireTimers, (options) => fireTimers({ ...options, slots: 0 })),
     release: (leases) =>
       Effect.forEach(leases, (lease) => release(lease), {
@@ -222,12 +228,7 @@ const make = Effect.gen(function* () {
     awaitOutcomes: (executionIds) =>
       executionIds.length === 0
         ? Effect.succeed([])
-        : Effect.andThen(
-            markAwaited(executionIds),
-            direct("await workflows", (context) =>
-              PgDispatchStatements.outcomes(context, executionIds)
-            )
-          ).pipe(Effect.map((rows) => rows.map(toOutcome))),
+        : Effect.andThen(markAwaited(executionIds), outcomes(executionIds)),
 
     registerWorker: (worker) =>
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(

@@ -9,7 +9,6 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Alarm from "./Alarm.ts"
@@ -38,7 +37,6 @@ export const layer: Layer.Layer<
     const runs = yield* Runs
     const store = yield* WorkflowStore
     const worker = yield* Worker
-    const clock = yield* Clock.Clock
     const wake = yield* Wake.make({
       listener,
       // One that says when it is due sets the alarm below; a bare one asks for a look.
@@ -56,18 +54,9 @@ export const layer: Layer.Layer<
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
-      const fired = yield* runs.admit(sources, (slots) => {
-        const askedNanos = clock.monotonicTimeNanosUnsafe()
-        return Effect.map(store.fireTimers({ workflowNames, limit, slots }), (fired) => {
-          if (fired.nextMillis !== undefined) {
-            // Counted from the question: the way back is part of the wait. Set before what was fired
-            // is launched: where more is due by then, the next look follows at once.
-            const sinceMillis = Number(clock.monotonicTimeNanosUnsafe() - askedNanos) / 1e6
-            wake.alarm.setUnsafe(Math.max(0, fired.nextMillis - sinceMillis))
-          }
-          return fired
-        })
-      })
+      const fired = yield* runs.admit(sources, (slots) =>
+        Alarm.asking(wake.alarm, store.fireTimers({ workflowNames, limit, slots }))
+      )
       runs.signal(fired.here, "alarm")
       // Those for which there was no slot here.
       if (fired.count > fired.claimed.length + fired.here.length) doorbell.workflows("alarm")

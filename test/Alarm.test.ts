@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Alarm from "../src/Alarm.ts"
@@ -49,6 +50,31 @@ describe("Alarm", () => {
       assert.deepStrictEqual(at, [1100])
       yield* adjust(3_600_000)
       assert.deepStrictEqual(at, [1100])
+    })
+  )
+
+  it.effect("counts what an answer says to be next from the question, and knows an end", () =>
+    Effect.gen(function* () {
+      const { adjust, alarm, at } = yield* started
+      const asking = (answerMillis: number, nextMillis: number | undefined) =>
+        Effect.forkChild(
+          Alarm.asking(alarm, Effect.as(Effect.sleep(answerMillis), { nextMillis, count: 7 })),
+          { startImmediately: true }
+        )
+      const first = yield* asking(300, 1000)
+      yield* adjust(300)
+      assert.strictEqual((yield* Fiber.join(first)).count, 7)
+      yield* adjust(699)
+      assert.deepStrictEqual(at, [])
+      yield* adjust(1)
+      assert.deepStrictEqual(at, [1000])
+      // The answer came when it was due already.
+      yield* asking(500, 200)
+      yield* adjust(500)
+      assert.deepStrictEqual(at, [1000, 1500])
+      yield* asking(10, undefined)
+      yield* adjust(3_600_000)
+      assert.deepStrictEqual(at, [1000, 1500])
     })
   )
 

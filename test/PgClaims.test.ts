@@ -2,9 +2,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
+import * as PgClaims from "../src/PgClaims.ts"
+import * as PgFailure from "../src/PgFailure.ts"
+import { StoreError } from "../src/RomancyError.ts"
 import * as Timer from "../src/Timer.ts"
 import { hold } from "./conformance/Postgres.ts"
 import { assertSuccess, succeed } from "./contract/Harness.ts"
@@ -166,6 +170,64 @@ describe("a record that is more than one answer can hold", () => {
       assertSuccess(yield* finished(worker, Order, large), "large")
       assert.include(yield* status(large, "Completed"), { token: 3 })
       assert.strictEqual(log.count("large"), 2)
+    })
+  )
+})
+
+describe("what is known of many", () => {
+  const late = new ConnectionError({ cause: new PgFailure.Unanswered("late"), operation: "query" })
+  const refused = new UnknownError({ cause: { code: "54000" }, operation: "query" })
+  const away = new ConnectionError({ cause: new Error("ECONNREFUSED"), operation: "query" })
+  const failing = (reason: SqlError["reason"]) =>
+    Effect.fail(new StoreError({ operation: "read", reason: new SqlError({ reason }) }))
+
+  for (const [name, reason] of Object.entries({ late, refused })) {
+    it.live(`is read in parts when the answer is ${name}, without what is too much by itself`, () =>
+      Effect.gen(function* () {
+        const asked: Array<string> = []
+        const read = PgClaims.inParts((ids) =>
+          Effect.suspend(() => {
+            asked.push(ids.join(""))
+            return ids.length > 2 || ids.includes("e") ? failing(reason) : Effect.succeed(ids)
+          })
+        )
+        assert.deepStrictEqual(yield* read(["a", "b", "c", "d", "e", "f"]), [
+          "a",
+          "b",
+          "c",
+          "d",
+          "f"
+        ])
+        const alone = asked.filter((ids) => ids === "e").length
+        assert.strictEqual(alone, name === "late" ? 3 : 1)
+        assert.strictEqual(asked.length - alone, 8)
+      })
+    )
+  }
+
+  it.live("is a failure at once when that has nothing to do with what is read", () =>
+    Effect.gen(function* () {
+      let asked = 0
+      const missing = new UnknownError({ cause: { code: "42P01" }, operation: "query" })
+      const read = PgClaims.inParts(() =>
+        Effect.suspend(() => {
+          asked++
+          return failing(missing)
+        })
+      )
+      assert.strictEqual((yield* Effect.flip(read(["a", "b"])))._tag, "StoreError")
+      assert.strictEqual(asked, 1)
+    })
+  )
+
+  it.live("is asked for as a whole until the database is there", () =>
+    Effect.gen(function* () {
+      const asked: Array<string> = []
+      const read = PgClaims.inParts((ids) =>
+        Effect.suspend(() => (asked.push(ids.join("")) < 4 ? failing(away) : Effect.succeed(ids)))
+      )
+      assert.deepStrictEqual(yield* read(["a", "b"]), ["a", "b"])
+      assert.deepStrictEqual(asked, ["ab", "ab", "ab", "ab"])
     })
   )
 })
