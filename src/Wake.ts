@@ -105,7 +105,8 @@ export const make = Effect.fnUntraced(function* (
 
 /**
  * So many looks in vain, none of them so long after the one before, are followed by a pause of so
- * long, counted from the last. A lone notification, and the echo of work that was found, go at once.
+ * long, counted from the last. A lone notification goes at once, and so does what follows on a look
+ * that has found something before as much time has passed.
  */
 const vainLooksMax = 2
 const vainWindowMillis = 100
@@ -137,10 +138,15 @@ const makeBox = Effect.gen(function* () {
   const nowMillis = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
   let vainLooks = 0
   let lastVainMillis = Number.NEGATIVE_INFINITY
+  let lastFoundMillis = Number.NEGATIVE_INFINITY
   const looked = (sources: ReadonlySet<WakeSource>, found: boolean): void => {
-    if (found) vainLooks = 0
-    else if (sources.has("notification") && sources.size === 1) {
-      const now = nowMillis()
+    const now = nowMillis()
+    if (found) {
+      vainLooks = 0
+      lastFoundMillis = now
+    } else if (sources.has("notification") && sources.size === 1) {
+      // Whoever finds much also hears of what he has found already: that is no vain race.
+      if (now - lastFoundMillis < vainPauseMillis) return
       vainLooks = now - lastVainMillis < vainWindowMillis ? vainLooks + 1 : 1
       lastVainMillis = now
     }

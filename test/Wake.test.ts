@@ -162,10 +162,25 @@ describe("Wake", () => {
       Effect.gen(function* () {
         const { look } = yield* vain(1)
         assert.deepStrictEqual(yield* look(true), [notified])
+        yield* TestClock.adjust("20 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(true), [notified])
+        yield* TestClock.adjust("20 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(false), [notified])
+        assert.deepStrictEqual(yield* look(false), [])
+      })
+    )
+
+    it.effect("does not count those within 20 ms of one that has found something", () =>
+      Effect.gen(function* () {
+        const { look } = yield* vain(1)
+        assert.deepStrictEqual(yield* look(true), [notified])
+        for (let n = 0; n < 20; n++) {
+          assert.deepStrictEqual(yield* look(false), [notified])
+          yield* TestClock.adjust("1 millis")
+        }
+        for (let n = 0; n < 2; n++) assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(false), [])
       })
     )
