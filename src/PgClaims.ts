@@ -105,7 +105,10 @@ const insisting = <A>(
  * @since 0.1.0
  * @category constructors
  */
-export const make = ({ direct, once }: Pick<PgExecution["Service"], "direct" | "once">) => {
+export const make = ({
+  direct,
+  once
+}: Pick<PgExecution["Service"], "direct" | "once">): Store.WorkflowStore["Service"]["claim"] => {
   type Options = Parameters<typeof PgDispatchStatements.claim>[1]
 
   const claim =

@@ -35,10 +35,11 @@ export const partitioned: Fault = {
     const proxy = yield* PgProxy.make(harness.url)
     const options = { maxConcurrentWorkflows: count }
     yield* harness.recruit({ name: "cut off", options, url: proxy.through(harness.url) })
-    yield* harness.recruit({ name: "neighbour", options })
     const works = Workload.works(count).map((work) => ({ ...work, stepMillis: 200 }))
     yield* harness.start(works)
     yield* Workload.linesBy(harness, "cut off")
+    // Not before: it might have taken all of it.
+    yield* harness.recruit({ name: "neighbour", options })
     const statements = Effect.map(proxy.counts(), (counts) => counts.statements)
     yield* proxy.blackHole
     const before = yield* statements
