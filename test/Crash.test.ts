@@ -143,7 +143,8 @@ describe("a claim whose answer is lost", () => {
       // What the claim has to wait for, so that the network can break before its answer.
       const user = yield* Database.connect(fleet.url)
       const claimWaits = fleet.sql`select from pg_stat_activity
-        where application_name = 'romancy-writer' and wait_event_type = 'Lock'`
+        where application_name = 'romancy-writer' and wait_event_type = 'Lock'
+          and query like '%picked%'`
       yield* user.withTransaction(
         Effect.gen(function* () {
           yield* user`select from romancy_workers where worker_id = ${a.workerId} for update`

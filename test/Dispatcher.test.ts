@@ -199,6 +199,8 @@ describe("Dispatcher", () => {
           yield* TestClock.adjust("20 millis")
           yield* settle
           assert.deepStrictEqual(yield* drained, looked)
+          // Its echo is over, and what is looked for in vain from now on was lost to others.
+          yield* TestClock.adjust("20 millis")
         }
       })
     )
