@@ -175,6 +175,14 @@ export const make = Effect.fnUntraced(function* (here: {
 })
 
 /**
+ * The ways to leave.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Departure = Effect.Success<ReturnType<typeof make>>
+
+/**
  * Ends a replay that another will follow: resources are released, durable finalizers do not run.
  *
  * @since 0.1.0

@@ -1,5 +1,5 @@
 /**
- * The instances that live in this process: their slots, their replays, and how each one leaves.
+ * The instances that live in this process, from their `Arrival` over their replays to their `Departure`.
  *
  * Reads: claims from the dispatchers and from starts at home; signals for instances that run here.
  * Feeds: `WorkflowStore` with completions and suspensions, `Awaiting` and the doorbell.
@@ -12,29 +12,30 @@ import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import type * as Option from "effect/Option"
-import * as Scope from "effect/Scope"
-import * as Workflow from "effect/workflow/Workflow"
+import type * as Scope from "effect/Scope"
+import type * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
 import type { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { closeReplay, make as makeDeparture } from "./Departure.ts"
+import { make as makeArrival } from "./Arrival.ts"
+import { make as makeDeparture } from "./Departure.ts"
 import { Parking } from "./Parking.ts"
+import { make as makeReplay } from "./Replay.ts"
 import { OnResumption, type Resumption } from "./Resumption.ts"
 import { make as makeSignals } from "./Signals.ts"
 import { make as makeSlots } from "./Slots.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
-import { type Ended, Run } from "./Run.ts"
+import type { Ended, Run } from "./Run.ts"
 import { Tenure } from "./Tenure.ts"
 import type { WakeSource } from "./Wake.ts"
-import { WorkerId } from "./WorkerId.ts"
-import * as WorkflowCodec from "./WorkflowCodec.ts"
-import * as Store from "./WorkflowStore.ts"
+import type { WorkerId } from "./WorkerId.ts"
+import type * as Store from "./WorkflowStore.ts"
 
 /**
  * A workflow that can be run here. `context` has the services that its schemas need.
@@ -130,12 +131,9 @@ export class Runs extends Context.Service<
 }
 
 const make = Effect.gen(function* () {
-  const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
-  const self = yield* WorkerId
   const onResumption = yield* OnResumption
-  const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
   const registrations = new Map<string, Registration>()
@@ -149,7 +147,7 @@ const make = Effect.gen(function* () {
     run.settle(ended)
     slots.freed()
   }
-  const { block, complete, giveBack, suspend } = yield* makeDeparture({
+  const departure = yield* makeDeparture({
     runs,
     leave,
     signal: (...of) => signal(...of)
@@ -163,176 +161,17 @@ const make = Effect.gen(function* () {
       )
     )
 
-  // A run, from its claim to the moment it leaves.
-
-  const replay = (run: Run, registration: Registration) => {
-    const instance = WorkflowEngine.WorkflowInstance.initial(run.workflow, run.executionId, {
-      scope: Scope.makeUnsafe()
-    })
-    run.begin(instance)
-    const fiber = fork(
-      Effect.suspend(() => registration.execute(run.payload, run.executionId)).pipe(
-        Effect.onExit((exit) => interruptIfAsked(run, instance, exit)),
-        Workflow.intoResult,
-        (effect) => tracked.trackRun(instance, effect)
-      )
-    )
-    run.fiber = fiber
-    return Fiber.await(fiber)
-  }
-
-  const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
-    while (true) {
-      const exit = yield* replay(run, registration)
-      yield* run.idle
-      if (run.unreadable !== undefined) {
-        yield* closeReplay(run)
-        return yield* block(run.lease, run.workflow._tag, run.unreadable)
-      }
-      if (run.abandoned) return yield* giveBack(run)
-      const result = resultOf(run, exit)
-      if (result === undefined) {
-        const cause = (exit as Exit.Failure<never, never>).cause
-        if (!Cause.hasInterruptsOnly(cause))
-          return yield* block(run.lease, run.workflow._tag, cause)
-        // The body interrupted itself, or let the interruption of a child through: that is its end.
-        return yield* complete(
-          run,
-          registration,
-          new Workflow.Complete({ exit: Exit.failCause(cause) })
-        )
-      }
-      if (result._tag === "Complete") return yield* complete(run, registration, result)
-      yield* closeReplay(run)
-      // What arrives from here on has not been seen by this replay, whatever the counters say then.
-      const seen = { wakes: run.wakes, resumes: run.resumes }
-      if (run.takeAgain(result.failed === true)) continue
-      const suspended = yield* suspend(run, registration, result, seen)
-      if (suspended === "Suspended") return
-      if (suspended === "Fenced") return yield* giveBack(run)
-      const [record] = yield* store.load([run.executionId])
-      const changes = record === undefined ? undefined : yield* run.apply(record)
-      if (changes === undefined || changes.fenced) return yield* giveBack(run)
-      run.again = undefined
-    }
+  const drive = yield* makeReplay({ departure, tracked })
+  const launch: Runs["Service"]["launch"] = yield* makeArrival({
+    registrations,
+    runs,
+    block: departure.block,
+    drive,
+    abandon: (run) => abandon(run),
+    hold: (executionId) => slots.hold(executionId),
+    resumed
   })
-
-  const launch: Runs["Service"]["launch"] = Effect.fnUntraced(function* (claimed, options) {
-    const registration = registrations.get(claimed.workflowName)
-    if (registration === undefined) {
-      yield* Effect.ignore(store.release([claimed]))
-      return undefined
-    }
-    const before = runs.get(claimed.executionId)
-    if (before?.lease.token === claimed.token) return before
-    if (before !== undefined) return yield* replace(before, claimed, options.sources)
-    if (options.stored !== undefined) {
-      return yield* fetch(claimed, options.stored, options.sources)
-    }
-    const prepared = yield* Effect.exit(prepare(claimed, registration, options))
-    if (Exit.isFailure(prepared)) {
-      yield* block(claimed, claimed.workflowName, prepared.cause)
-      return undefined
-    }
-    const run = prepared.value
-    runs.set(run.executionId, run)
-    if (!claimed.fresh) {
-      resumed({
-        executionId: run.executionId,
-        workflowName: claimed.workflowName,
-        sources: options.sources,
-        waitedMillis: claimed.waitedMillis,
-        parked: false
-      })
-    }
-    run.driver = fork(
-      drive(run, registration).pipe(
-        Effect.catchCause((cause) =>
-          Cause.hasInterruptsOnly(cause)
-            ? Effect.void
-            : // Trying again would not help, so it is not given back to be tried for ever.
-              block(run.lease, run.workflow._tag, cause)
-        )
-      )
-    )
-    return run
-  })
-
-  /**
-   * Begins with a claim when something is over that nobody else waits for, if it is still this
-   * worker's by then: another may have gone on with it, and this one must begin no step of it.
-   */
-  const later = <E>(claimed: Store.Claimed, begin: Effect.Effect<Effect.Effect<unknown>, E>) =>
-    slots
-      .hold(claimed.executionId)(
-        Effect.gen(function* () {
-          const ready = yield* begin
-          const leases = yield* store.owned(self)
-          const mine = leases.some(
-            ({ executionId, token }) =>
-              executionId === claimed.executionId && token === claimed.token
-          )
-          if (mine) yield* ready
-        })
-      )
-      .pipe(
-        Effect.catch((error) =>
-          Effect.andThen(
-            Effect.logWarning("could not begin with a workflow", error),
-            Effect.ignore(store.release([claimed]))
-          )
-        ),
-        Effect.forkIn(scope),
-        Effect.as(undefined)
-      )
-
-  /**
-   * Waits until an older run of the instance is gone: its body may not be interruptible. It commits
-   * nothing, so past the bound it is left to itself.
-   */
-  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
-    later(
-      claimed,
-      Effect.gen(function* () {
-        yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
-        if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
-        const [record] = yield* store.load([claimed.executionId])
-        return launch(claimed, { record, sources })
-      })
-    )
-
-  /** Waits for what is stored of the instance. */
-  const fetch = (
-    claimed: Store.Claimed,
-    stored: NonNullable<Store.Taken["stored"]>,
-    sources: ReadonlyArray<WakeSource>
-  ) =>
-    later(
-      claimed,
-      Effect.matchCause(stored, {
-        onSuccess: ({ payload, record }) => launch({ ...claimed, payload }, { record, sources }),
-        onFailure: (cause) => block(claimed, claimed.workflowName, cause)
-      })
-    )
-
   const slots = yield* makeSlots({ runs, launch })
-
-  const prepare = Effect.fnUntraced(function* (
-    claimed: Store.Claimed,
-    registration: Registration,
-    options: Parameters<Runs["Service"]["launch"]>[1]
-  ) {
-    const { workflow } = registration
-    const payload =
-      options.payload ??
-      (yield* WorkflowCodec.of(workflow)
-        .decodePayload(claimed.payload)
-        .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
-    const run = new Run({ claimed, workflow, payload })
-    if (options.record !== undefined) yield* run.apply(options.record)
-    run.again = undefined
-    return run
-  })
 
   // How runs end that do not end by themselves.
 
@@ -426,35 +265,3 @@ const make = Effect.gen(function* () {
     )
   })
 })
-
-/** What a replay came to, or `undefined` if it was cut off and says nothing of the workflow. */
-const resultOf = (
-  run: Run,
-  exit: Exit.Exit<Workflow.Result<unknown, unknown>>
-): Workflow.Result<unknown, unknown> | undefined => {
-  if (Exit.isSuccess(exit)) return exit.value
-  // A completion preempted the run; the replay sees it.
-  return Cause.hasInterruptsOnly(exit.cause) && run.instance?.suspended === true
-    ? new Workflow.Suspended({})
-    : undefined
-}
-
-/**
- * An interruption takes effect where the run would suspend, or would fail and suspend; an unsafe
- * one also where a replay would have completed.
- */
-const interruptIfAsked = (
-  run: Run,
-  instance: WorkflowEngine.WorkflowInstance["Service"],
-  exit: Exit.Exit<unknown, unknown>
-): Effect.Effect<void> => {
-  const suspends =
-    instance.suspended ||
-    (Exit.isFailure(exit) && Context.get(run.workflow.annotations, Workflow.SuspendOnFailure))
-  if (run.interrupt === "None" || instance.abandoned || (run.interrupt === "Safe" && !suspends)) {
-    return Effect.void
-  }
-  instance.interrupted = true
-  instance.suspended = false
-  return Effect.withFiber((fiber) => Effect.interruptible(Fiber.interrupt(fiber)))
-}

@@ -1,0 +1,165 @@
+/**
+ * How a claimed instance comes into this process: read, made a run, and driven.
+ *
+ * Reads: claims, with their records or the way to them.
+ * Feeds: the runs that are here; `Replay`, by what drives a run; `Departure`, where it cannot be read.
+ * Guarantees: one run of an instance at a time; a claim that had to wait begins only if it is still
+ * this worker's; what cannot be read is set aside alone; what nobody here runs any more is given back.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type { Departure } from "./Departure.ts"
+import type { Resumption } from "./Resumption.ts"
+import { RomancyConfig } from "./RomancyConfig.ts"
+import { Run } from "./Run.ts"
+import type { Registration, Runs } from "./Runs.ts"
+import type { WakeSource } from "./Wake.ts"
+import { WorkerId } from "./WorkerId.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
+import * as Store from "./WorkflowStore.ts"
+
+type Launch = Runs["Service"]["launch"]
+
+/**
+ * Makes what begins to run a claimed instance. `runs` are those that are here, `drive` runs one until
+ * it has left, `abandon` ends one, `hold` keeps the slot of one that is to come.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* (here: {
+  readonly registrations: ReadonlyMap<string, Registration>
+  readonly runs: Map<string, Run>
+  readonly block: Departure["block"]
+  readonly drive: (run: Run, registration: Registration) => Effect.Effect<void, unknown>
+  readonly abandon: (run: Run) => Effect.Effect<unknown>
+  readonly hold: (
+    executionId: string
+  ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  readonly resumed: (resumption: Resumption) => void
+}) {
+  const { abandon, block, drive, hold, registrations, resumed, runs } = here
+  const store = yield* Store.WorkflowStore
+  const config = yield* RomancyConfig
+  const self = yield* WorkerId
+  const scope = yield* Effect.scope
+  const fork = Effect.runForkWith(yield* Effect.context<never>())
+
+  const launch: Launch = Effect.fnUntraced(function* (claimed, options) {
+    const registration = registrations.get(claimed.workflowName)
+    if (registration === undefined) {
+      yield* Effect.ignore(store.release([claimed]))
+      return undefined
+    }
+    const before = runs.get(claimed.executionId)
+    if (before?.lease.token === claimed.token) return before
+    if (before !== undefined) return yield* replace(before, claimed, options.sources)
+    if (options.stored !== undefined) {
+      return yield* fetch(claimed, options.stored, options.sources)
+    }
+    const prepared = yield* Effect.exit(prepare(claimed, registration, options))
+    if (Exit.isFailure(prepared)) {
+      yield* block(claimed, claimed.workflowName, prepared.cause)
+      return undefined
+    }
+    const run = prepared.value
+    runs.set(run.executionId, run)
+    if (!claimed.fresh) {
+      resumed({
+        executionId: run.executionId,
+        workflowName: claimed.workflowName,
+        sources: options.sources,
+        waitedMillis: claimed.waitedMillis,
+        parked: false
+      })
+    }
+    run.driver = fork(
+      drive(run, registration).pipe(
+        Effect.catchCause((cause) =>
+          Cause.hasInterruptsOnly(cause)
+            ? Effect.void
+            : // Trying again would not help, so it is not given back to be tried for ever.
+              block(run.lease, run.workflow._tag, cause)
+        )
+      )
+    )
+    return run
+  })
+
+  /**
+   * Begins with a claim when something is over that nobody else waits for, if it is still this
+   * worker's by then: another may have gone on with it, and this one must begin no step of it.
+   */
+  const later = <E>(claimed: Store.Claimed, begin: Effect.Effect<Effect.Effect<unknown>, E>) =>
+    hold(claimed.executionId)(
+      Effect.gen(function* () {
+        const ready = yield* begin
+        const leases = yield* store.owned(self)
+        const mine = leases.some(
+          ({ executionId, token }) => executionId === claimed.executionId && token === claimed.token
+        )
+        if (mine) yield* ready
+      })
+    ).pipe(
+      Effect.catch((error) =>
+        Effect.andThen(
+          Effect.logWarning("could not begin with a workflow", error),
+          Effect.ignore(store.release([claimed]))
+        )
+      ),
+      Effect.forkIn(scope),
+      Effect.as(undefined)
+    )
+
+  /**
+   * Waits until an older run of the instance is gone: its body may not be interruptible. It commits
+   * nothing, so past the bound it is left to itself.
+   */
+  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
+    later(
+      claimed,
+      Effect.gen(function* () {
+        yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
+        if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
+        const [record] = yield* store.load([claimed.executionId])
+        return launch(claimed, { record, sources })
+      })
+    )
+
+  /** Waits for what is stored of the instance. */
+  const fetch = (
+    claimed: Store.Claimed,
+    stored: NonNullable<Store.Taken["stored"]>,
+    sources: ReadonlyArray<WakeSource>
+  ) =>
+    later(
+      claimed,
+      Effect.matchCause(stored, {
+        onSuccess: ({ payload, record }) => launch({ ...claimed, payload }, { record, sources }),
+        onFailure: (cause) => block(claimed, claimed.workflowName, cause)
+      })
+    )
+
+  const prepare = Effect.fnUntraced(function* (
+    claimed: Store.Claimed,
+    registration: Registration,
+    options: Parameters<Launch>[1]
+  ) {
+    const { workflow } = registration
+    const payload =
+      options.payload ??
+      (yield* WorkflowCodec.of(workflow)
+        .decodePayload(claimed.payload)
+        .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
+    const run = new Run({ claimed, workflow, payload })
+    if (options.record !== undefined) yield* run.apply(options.record)
+    run.again = undefined
+    return run
+  })
+
+  return launch
+})
