@@ -4,7 +4,7 @@
  * serves it and what it notifies.
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgWorkflowStore`, which batches rows into them; `PgLeaseStatements`,
+ * Feeds: `PgWorkflowStore`, which batches rows into them; `PgLeaseStatements`, `PgRecordStatements`,
  * `PgDispatchStatements` and `PgWorkerStatements`, which have the others.
  * Guarantees: one statement is one transaction, its notifications included. What a batch writes for
  * several instances it locks in the order of their ids. Batches may be large and the planner knows

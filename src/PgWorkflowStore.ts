@@ -21,6 +21,7 @@ import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
+import * as PgRecordStatements from "./PgRecordStatements.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -52,9 +53,9 @@ const make = Effect.gen(function* () {
   const start = yield* anywhere("start a workflow", PgStatements.start, unordered)
   const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
   const resume = yield* anywhere("wake a workflow", PgStatements.resume)
-  const recordStep = yield* batched("record a step", PgLeaseStatements.recordSteps, unordered)
-  const recordDeferred = yield* batched("record a deferred", PgLeaseStatements.recordDeferreds)
-  const registerTimer = yield* batched("register a timer", PgLeaseStatements.registerTimers)
+  const recordStep = yield* batched("record a step", PgRecordStatements.recordSteps, unordered)
+  const recordDeferred = yield* batched("record a deferred", PgRecordStatements.recordDeferreds)
+  const registerTimer = yield* batched("register a timer", PgRecordStatements.registerTimers)
   const complete = yield* batched("complete a workflow", PgLeaseStatements.complete, unordered)
   const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend, unordered)
   const release = yield* batched("release a workflow", PgLeaseStatements.release)
@@ -182,7 +183,7 @@ const make = Effect.gen(function* () {
             const exit = yield* Effect.exit(body)
             if (Exit.isFailure(exit))
               return yield* Effect.fail(new Undo({ verdict: "Written", exit }))
-            const [row] = yield* PgLeaseStatements.recordSteps(yield* theirContext, [
+            const [row] = yield* PgRecordStatements.recordSteps(yield* theirContext, [
               { lease, ...step, exit: encode(exit.value) }
             ])
             const done = { verdict: row!.verdict, exit }
