@@ -2,7 +2,7 @@
  * The statements that bring messages to those they are for, and remove them in the end.
  *
  * Reads: `PgTables`, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgChannelStore`. What a delivery does is in `PgDeliveryFunctions`.
+ * Feeds: `PgChannelStore`. What a delivery does is in `PgDeliverFunction`.
  * Guarantees: a message is taken only together with the record of who got it.
  *
  * @since 0.1.0
