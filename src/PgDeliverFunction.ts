@@ -68,7 +68,7 @@ ${routeOne(table)}
       where i.execution_id = ids[n]
         and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
       for no key update skip locked;
-      if found and looked then
+      if found and (looked or found_ids is null) then
         select s.waiting, s.due_at into awaited, due from ${table.subscriptions} s
         where s.execution_id = ids[n] and s.channel = channels[n] and s.mode = modes[n]
           and s.waiting is not null
@@ -208,6 +208,22 @@ const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
     if unrouted then
       routed_count := ${route}(at_most, waits);
       unrouted := exists (select from ${messages} m where m.state = 'New');
+    else
+      select m.message_id, m.channel, m.mode, m.body, m.metadata, m.published_at, h.execution_id
+      into fresh from ${messages} m cross join lateral (
+        select s.execution_id from ${subscriptions} s
+        where s.channel = m.channel and s.mode = 'competing' and s.waiting is not null
+          and s.workflow_name = any(of_names)
+        order by s.subscribed_at limit 1) h
+      where m.state = 'Kept' and m.mode = 'competing' and (
+        select count(*) from (
+          select from ${messages} k where k.state = 'Kept' and k.mode = 'competing' limit 2) k) = 1
+      for update of m skip locked;
+      if found then
+        handed := true;
+        ids := array[fresh.execution_id];
+        message := fresh.message_id;
+      end if;
     end if;
   else
     routed_count := 1;
@@ -231,11 +247,11 @@ const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
       end if;
     end if;
     -- Who waits and is not served has an empty inbox.
-    if handed then
-      ids := found_ids;
-      channels := array[fresh.channel];
-      modes := array[fresh.mode];
-    end if;
+    if handed then ids := found_ids; end if;
+  end if;
+  if handed then
+    channels := array[fresh.channel];
+    modes := array[fresh.mode];
   end if;`
 
 /** Who may have something to receive, each with what is offered to him on a competing channel. */
