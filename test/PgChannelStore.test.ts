@@ -222,6 +222,20 @@ describe("the only new message", () => {
   )
 
   live(
+    "is not for one that has subscribed after it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* publish(message(news, 1))
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      assert.deepStrictEqual(yield* inbox(sql), [])
+      yield* publish(message(news, 2))
+      assert.deepInclude(yield* deliver(), { count: 1 })
+    })
+  )
+
+  live(
     "goes to the inbox of one whose workflow nobody here knows, or whose receive has its end",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
