@@ -236,6 +236,22 @@ describe("the only new message", () => {
   )
 
   live(
+    "is kept for a target that has not subscribed, and handed to it once it waits",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* publish(message(mail, 1, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      yield* subscribe(lease, mail)
+      assert.deepStrictEqual(yield* drain(lease, mail), [1])
+      yield* subscribe(yield* running(store, "b"), mail)
+      yield* publish(message(mail, 2, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual((yield* load(store, "a")).deferreds.length, 2)
+    })
+  )
+
+  live(
     "goes to the inbox of one whose workflow nobody here knows, or whose receive has its end",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
