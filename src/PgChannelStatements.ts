@@ -9,8 +9,9 @@
  * @since 0.1.0
  */
 import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
-import { type Held, heldRows, leases, locked } from "./PgLeaseStatements.ts"
-import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
+import * as PgStatement from "./PgStatement.ts"
+import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease } from "./WorkflowStore.ts"
 
 /**
@@ -22,14 +23,22 @@ import type { Lease } from "./WorkflowStore.ts"
  * @since 0.1.0
  * @category statements
  */
-export const publish = (context: StatementContext, rows: ReadonlyArray<Publication>) => {
-  const { sql, tables } = context
-  const answers = sql`
+export const publish = (context: StatementContext, rows: ReadonlyArray<Publication>) =>
+  byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
+
+interface PublishedRow {
+  readonly ord: number
+  readonly published: "Published" | "Repeated" | "Conflict"
+}
+
+const publishAll = PgStatement.batch<Publication, PublishedRow>(
+  (context, column) =>
+    context.sql`
 with input as materialized (
-  select t.*, nextval(${tables.messageIds}::regclass) as message_id
-  from unnest(${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
-    ${column(rows, (row) => row.target ?? "")}::text[], ${column(rows, (row) => row.body)}::text[],
-    ${column(rows, (row) => row.metadata)}::text[], ${column(rows, (row) => row.origin ?? "")}::text[])
+  select t.*, nextval(${context.tables.messageIds}::regclass) as message_id
+  from unnest(${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
+    ${column((row) => row.target ?? "")}::text[], ${column((row) => row.body)}::text[],
+    ${column((row) => row.metadata)}::text[], ${column((row) => row.origin ?? "")}::text[])
     with ordinality as t (channel, mode, target, body, metadata, origin, ord)
 ), conflicting as materialized (
   select ord from input n where n.mode <> 'direct' and exists (
@@ -53,12 +62,8 @@ with input as materialized (
 select ord::int4 as ord, case when ord in (select ord from conflicting) then 'Conflict'
     when message_id in (select message_id from written) then 'Published' else 'Repeated' end as published,
   (select count(*)::int4 from hinted) as hinted
-from input` as unknown as Rows<{
-    readonly ord: number
-    readonly published: "Published" | "Repeated" | "Conflict"
-  }>
-  return byOrd(rows, answers, { published: "Repeated" as const })
-}
+from input` as unknown as Rows<PublishedRow>
+)
 
 /**
  * Subscribes instances, one after the other in the order of their ids, by a function whose
@@ -67,24 +72,28 @@ from input` as unknown as Rows<{
  * @since 0.1.0
  * @category statements
  */
-export const subscribe = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease } & ChannelKey>
-) => {
-  const { self, sql, tables } = context
-  const answers = sql`
-select t.ord::int4 as ord, false as held, ${sql.literal(tables.subscribe)}(
-  t.execution_id, t.token, ${self}, t.channel, t.mode, ${context.now}) as subscribed
+export const subscribe = (context: StatementContext, rows: ReadonlyArray<Subscription>) =>
+  byOrd(rows, subscribeAll(context, rows), { held: false, subscribed: "Fenced" as const })
+
+type Subscription = { readonly lease: Lease } & ChannelKey
+
+interface SubscribedRow extends Held {
+  readonly ord: number
+  readonly subscribed: "Subscribed" | "Conflict" | "Fenced"
+}
+
+const subscribeAll = PgStatement.batch<Subscription, SubscribedRow>(
+  (context, column) =>
+    context.sql`
+select t.ord::int4 as ord, false as held, ${table(context, "subscribe")}(
+  t.execution_id, t.token, ${context.self}, t.channel, t.mode, ${context.now}) as subscribed
 from (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[])
     with ordinality as t (execution_id, token, channel, mode, ord)
   order by execution_id, channel
-) t` as unknown as Rows<
-    Held & { readonly ord: number; readonly subscribed: "Subscribed" | "Conflict" | "Fenced" }
-  >
-  return byOrd(rows, answers, { held: false, subscribed: "Fenced" as const })
-}
+) t` as unknown as Rows<SubscribedRow>
+)
 
 /**
  * Gives the messages that were sent to an execution before it subscribed to its new subscription.
@@ -95,10 +104,13 @@ from (
  * @since 0.1.0
  * @category statements
  */
-export const collect = (context: StatementContext, executionId: string, key: ChannelKey) => {
-  const { channel, mode } = key
-  const subscriptions = table(context, "subscriptions")
-  return context.sql`
+export const collect = PgStatement.make<ChannelKey & { readonly executionId: string }, object>(
+  (context, read) => {
+    const channel = read((key) => key.channel)
+    const executionId = read((key) => key.executionId)
+    const mode = read((key) => key.mode)
+    const subscriptions = table(context, "subscriptions")
+    return context.sql`
 with kept as materialized (
   select m.message_id from ${table(context, "messages")} m
   where m.target = ${executionId} and m.channel = ${channel} and m.mode = ${mode}
@@ -118,7 +130,8 @@ with kept as materialized (
 update ${subscriptions} s set served = true from mine
 where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}
   and s.waiting is not null` as unknown as Rows<object>
-}
+  }
+)
 
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
@@ -128,20 +141,21 @@ where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode =
  * @since 0.1.0
  * @category statements
  */
-export const unsubscribe = (
-  context: StatementContext,
-  rows: ReadonlyArray<
-    { readonly lease: Lease; readonly unhandled: ReadonlyArray<string> } & (
-      | ChannelKey
-      | { readonly channel: ""; readonly mode: "" }
-    )
-  >
-) => {
-  const answers = context.sql`
+export const unsubscribe = (context: StatementContext, rows: ReadonlyArray<Leaving>) =>
+  byOrd(rows, unsubscribeAll(context, rows), { held: false })
+
+type Leaving = { readonly lease: Lease; readonly unhandled: ReadonlyArray<string> } & (
+  | ChannelKey
+  | { readonly channel: ""; readonly mode: "" }
+)
+
+const unsubscribeAll = PgStatement.batch<Leaving, Held & { readonly ord: number }>(
+  (context, column) =>
+    context.sql`
 with input as (
-  select * from unnest(${leases(rows).ids}::text[], ${leases(rows).tokens}::int4[],
-    ${column(rows, (row) => row.channel)}::text[], ${column(rows, (row) => row.mode)}::text[],
-    ${column(rows, (row) => JSON.stringify(row.unhandled))}::text[])
+  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+    ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
+    ${column((row) => JSON.stringify(row.unhandled))}::text[])
     with ordinality as t (execution_id, token, channel, mode, unhandled, ord)
 ), ${locked(context)},
 mine as (select * from locked where mine),
@@ -169,8 +183,7 @@ gone as (
 )
 select l.ord::int4 as ord, false as held, (select count(*)::int4 from hinted) as hinted
 from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly ord: number }>
-  return byOrd(rows, answers, { held: false })
-}
+)
 
 /**
  * Takes the next message for each receive, or notes what waits for it, by the function of that name.
@@ -178,28 +191,30 @@ from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly or
  * @since 0.1.0
  * @category statements
  */
-export const receive = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly lease: Lease } & Receive>
-) => {
-  const { commitTimeout = null, hints, now, self, sql, tables, wait } = context
-  const answers = sql`
-select * from ${sql.literal(tables.receive)}(${now}, ${self}, ${leases(rows).ids}::text[],
-  ${leases(rows).tokens}::int4[], ${column(rows, (row) => row.channel)}::text[],
-  ${column(rows, (row) => row.mode)}::text[], ${column(rows, (row) => row.name)}::text[],
-  ${column(rows, (row) => String(row.timeoutMillis ?? -1))}::float8[],
-  ${wait}::boolean, ${hints}::boolean, ${commitTimeout}::text)` as unknown as Rows<
-    Held & {
-      readonly ord: number
-      readonly receipt: Receipt["_tag"]
-      readonly outcome: unknown
-      readonly remaining: number | null
-    }
-  >
-  return byOrd(rows, answers, {
+export const receive = (context: StatementContext, rows: ReadonlyArray<Receiving>) =>
+  byOrd(rows, receiveAll(context, rows), {
     held: false,
     receipt: "Fenced" as const,
     outcome: null,
     remaining: null
   })
+
+type Receiving = { readonly lease: Lease } & Receive
+
+interface ReceiptRow extends Held {
+  readonly ord: number
+  readonly receipt: Receipt["_tag"]
+  readonly outcome: unknown
+  readonly remaining: number | null
 }
+
+const receiveAll = PgStatement.batch<Receiving, ReceiptRow>((context, column) => {
+  const { commitTimeout = null, hints, now, self, sql, wait } = context
+  return sql`
+select * from ${table(context, "receive")}(${now}, ${self},
+  ${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+  ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
+  ${column((row) => row.name)}::text[],
+  ${column((row) => String(row.timeoutMillis ?? -1))}::float8[],
+  ${wait}::boolean, ${hints}::boolean, ${commitTimeout}::text)` as unknown as Rows<ReceiptRow>
+})

@@ -61,7 +61,7 @@ const make = Effect.gen(function* () {
         (subscribed) =>
           subscribed === "Subscribed" && (key.mode === "direct" || key.mode === "event")
             ? direct("collect what was sent", (context) =>
-                PgChannelStatements.collect(context, lease.executionId, key)
+                PgChannelStatements.collect(context, { executionId: lease.executionId, ...key })
               )
             : Effect.void
       ),

@@ -2,12 +2,13 @@
  * The statements that bring messages to those they are for, and remove them in the end.
  *
  * Reads: `PgTables`, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgChannelStore`. What a delivery does is in `PgDeliveryFunctions`.
+ * Feeds: `PgChannelStore`. What a delivery does is in `PgDeliverFunction`.
  * Guarantees: a message is taken only together with the record of who got it.
  *
  * @since 0.1.0
  */
 import type { ClaimedRow } from "./PgDispatchStatements.ts"
+import * as PgStatement from "./PgStatement.ts"
 import { type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { News } from "./WorkflowStore.ts"
 
@@ -17,28 +18,30 @@ import type { News } from "./WorkflowStore.ts"
  * @since 0.1.0
  * @category statements
  */
-export const deliver = (
-  context: StatementContext,
-  options: {
-    readonly workflowNames: ReadonlyArray<string>
-    readonly limit: number
-    readonly slots: number
-    readonly waits: boolean
-  }
-) => {
-  const { commitTimeout = null, hints, now, self, sql, tables } = context
+export const deliver = PgStatement.make<Look, DeliveryRow>((context, read) => {
+  const { commitTimeout = null, hints, now, self, sql } = context
   return sql`
-select * from ${sql.literal(tables.deliver)}(${now}, ${self}, ${options.workflowNames}::text[],
-  ${options.limit}::int4, ${options.slots}::int4, ${options.waits}::boolean, ${hints}::boolean,
-  ${commitTimeout}::text)` as unknown as Rows<{
-    readonly routed_count: number
-    readonly done_count: number
-    readonly own_news: ReadonlyArray<News> | null
-    readonly claimed_rows: ReadonlyArray<ClaimedRow> | null
-    readonly passed_over: boolean
-    readonly unrouted: boolean
-    readonly next_millis: number | null
-  }>
+select * from ${table(context, "deliver")}(${now}, ${self},
+  ${read((look) => look.workflowNames)}::text[], ${read((look) => look.limit)}::int4,
+  ${read((look) => look.slots)}::int4, ${read((look) => look.waits)}::boolean, ${hints}::boolean,
+  ${commitTimeout}::text)` as unknown as Rows<DeliveryRow>
+})
+
+interface Look {
+  readonly workflowNames: ReadonlyArray<string>
+  readonly limit: number
+  readonly slots: number
+  readonly waits: boolean
+}
+
+interface DeliveryRow {
+  readonly routed_count: number
+  readonly done_count: number
+  readonly own_news: ReadonlyArray<News> | null
+  readonly claimed_rows: ReadonlyArray<ClaimedRow> | null
+  readonly passed_over: boolean
+  readonly unrouted: boolean
+  readonly next_millis: number | null
 }
 
 /**

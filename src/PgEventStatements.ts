@@ -9,7 +9,8 @@
  * @since 0.1.0
  */
 import { type EventPublication, type EventPublished, originOf } from "./EventStore.ts"
-import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import * as PgStatement from "./PgStatement.ts"
+import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * Publishes events: one for each origin. Those that are aimed at nobody go into the queues of their
@@ -19,15 +20,23 @@ import { byOrd, column, hint, type Rows, type StatementContext, table } from "./
  * @since 0.1.0
  * @category statements
  */
-export const publish = (context: StatementContext, rows: ReadonlyArray<EventPublication>) => {
-  const { now, sql, tables } = context
-  const answers = sql`
+export const publish = (context: StatementContext, rows: ReadonlyArray<EventPublication>) =>
+  byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
+
+interface PublishedRow {
+  readonly ord: number
+  readonly published: EventPublished
+}
+
+const publishAll = PgStatement.batch<EventPublication, PublishedRow>(
+  (context, column) =>
+    context.sql`
 with input as materialized (
-  select t.*, nextval(${tables.messageIds}::regclass) as message_id
-  from unnest(${column(rows, (row) => row.type)}::text[], ${column(rows, originOf)}::text[],
-    ${column(rows, (row) => row.target ?? "")}::text[], ${column(rows, (row) => row.event)}::text[])
+  select t.*, nextval(${context.tables.messageIds}::regclass) as message_id
+  from unnest(${column((row) => row.type)}::text[], ${column(originOf)}::text[],
+    ${column((row) => row.target ?? "")}::text[], ${column((row) => row.event)}::text[])
     with ordinality as t (type, origin, target, event, ord)
-), moment as materialized (select ${now} as now),
+), moment as materialized (select ${context.now} as now),
 written as (
   insert into ${table(context, "messages")}
     (message_id, channel, mode, target, body, metadata, origin, state, published_at)
@@ -57,9 +66,8 @@ written as (
 select ord::int4 as ord, case when message_id in (select message_id from written)
     then 'Published' else 'Repeated' end as published,
   (select count(*)::int4 from hinted) as hinted
-from input` as unknown as Rows<{ readonly ord: number; readonly published: EventPublished }>
-  return byOrd(rows, answers, { published: "Repeated" as const })
-}
+from input` as unknown as Rows<PublishedRow>
+)
 
 /**
  * Says that events of a type go into a queue. Served by the primary key.

@@ -15,15 +15,7 @@
 import * as Effect from "effect/Effect"
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
-import {
-  byOrd,
-  column,
-  hint,
-  hints,
-  type Rows,
-  type StatementContext,
-  table
-} from "./PgStatements.ts"
+import { byOrd, hint, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease, Status, Suspension, Verdict } from "./WorkflowStore.ts"
 
 /**
@@ -35,17 +27,6 @@ import type { Lease, Status, Suspension, Verdict } from "./WorkflowStore.ts"
 export interface Held {
   readonly held: boolean
 }
-
-/**
- * The ids and the tokens of a batch, as columns.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const leases = (rows: ReadonlyArray<{ readonly lease: Lease }>) => ({
-  ids: column(rows, (row) => row.lease.executionId),
-  tokens: column(rows, (row) => row.lease.token)
-})
 
 /**
  * Locks the instances of the CTE `input`, which has their ids and tokens, one row for each.

@@ -11,7 +11,8 @@
  */
 import type * as Statement from "effect/sql/Statement"
 import type { OutboxLease, Publication, Settlement } from "./OutboxStore.ts"
-import { byOrd, column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import * as PgStatement from "./PgStatement.ts"
+import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 const millis = ({ sql }: StatementContext, duration: number | Statement.Fragment) =>
   sql`make_interval(secs => ${duration}::float8 / 1000)`
@@ -31,13 +32,15 @@ const pending = (context: StatementContext, rows: Statement.Fragment) => context
  * @category statements
  */
 export const publish = (context: StatementContext, rows: ReadonlyArray<Publication>) =>
-  byOrd(
-    rows,
+  byOrd(rows, publishAll(context, rows), { hinted: 0 })
+
+const publishAll = PgStatement.batch<Publication, HintedRow>(
+  (context, column) =>
     context.sql`
 with input as (
-  select * from unnest(${column(rows, (row) => row.publication)}::text[],
-    ${column(rows, (row) => row.eventId)}::text[], ${column(rows, (row) => row.key ?? "")}::text[],
-    ${column(rows, (row) => row.event)}::text[])
+  select * from unnest(${column((row) => row.publication)}::text[],
+    ${column((row) => row.eventId)}::text[], ${column((row) => row.key ?? "")}::text[],
+    ${column((row) => row.event)}::text[])
     with ordinality as t (publication, event_id, key, event, ord)
 ), moment as materialized (select ${context.now} as now),
 written as (
@@ -48,12 +51,13 @@ written as (
   on conflict (publication) do nothing
   returning position, event_id
 ), hinted as materialized (${pending(context, context.sql`written`)})
-select 1 as ord, (select count(*)::int4 from hinted) as hinted` as unknown as Rows<{
-      readonly ord: number
-      readonly hinted: number
-    }>,
-    { hinted: 0 }
-  )
+select 1 as ord, (select count(*)::int4 from hinted) as hinted` as unknown as Rows<HintedRow>
+)
+
+interface HintedRow {
+  readonly ord: number
+  readonly hinted: number
+}
 
 /**
  * A row of a claim; without a position when it took nothing.
@@ -92,19 +96,13 @@ export interface ClaimRow {
  * @since 0.1.0
  * @category statements
  */
-export const claim = (
-  context: StatementContext,
-  options: {
-    readonly relayId: string
-    readonly limit: number
-    readonly chain: number
-    readonly leaseMillis: number
-  }
-) => {
-  const { sql } = context
+export const claim = PgStatement.make<Claim, ClaimRow>((context, read) => {
   const outbox = table(context, "outbox")
-  const { chain, leaseMillis, limit, relayId } = options
-  return sql`
+  const chain = read((claim) => claim.chain)
+  const leaseMillis = read((claim) => claim.leaseMillis)
+  const limit = read((claim) => claim.limit)
+  const relayId = read((claim) => claim.relayId)
+  return context.sql`
 with moment as materialized (
   select now, now + ${millis(context, leaseMillis)} as lease_until from (select ${context.now} as now) n
 ), due as materialized (
@@ -159,6 +157,13 @@ from (
       order by o.next_attempt_at limit 1) as next
   from moment
 ) summary left join taken on true order by taken.position` as unknown as Rows<ClaimRow>
+})
+
+interface Claim {
+  readonly relayId: string
+  readonly limit: number
+  readonly chain: number
+  readonly leaseMillis: number
 }
 
 interface Settling {
@@ -177,18 +182,25 @@ const stateOf = ({ _tag }: Settlement) =>
  * @category statements
  */
 export const settle = (context: StatementContext, rows: ReadonlyArray<Settling>) =>
-  byOrd(
-    rows,
+  byOrd(rows, settleAll(context, rows), { written: false })
+
+interface SettledRow {
+  readonly ord: number
+  readonly written: boolean
+}
+
+const settleAll = PgStatement.batch<Settling, SettledRow>(
+  (context, column) =>
     context.sql`
 with input as (
   select position::bigint, owner, token, state, given_back, delay, reason, ord from unnest(
-    ${column(rows, ({ lease }) => String(lease.position))}::text[],
-    ${column(rows, ({ lease }) => lease.relayId)}::text[],
-    ${column(rows, ({ lease }) => lease.token)}::int4[],
-    ${column(rows, ({ settlement }) => stateOf(settlement))}::text[],
-    ${column(rows, ({ settlement }) => settlement._tag === "GivenBack")}::boolean[],
-    ${column(rows, ({ settlement }) => ("delayMillis" in settlement ? String(settlement.delayMillis) : "0"))}::text[]::float8[],
-    ${column(rows, ({ settlement }) => ("reason" in settlement ? settlement.reason : ""))}::text[])
+    ${column(({ lease }) => String(lease.position))}::text[],
+    ${column(({ lease }) => lease.relayId)}::text[],
+    ${column(({ lease }) => lease.token)}::int4[],
+    ${column(({ settlement }) => stateOf(settlement))}::text[],
+    ${column(({ settlement }) => settlement._tag === "GivenBack")}::boolean[],
+    ${column(({ settlement }) => ("delayMillis" in settlement ? String(settlement.delayMillis) : "0"))}::text[]::float8[],
+    ${column(({ settlement }) => ("reason" in settlement ? settlement.reason : ""))}::text[])
     with ordinality as t (position, owner, token, state, given_back, delay, reason, ord)
 ), moment as materialized (select ${context.now} as now),
 locked as materialized (
@@ -207,12 +219,8 @@ locked as materialized (
 hinted as materialized (${pending(context, context.sql`again`)})
 select i.ord::int4, l.token = i.token and (l.owner = i.owner or l.owner is null and l.state = i.state)
     is true as written, (select count(*)::int4 from hinted) as hinted
-from input i join locked l using (position)` as unknown as Rows<{
-      readonly ord: number
-      readonly written: boolean
-    }>,
-    { written: false }
-  )
+from input i join locked l using (position)` as unknown as Rows<SettledRow>
+)
 
 /**
  * Makes due what waits behind others of these keys. Served by `outbox_line (key, position)`. Notifies
@@ -226,16 +234,26 @@ from input i join locked l using (position)` as unknown as Rows<{
  * @since 0.1.0
  * @category statements
  */
-export const advance = (
-  context: StatementContext,
-  rows: ReadonlyArray<{ readonly key: string; readonly chain: number; readonly tell: boolean }>
-) =>
-  byOrd(
-    rows,
+export const advance = (context: StatementContext, rows: ReadonlyArray<Advance>) =>
+  byOrd(rows, advanceAll(context, rows), { advanced: 0 })
+
+interface Advance {
+  readonly key: string
+  readonly chain: number
+  readonly tell: boolean
+}
+
+interface AdvancedRow {
+  readonly ord: number
+  readonly advanced: number
+}
+
+const advanceAll = PgStatement.batch<Advance, AdvancedRow>(
+  (context, column) =>
     context.sql`
 with input as (
-  select * from unnest(${column(rows, (row) => row.key)}::text[],
-    ${column(rows, (row) => row.chain)}::int4[], ${column(rows, (row) => row.tell)}::boolean[])
+  select * from unnest(${column((row) => row.key)}::text[],
+    ${column((row) => row.chain)}::int4[], ${column((row) => row.tell)}::boolean[])
     with ordinality as t (key, chain, tell, ord)
 ), moment as materialized (select ${context.now} as now),
 line as materialized (
@@ -258,9 +276,8 @@ hinted as materialized (${pending(context, context.sql`told`)})
 select ord::int4, coalesce(advanced, 0) as advanced, (select count(*)::int4 from hinted) as hinted
 from input left join (
   select key, count(*)::int4 as advanced from line where state = 'Pending' group by key
-) waiting using (key)` as unknown as Rows<{ readonly ord: number; readonly advanced: number }>,
-    { advanced: 0 }
-  )
+) waiting using (key)` as unknown as Rows<AdvancedRow>
+)
 
 /**
  * Prolongs the leases that a relay still has. Served by the primary key.

@@ -12,7 +12,8 @@
  */
 import * as Effect from "effect/Effect"
 import type * as Statement from "effect/sql/Statement"
-import { column, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import * as PgStatement from "./PgStatement.ts"
+import { hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * An element to be offered; `element` is JSON.
@@ -98,17 +99,18 @@ hinted as materialized (
   ) h where ${context.hints}::boolean
 )`
 
-const sequences = (leases: ReadonlyArray<ElementLease>) => column(leases, (row) => row.sequence)
-const tokens = (leases: ReadonlyArray<ElementLease>) => column(leases, (row) => row.token)
-const owners = (leases: ReadonlyArray<ElementLease>) => column(leases, (row) => row.owner)
+type Column<Row> = <V>(get: (row: Row) => V) => ReadonlyArray<V>
 
 /** The condition that an element `q` is under one of these leases. Served by the primary key. */
-const leased = ({ sql }: StatementContext, leases: ReadonlyArray<ElementLease>) => sql`
-q.sequence = any(${sequences(leases)}::text[]::int8[])
+const leased = ({ sql }: StatementContext, column: Column<ElementLease>) => {
+  const sequences = column((row) => row.sequence)
+  return sql`
+q.sequence = any(${sequences}::text[]::int8[])
   and (q.sequence, q.token, q.owner) in (
     select t.sequence::int8, t.token, t.owner
-    from unnest(${sequences(leases)}::text[], ${tokens(leases)}::int4[], ${owners(leases)}::text[])
-      as t (sequence, token, owner))`
+    from unnest(${sequences}::text[], ${column((row) => row.token)}::int4[],
+      ${column((row) => row.owner)}::text[]) as t (sequence, token, owner))`
+}
 
 /** Puts the sequences that a statement wrote in the order of the leases it was given. */
 const answered = (
@@ -127,14 +129,19 @@ const answered = (
  * @since 0.1.0
  * @category statements
  */
-export const offer = (context: StatementContext, rows: ReadonlyArray<Offer>): Rows<object> => {
+export const offer = (context: StatementContext, rows: ReadonlyArray<Offer>): Rows<object> =>
+  Effect.as(
+    offerAll(context, rows),
+    rows.map(() => ({}))
+  )
+
+const offerAll = PgStatement.batch<Offer, object>((context, column) => {
   const { now, sql } = context
-  return Effect.as(
-    sql`
+  return sql`
 with input as (
-  select * from unnest(${column(rows, (row) => row.queueName)}::text[],
-    ${column(rows, (row) => row.id)}::text[], ${column(rows, (row) => row.element)}::text[],
-    ${column(rows, (row) => row.delayMillis)}::float8[])
+  select * from unnest(${column((row) => row.queueName)}::text[],
+    ${column((row) => row.id)}::text[], ${column((row) => row.element)}::text[],
+    ${column((row) => row.delayMillis)}::float8[])
     with ordinality as t (queue_name, id, element, delay, ord)
 ), moment as materialized (select ${now} as now),
 folded as (
@@ -146,10 +153,8 @@ folded as (
   on conflict (queue_name, id) do nothing
   returning queue_name
 ), ${hinted(context, sql`written`)}
-select count(*)::int4 as hinted from hinted`,
-    rows.map(() => ({}))
-  )
-}
+select count(*)::int4 as hinted from hinted` as unknown as Rows<object>
+})
 
 /**
  * Takes what can be taken, longest ready first, and sets aside as failed what its last taker left
@@ -161,18 +166,15 @@ select count(*)::int4 as hinted from hinted`,
  * @since 0.1.0
  * @category statements
  */
-export const take = (
-  context: StatementContext,
-  options: { readonly wanted: ReadonlyArray<Wanted>; readonly leaseMillis: number }
-) => {
+export const take = PgStatement.make<Take, Taking>((context, read) => {
   const { now, sql } = context
-  const { wanted } = options
+  const column: Column<Wanted> = (get) => read(({ wanted }) => wanted.map(get))
   const queue = table(context, "queue")
   return sql`
 with moment as materialized (select ${now} as now),
 wanted as (
-  select * from unnest(${column(wanted, (row) => row.queueName)}::text[],
-    ${column(wanted, (row) => row.limit)}::int4[], ${column(wanted, (row) => row.maxAttempts)}::int4[])
+  select * from unnest(${column((row) => row.queueName)}::text[],
+    ${column((row) => row.limit)}::int4[], ${column((row) => row.maxAttempts)}::int4[])
     as w (queue_name, wanted, max_attempts)
 ), picked as materialized (
   select p.sequence, p.ready_at, w.queue_name, p.attempts < w.max_attempts as fit
@@ -183,7 +185,7 @@ wanted as (
   ) p
 ), taken as (
   update ${queue} q set owner = ${context.self}, token = q.token + 1, attempts = q.attempts + 1,
-    ready_at = m.now + ${after(context, sql`${options.leaseMillis}`)}
+    ready_at = m.now + ${after(context, sql`${read((take) => take.leaseMillis)}`)}
   from moment m where q.sequence = ${some(context, sql`picked where fit`)}
   returning q.sequence, q.id, q.element, q.attempts, q.token
 ), failed as (
@@ -210,13 +212,18 @@ from (
     ) n
   ) as next
 ) looked left join picked on true left join taken using (sequence)
-order by picked.ready_at, picked.sequence` as unknown as Rows<
-    { readonly passed: boolean; readonly next: number | null } & (
-      | TakenRow
-      | { readonly sequence: null }
-    )
-  >
+order by picked.ready_at, picked.sequence` as unknown as Rows<Taking>
+})
+
+interface Take {
+  readonly wanted: ReadonlyArray<Wanted>
+  readonly leaseMillis: number
 }
+
+type Taking = { readonly passed: boolean; readonly next: number | null } & (
+  | TakenRow
+  | { readonly sequence: null }
+)
 
 /**
  * An element that was taken, or was found to have failed.
@@ -242,14 +249,18 @@ export interface TakenRow {
  * @category statements
  */
 export const complete = (context: StatementContext, leases: ReadonlyArray<ElementLease>) =>
-  answered(
-    leases,
+  answered(leases, completeAll(context, leases))
+
+interface WrittenRow {
+  readonly sequence: string
+}
+
+const completeAll = PgStatement.batch<ElementLease, WrittenRow>(
+  (context, column) =>
     context.sql`
 update ${table(context, "queue")} q set state = 'Completed', owner = null, ended_at = ${context.now}
-where ${leased(context, leases)} returning q.sequence::text` as unknown as Rows<{
-      readonly sequence: string
-    }>
-  )
+where ${leased(context, column)} returning q.sequence::text` as unknown as Rows<WrittenRow>
+)
 
 /**
  * Gives elements up: to be taken again, now or later, or as failed. Served by the primary key.
@@ -258,17 +269,18 @@ where ${leased(context, leases)} returning q.sequence::text` as unknown as Rows<
  * @since 0.1.0
  * @category statements
  */
-export const release = (context: StatementContext, rows: ReadonlyArray<Release>) => {
+export const release = (context: StatementContext, rows: ReadonlyArray<Release>) =>
+  answered(rows, releaseAll(context, rows))
+
+const releaseAll = PgStatement.batch<Release, WrittenRow>((context, column) => {
   const { now, sql } = context
-  return answered(
-    rows,
-    sql`
+  return sql`
 with input as materialized (
   select t.sequence::int8 as sequence, t.state, t.delay, t.refund, nullif(t.failure, '') as failure
-  from unnest(${sequences(rows)}::text[], ${column(rows, (row) => row.state)}::text[],
-    ${column(rows, (row) => row.delayMillis)}::float8[],
-    ${column(rows, (row) => row.refund)}::boolean[],
-    ${column(rows, (row) => row.failure ?? "")}::text[])
+  from unnest(${column((row) => row.sequence)}::text[], ${column((row) => row.state)}::text[],
+    ${column((row) => row.delayMillis)}::float8[],
+    ${column((row) => row.refund)}::boolean[],
+    ${column((row) => row.failure ?? "")}::text[])
     as t (sequence, state, delay, refund, failure)
 ), moment as materialized (select ${now} as now),
 released as (
@@ -278,15 +290,12 @@ released as (
     last_failure = coalesce(i.failure, q.last_failure),
     ended_at = case when i.state = 'Failed' then m.now end
   from input i cross join moment m
-  where q.sequence = i.sequence and ${leased(context, rows)}
+  where q.sequence = i.sequence and ${leased(context, column)}
   returning q.sequence, q.queue_name, q.state
 ), again as (select queue_name from released where state = 'Pending'),
 ${hinted(context, sql`again`)}
-select r.sequence::text, (select count(*)::int4 from hinted) as hinted from released r` as unknown as Rows<{
-      readonly sequence: string
-    }>
-  )
-}
+select r.sequence::text, (select count(*)::int4 from hinted) as hinted from released r` as unknown as Rows<WrittenRow>
+})
 
 /**
  * Renews the leases of elements that are being processed here. Those that are being settled at
@@ -295,18 +304,23 @@ select r.sequence::text, (select count(*)::int4 from hinted) as hinted from rele
  * @since 0.1.0
  * @category statements
  */
-export const renew = (
-  context: StatementContext,
-  options: { readonly leases: ReadonlyArray<ElementLease>; readonly leaseMillis: number }
-) =>
-  context.sql`
+export const renew = PgStatement.make<Renewal, never>(
+  (context, read) =>
+    context.sql`
 with mine as materialized (
-  select q.sequence from ${table(context, "queue")} q where ${leased(context, options.leases)}
+  select q.sequence from ${table(context, "queue")} q
+  where ${leased(context, (get) => read(({ leases }) => leases.map(get)))}
   order by q.sequence for update skip locked
 )
 update ${table(context, "queue")} q
-set ready_at = ${context.now} + ${after(context, context.sql`${options.leaseMillis}`)}
+set ready_at = ${context.now} + ${after(context, context.sql`${read((renewal) => renewal.leaseMillis)}`)}
 where q.sequence = ${some(context, context.sql`mine`)}` as unknown as Rows<never>
+)
+
+interface Renewal {
+  readonly leases: ReadonlyArray<ElementLease>
+  readonly leaseMillis: number
+}
 
 /**
  * Removes the first of what ended so long ago, and says how many that were. Served by

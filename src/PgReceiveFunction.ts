@@ -1,7 +1,7 @@
 /**
  * The function in the database by which a run asks for its next message.
  *
- * Reads: the names of `PgTables`, the notification channels; what `PgDeliveryFunctions` makes of a
+ * Reads: the names of `PgTables`, the notification channels; what `PgRouteFunction` makes of a
  * message.
  * Feeds: `PgSchema`, which creates it; `PgChannelStatements`, which call it.
  * Guarantees: a receive and a delivery meet on the subscription, which both lock, so that a message is
@@ -10,7 +10,7 @@
  *
  * @since 0.1.0
  */
-import { received } from "./PgDeliveryFunctions.ts"
+import { received } from "./PgRouteFunction.ts"
 import type { PgTables } from "./PgTables.ts"
 import { channel, type RomancyConfig } from "./RomancyConfig.ts"
 
@@ -115,7 +115,7 @@ begin
 
     if receipt = 'Received' then
       insert into ${table.deferreds} (execution_id, name, exit, token, completed_at)
-      select asked.execution_id, asked.name, ${received}, asked.token, at_moment
+      select asked.execution_id, asked.name, ${received("m")}, asked.token, at_moment
       from ${table.messages} m where m.message_id = message
       returning exit into outcome;
       if asked.mode = 'competing' then

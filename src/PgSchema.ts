@@ -1,14 +1,16 @@
 /**
  * The history of the schema: every table, index and function, in numbered steps.
  *
- * Reads: the names of `PgTables`; `PgDeliveryFunctions`, `PgReceiveFunction`, `PgWorkerFunctions`.
+ * Reads: the names of `PgTables`; `PgDeliverFunction`, `PgRouteFunction`, `PgReceiveFunction`,
+ * `PgWorkerFunctions`.
  * Feeds: `PgMigrations`, which applies, verifies and prints it.
  * Guarantees: the numbers are contiguous from 1. A step may be run again without harm.
  *
  * @since 0.1.0
  */
-import * as PgDeliveryFunctions from "./PgDeliveryFunctions.ts"
+import * as PgDeliverFunction from "./PgDeliverFunction.ts"
 import * as PgReceiveFunction from "./PgReceiveFunction.ts"
+import * as PgRouteFunction from "./PgRouteFunction.ts"
 import { tableNames } from "./PgTables.ts"
 import * as PgWorkerFunctions from "./PgWorkerFunctions.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -334,8 +336,8 @@ $$`
         `alter table ${table.subscriptions}
   drop column if exists arrivals, drop column if exists taken`,
         PgReceiveFunction.receive(table, config),
-        PgDeliveryFunctions.route(table),
-        PgDeliveryFunctions.deliver(table, config)
+        PgRouteFunction.route(table),
+        PgDeliverFunction.deliver(table, config)
       ]
     },
     {
@@ -353,7 +355,7 @@ $$`
       id: 11,
       name: "messages_in_order",
       // None is routed before an older one of its channel that somebody else holds.
-      statements: [PgDeliveryFunctions.route(table)]
+      statements: [PgRouteFunction.route(table)]
     },
     {
       id: 12,
@@ -364,6 +366,12 @@ $$`
         PgWorkerFunctions.awaitDeath(table),
         PgWorkerFunctions.bury(table, config)
       ]
+    },
+    {
+      id: 13,
+      name: "one_message_handed_over",
+      // It need not go through the inbox of the one that waits for it.
+      statements: [PgDeliverFunction.deliver(table, config)]
     }
   ]
 }

@@ -3,7 +3,7 @@
  * costs more than to send it and read the answer.
  *
  * Reads: how a statement is built, which depends on nothing but its context.
- * Feeds: `PgStatements`, `PgLeaseStatements`, `PgRecordStatements` and `PgDispatchStatements`.
+ * Feeds: the statements of instances, channels, events, queues and the outbox.
  * Guarantees: the same text and the same parameters as if it were built anew for each input.
  *
  * @since 0.1.0

@@ -67,15 +67,6 @@ export interface StatementContext {
 export type Rows<A> = Effect.Effect<ReadonlyArray<A>, SqlError>
 
 /**
- * One column of the rows of a batch, as the array that the statement unnests.
- *
- * @since 0.1.0
- * @category constructors
- */
-export const column = <Row, A>(rows: ReadonlyArray<Row>, get: (row: Row) => A): ReadonlyArray<A> =>
-  rows.map(get)
-
-/**
  * A table's quoted name.
  *
  * @since 0.1.0

@@ -179,6 +179,131 @@ describe("a broadcast message", () => {
   )
 })
 
+describe("the only new message", () => {
+  const inbox = (sql: PgClient.PgClient) =>
+    Effect.map(
+      sql<{
+        at: string
+      }>`select execution_id || ' ' || channel as at from romancy_inbox order by 1`,
+      (rows) => rows.map(({ at }) => at)
+    )
+
+  live(
+    "is handed to the one that waits, and lies in no inbox on its way",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      yield* publish(message(news, 1))
+      yield* sql`alter table romancy_inbox add constraint empty check (false)`
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual(numberOf(yield* receive(lease, news, 1)), "Taken")
+      assert.strictEqual(numberOf(yield* receive(lease, news, 2)), "Waiting")
+    })
+  )
+
+  live(
+    "does not overtake what lies in the inbox of the one that waits",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      const user = yield* hold(sql, store.resume("a"))
+      yield* publish(message(news, 1))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: true })
+      yield* user.rollback
+      yield* publish(message(news, 2))
+      const { count, here } = yield* deliver()
+      assert.strictEqual(count, 1)
+      assert.deepInclude(here[0]!.deferreds[0]!.exit, { _tag: "Success" })
+      assert.include(JSON.stringify(here), '{"n":1}')
+      assert.deepStrictEqual(yield* drain(lease, news, 2), [2])
+    })
+  )
+
+  live(
+    "is not for one that has subscribed after it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* publish(message(news, 1))
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      assert.deepStrictEqual(yield* inbox(sql), [])
+      yield* publish(message(news, 2))
+      assert.deepInclude(yield* deliver(), { count: 1 })
+    })
+  )
+
+  live(
+    "is kept for a target that has not subscribed, and handed to it once it waits",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* publish(message(mail, 1, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      yield* subscribe(lease, mail)
+      assert.deepStrictEqual(yield* drain(lease, mail), [1])
+      yield* subscribe(yield* running(store, "b"), mail)
+      yield* publish(message(mail, 2, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual((yield* load(store, "a")).deferreds.length, 2)
+    })
+  )
+
+  live(
+    "goes to the inbox of one whose workflow nobody here knows, or whose receive has its end",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      yield* publish(message(news, 1))
+      assert.deepInclude(yield* deliver({ names: ["Other"] }), { count: 0 })
+      assert.deepStrictEqual(yield* inbox(sql), ["a news"])
+      assert.deepInclude(yield* deliver(), { count: 1 })
+      yield* receive(lease, news, 2)
+      yield* sql`insert into romancy_deferreds (execution_id, name, exit, completed_at)
+        values ('a', ${receiveName(news, 2)}, '{}', now())`
+      yield* publish(message(news, 2))
+      assert.deepInclude(yield* deliver(), { count: 0 })
+      assert.strictEqual(numberOf(yield* receive(lease, news, 2)), "Taken")
+      assert.deepStrictEqual(yield* drain(lease, news, 3), [2])
+    })
+  )
+
+  live(
+    "of a competing channel is for the one that has subscribed first, and stays where he is held",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["b", "a"]) yield* receive(yield* subscribed(store, id, jobs), jobs, 1)
+      yield* publish(message(jobs, 1))
+      const user = yield* hold(sql, store.resume("b"))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: true })
+      yield* user.rollback
+      // What nobody here may receive is in nobody's way.
+      yield* publish(message({ ...jobs, channel: "nobody's" }, 2))
+      yield* publish(message(news, 3))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual((yield* load(store, "b")).deferreds.length, 1)
+      yield* publish(message(jobs, 4))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual((yield* load(store, "a")).deferreds.length, 1)
+    })
+  )
+
+  live(
+    "may be the first thing that a session brings, also where it had to wait for it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* receive(yield* subscribed(store, "a", news), news, 1)
+      yield* publish(message(news, 1))
+      const [row] = yield* sql<{ done_count: number }>`
+        select done_count from romancy_deliver(now(), 'me', array['Order'], 100, 0, true, false, null)`
+      assert.strictEqual(row!.done_count, 1)
+    })
+  )
+})
+
 describe("a look that waits for somebody else's routing", () => {
   live(
     "and loses its session keeps what it has taken before, and is repeated",

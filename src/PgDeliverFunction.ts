@@ -1,0 +1,335 @@
+/**
+ * The function in the database that brings messages to those they are for. A function, because most
+ * looks find one message or none: each of its statements is small and planned once, and what there
+ * is nothing of is not even begun.
+ *
+ * Reads: the names of `PgTables`, the notification channels; what `PgRouteFunction` makes of a message.
+ * Feeds: `PgSchema`, which creates it; `PgDeliveryStatements`, which calls it.
+ * Guarantees: each of its statements has a snapshot of its own, taken after the locks before it.
+ * Messages are locked first, then subscriptions, both in one order; what comes after that passes over
+ * what somebody else has locked, so that nobody waits in a circle.
+ *
+ * @since 0.1.0
+ */
+import { received } from "./PgRouteFunction.ts"
+import type { PgTables } from "./PgTables.ts"
+import { channel, type RomancyConfig } from "./RomancyConfig.ts"
+
+/**
+ * Routes, then ends receives that wait: with the next message from the inbox, with one that is kept
+ * for whoever takes it, or without one when their time is over; and wakes their instances. Those that
+ * somebody else holds are passed over, and `passed_over` says so; `unrouted` says that there are new
+ * messages still. Up to `with_slots` of the instances it wakes `by_worker` takes at once. The commit
+ * does not wait for the disk: what a crash of the server undoes is done again. Served by
+ * `subscriptions_served`, `subscriptions_open`, `subscriptions_due`, `messages_offered` and the primary
+ * keys. Notifies what became runnable for others, and the owners of what runs.
+ *
+ * @since 0.1.0
+ * @category functions
+ */
+export const deliver = (
+  table: PgTables,
+  config: Pick<RomancyConfig["Service"], "prefix">
+): string =>
+  `create or replace function ${table.deliver} (at_moment timestamptz, by_worker text,
+  of_names text[], at_most int, with_slots int, waits boolean, with_hints boolean, commit_timeout text,
+  out routed_count int, out done_count int, out own_news json, out claimed_rows json,
+  out passed_over boolean, out unrouted boolean, out next_millis float8)
+language plpgsql volatile as $$
+declare
+  fresh record; found_ids text[]; handed boolean := false;
+  ids text[] := '{}'; channels text[]; modes text[]; offers bigint[]; looked boolean := false;
+  instance record; woken record; awaited text; due timestamptz;
+  message bigint; outcome json; now_taken boolean; ignored text;
+  more boolean; first_due timestamptz;
+  taken_ids text[] := '{}'; own_ids text[] := '{}';
+  own_names text[] := '{}'; own_exits json[] := '{}';
+  runnable_ids text[] := '{}'; runnable_names text[] := '{}'; signals text[] := '{}';
+begin
+  ignored := set_config('synchronous_commit', 'off', true);
+  routed_count := 0;
+  done_count := 0;
+  passed_over := false;
+  unrouted := false;
+
+${routeOne(table)}
+
+  -- A worker that was struck off takes nothing. Before the instances, as everywhere.
+  if with_slots > 0 then
+    perform from ${table.workers} w where w.worker_id = by_worker and not w.dead for key share;
+    if not found then with_slots := 0; end if;
+  end if;
+
+  -- First what is handed over, then whatever else there is.
+  loop
+    for n in 1 .. cardinality(ids) loop
+      select i.workflow_name, i.status, i.owner, i.status = 'Suspended' and not i.failed as dormant
+      into instance from ${table.instances} i
+      where i.execution_id = ids[n]
+        and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
+      for no key update skip locked;
+      if found and (looked or found_ids is null) then
+        select s.waiting, s.due_at into awaited, due from ${table.subscriptions} s
+        where s.execution_id = ids[n] and s.channel = channels[n] and s.mode = modes[n]
+          and s.waiting is not null
+        for no key update skip locked;
+      end if;
+      if not found then
+        passed_over := true;
+        continue;
+      end if;
+
+      if not looked then
+        outcome := ${received("fresh")};
+      else
+        message := offers[n];
+        if message is null then
+          select b.message_id into message from ${table.inbox} b
+          where b.execution_id = ids[n] and b.channel = channels[n] and b.mode = modes[n]
+          order by b.message_id limit 1;
+        end if;
+        if message is not null then
+          select ${received("m")} into outcome from ${table.messages} m where m.message_id = message;
+        elsif due <= at_moment then
+          outcome := '{"_tag":"Success","value":{"_tag":"TimedOut"}}';
+        else
+          continue;
+        end if;
+      end if;
+      insert into ${table.deferreds} (execution_id, name, exit, completed_at)
+      values (ids[n], awaited, outcome, at_moment) on conflict do nothing;
+      continue when not found;
+
+      done_count := done_count + 1;
+      update ${table.subscriptions} s set waiting = null, due_at = null, served = false
+      where s.execution_id = ids[n] and s.channel = channels[n] and s.mode = modes[n];
+      if modes[n] = 'competing' then
+        update ${table.messages} m set state = 'Routed' where m.message_id = message;
+      elsif message is not null then
+        delete from ${table.inbox} b
+        where b.execution_id = ids[n] and b.channel = channels[n] and b.mode = modes[n]
+          and b.message_id = message;
+      end if;
+
+      now_taken := instance.dormant and cardinality(taken_ids) < with_slots;
+      update ${table.instances} i set wakes = i.wakes + 1,
+        status = case when now_taken then 'Running' when instance.dormant then 'Runnable'
+          else i.status end,
+        owner = case when now_taken then by_worker else i.owner end,
+        token = i.token + case when now_taken then 1 else 0 end,
+        ready_at = case when i.status = 'Suspended' then at_moment else i.ready_at end,
+        woken_at = case when i.status = 'Running' then at_moment else i.woken_at end
+      where i.execution_id = ids[n]
+      returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
+        i.interrupt into woken;
+      if now_taken then
+        taken_ids := taken_ids || ids[n];
+      elsif instance.dormant then
+        runnable_ids := runnable_ids || ids[n];
+        runnable_names := runnable_names || instance.workflow_name;
+      elsif instance.status = 'Running' and instance.owner <> by_worker then
+        signals := signals
+          || json_build_object('instance_id', ids[n], 'owner', instance.owner)::text;
+      elsif instance.status = 'Running' and ids[n] <> all(taken_ids) then
+        own_ids := own_ids || ids[n];
+        own_names := own_names || awaited;
+        own_exits := own_exits || outcome;
+      end if;
+    end loop;
+    exit when looked;
+
+    -- What could not be handed over goes into the inboxes.
+    if found_ids is not null and done_count = 0 then
+      insert into ${table.inbox} (execution_id, channel, mode, message_id)
+      select f.id, fresh.channel, fresh.mode, fresh.message_id from unnest(found_ids) f (id);
+      update ${table.subscriptions} s set served = true
+      where s.execution_id = any(found_ids) and s.channel = fresh.channel and s.mode = fresh.mode
+        and s.waiting is not null;
+    end if;
+    select exists (
+        select from ${table.messages} m where m.state = 'Kept' and m.mode = 'competing')
+      or bool_or(exists (
+        select from ${table.subscriptions} s where s.workflow_name = n.name and s.served)),
+      min((select s.due_at from ${table.subscriptions} s
+        where s.workflow_name = n.name and s.due_at is not null order by s.due_at limit 1))
+    into more, first_due from unnest(of_names) n (name);
+    exit when more is not true and (first_due <= at_moment) is not true;
+    looked := true;
+${candidates(table)}
+  end loop;
+
+${answers(table)}
+  if with_hints and (runnable_ids <> '{}' or signals <> '{}') then
+    if commit_timeout is not null then
+      perform set_config('lock_timeout', commit_timeout, true);
+    end if;
+    perform pg_notify(h.channel, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)
+    from (
+      select '${channel(config, "workflow_resumable")}' as channel,
+        json_build_object('instance_id', min(r.id), 'workflow_name', r.name)::text as payload
+      from unnest(runnable_ids, runnable_names) as r (id, name) group by r.name
+      union all
+      select distinct '${channel(config, "workflow_signal")}', s.payload
+      from unnest(signals) s (payload)
+    ) h;
+  end if;
+
+  if looked then
+    select min(u.due_at) into first_due
+    from unnest(of_names) n (workflow_name) cross join lateral (
+      select s.due_at from ${table.subscriptions} s
+      where s.workflow_name = n.workflow_name and s.due_at > at_moment
+      order by s.due_at limit 1) u;
+  end if;
+  if first_due is not null then
+    next_millis := extract(epoch from first_due - at_moment) * 1000;
+  end if;
+end
+$$`
+
+/**
+ * Routes the one new message that there is, and hands it to the one that waits for it. Not with
+ * another in sight, which may have to come first.
+ */
+const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
+  if not waits then
+    update ${messages} m set state = 'Routed'
+    where (
+      select count(*) from (
+        select from ${messages} n where n.state = 'New' limit 2) n) = 1
+      and m.message_id = (
+        select n.message_id from ${messages} n where n.state = 'New'
+        order by n.message_id limit 1 for update skip locked)
+    returning m.message_id, m.channel, m.mode, m.target, m.body, m.metadata, m.published_at,
+      m.published_by into fresh;
+  end if;
+  if waits or not found then
+    unrouted := exists (select from ${messages} m where m.state = 'New');
+    if unrouted then
+      routed_count := ${route}(at_most, waits);
+      unrouted := exists (select from ${messages} m where m.state = 'New');
+    else
+      select m.message_id, m.channel, m.mode, m.body, m.metadata, m.published_at, h.execution_id
+      into fresh from ${messages} m cross join lateral (
+        select s.execution_id from ${subscriptions} s
+        where s.channel = m.channel and s.mode = 'competing' and s.waiting is not null
+          and s.workflow_name = any(of_names)
+        order by s.subscribed_at limit 1) h
+      where m.state = 'Kept' and m.mode = 'competing' and (
+        select count(*) from (
+          select from ${messages} k where k.state = 'Kept' and k.mode = 'competing' limit 2) k) = 1
+      for update of m skip locked;
+      if found then
+        handed := true;
+        ids := array[fresh.execution_id];
+        message := fresh.message_id;
+      end if;
+    end if;
+  else
+    routed_count := 1;
+    if fresh.target is null then
+      select array_agg(s.execution_id), min(s.waiting), count(*) = 1 and bool_and(
+        s.waiting is not null and not s.served and s.workflow_name = any(of_names))
+      into found_ids, awaited, handed from (
+        select s.execution_id, s.waiting, s.served, s.workflow_name from ${subscriptions} s
+        where s.channel = fresh.channel and s.mode = fresh.mode and not (
+          pg_visible_in_snapshot(fresh.published_by, s.horizon)
+          and fresh.published_at <= s.subscribed_at)
+        order by s.execution_id for no key update) s;
+    else
+      select array[s.execution_id], s.waiting,
+        s.waiting is not null and not s.served and s.workflow_name = any(of_names)
+      into found_ids, awaited, handed from ${subscriptions} s
+      where s.execution_id = fresh.target and s.channel = fresh.channel and s.mode = fresh.mode
+      for no key update;
+      if not found then
+        update ${messages} m set state = 'Kept' where m.message_id = fresh.message_id;
+      end if;
+    end if;
+    -- Who waits and is not served has an empty inbox.
+    if handed then ids := found_ids; end if;
+  end if;
+  if handed then
+    channels := array[fresh.channel];
+    modes := array[fresh.mode];
+  end if;`
+
+/** Who may have something to receive, each with what is offered to him on a competing channel. */
+const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
+    with hands as materialized (
+      select h.*, row_number() over (
+        partition by h.channel order by h.subscribed_at, h.execution_id) as n
+      from ${channels} c cross join lateral (
+        select s.execution_id, s.channel, s.subscribed_at from ${subscriptions} s
+        where s.channel = c.channel and s.mode = 'competing' and s.waiting is not null
+          and s.workflow_name = any(of_names)
+        order by s.subscribed_at limit at_most) h
+      where c.mode = 'competing' and exists (
+        select from ${messages} m
+        where m.state = 'Kept' and m.mode = 'competing' and m.channel = c.channel)
+    ), offered as materialized (
+      select message_id, channel,
+        row_number() over (partition by channel order by message_id) as n
+      from (select channel, count(*) as n from hands group by channel) h cross join lateral (
+        select m.message_id from ${messages} m
+        where m.state = 'Kept' and m.mode = 'competing' and m.channel = h.channel
+        order by m.message_id limit h.n for update skip locked) m
+    ), candidates as (
+      select c.execution_id, c.channel, c.mode, max(c.offer) as offer from (
+        (select s.*, null::bigint as offer from unnest(of_names) n (workflow_name)
+          cross join lateral (
+            select s.execution_id, s.channel, s.mode from ${subscriptions} s
+            where s.workflow_name = n.workflow_name and s.served
+            limit at_most) s limit at_most)
+        union all
+        (select s.*, null from unnest(of_names) n (workflow_name) cross join lateral (
+          select s.execution_id, s.channel, s.mode from ${subscriptions} s
+          where s.workflow_name = n.workflow_name and s.due_at <= at_moment
+          order by s.due_at limit at_most) s limit at_most)
+        union all
+        select h.execution_id, h.channel, 'competing', o.message_id
+        from hands h join offered o using (channel, n)
+      ) c group by 1, 2, 3
+    )
+    select coalesce(array_agg(c.execution_id), '{}'), array_agg(c.channel), array_agg(c.mode),
+      array_agg(c.offer)
+    into ids, channels, modes, offers from candidates c;`
+
+/** What the caller is told of the instances that run with it; of one alone without another look. */
+const answers = (table: PgTables) => {
+  const claimed = (i: string) => `json_build_object('execution_id', ${i}.execution_id,
+        'workflow_name', ${i}.workflow_name, 'token', ${i}.token, 'payload', ${i}.payload,
+        'parent_id', ${i}.parent_id, 'wakes', ${i}.wakes, 'resumes', ${i}.resumes,
+        'interrupt', ${i}.interrupt, 'waited', 0, 'record', ${table.record}(${i}.execution_id))`
+  const news = (
+    i: string,
+    deferreds: string
+  ) => `json_build_object('executionId', ${i}.execution_id,
+        'token', ${i}.token, 'wakes', ${i}.wakes, 'resumes', ${i}.resumes,
+        'interrupt', ${i}.interrupt, 'wokenMillisAgo', 0, 'deferreds', ${deferreds})`
+  const completed = (name: string, exit: string) =>
+    `json_build_object('name', ${name}, 'exit', ${exit}, 'own', false)`
+  return `\
+  if taken_ids <> '{}' then
+    if looked then
+      select json_agg(${claimed("i")}) into claimed_rows
+      from ${table.instances} i where i.execution_id = any(taken_ids);
+    else
+      claimed_rows := json_build_array(${claimed("woken")});
+    end if;
+  end if;
+  if own_ids <> '{}' then
+    if looked then
+      select json_agg(${news(
+        "i",
+        `(
+        select json_agg(${completed("d.name", "d.exit")})
+        from unnest(own_ids, own_names, own_exits) as d (id, name, exit)
+        where d.id = i.execution_id)`
+      )})
+      into own_news from ${table.instances} i where i.execution_id = any(own_ids);
+    else
+      own_news := json_build_array(${news("woken", `json_build_array(${completed("awaited", "outcome")})`)});
+    end if;
+  end if;`
+}
