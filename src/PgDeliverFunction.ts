@@ -20,7 +20,8 @@ import { channel, type RomancyConfig } from "./RomancyConfig.ts"
  * for whoever takes it, or without one when their time is over; and wakes their instances. Those that
  * somebody else holds are passed over, and `passed_over` says so; `unrouted` says that there are new
  * messages still. Up to `with_slots` of the instances it wakes `by_worker` takes at once. The commit
- * does not wait for the disk: what a crash of the server undoes is done again. Served by
+ * waits for the disk only where a run that is in memory is told: what a crash of the server undoes is
+ * done again, and a run that was taken by it is fenced, but not one that had its lease before. Served by
  * `subscriptions_served`, `subscriptions_open`, `subscriptions_due`, `messages_offered` and the primary
  * keys. Notifies what became runnable for others, and the owners of what runs.
  *
@@ -46,7 +47,6 @@ declare
   own_names text[] := '{}'; own_exits json[] := '{}';
   runnable_ids text[] := '{}'; runnable_names text[] := '{}'; signals text[] := '{}';
 begin
-  ignored := set_config('synchronous_commit', 'off', true);
   routed_count := 0;
   done_count := 0;
   passed_over := false;
@@ -172,6 +172,11 @@ ${answers(table)}
       select distinct '${channel(config, "workflow_signal")}', s.payload
       from unnest(signals) s (payload)
     ) h;
+  end if;
+
+  -- A run that goes on with what it was told would go on with it after the crash as well.
+  if own_ids = '{}' and signals = '{}' then
+    ignored := set_config('synchronous_commit', 'off', true);
   end if;
 
   if looked then

@@ -179,6 +179,42 @@ describe("a broadcast message", () => {
   )
 })
 
+describe("the commit of a delivery", () => {
+  /** As whoever delivers has it, or relaxed. */
+  const setting = (sql: PgClient.PgClient) =>
+    sql.withTransaction(
+      Effect.gen(function* () {
+        yield* sql`set local synchronous_commit = 'local'`
+        yield* sql`select done_count
+          from romancy_deliver(clock_timestamp(), ${self}, '{Order}', 100, 10, false, false, null)`
+        const [row] = yield* sql<{ waits: string }>`
+          select current_setting('synchronous_commit') as waits`
+        return row!.waits
+      })
+    )
+
+  live(
+    "waits for the disk where a run is told, whoever owns it, and nowhere else",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      assert.strictEqual(yield* setting(sql), "off")
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      yield* publish(message(news, 1))
+      assert.strictEqual(yield* setting(sql), "local")
+      yield* receive(lease, news, 2)
+      yield* publish(message(news, 2))
+      yield* sql`update romancy_instances set owner = 'another'`
+      assert.strictEqual(yield* setting(sql), "local")
+      yield* sql`update romancy_instances set owner = ${self}`
+      yield* receive(lease, news, 3)
+      yield* store.suspend(lease, suspension({ wakes: 2 }))
+      yield* publish(message(news, 3))
+      assert.strictEqual(yield* setting(sql), "off")
+    })
+  )
+})
+
 describe("the only new message", () => {
   const inbox = (sql: PgClient.PgClient) =>
     Effect.map(
