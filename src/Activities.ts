@@ -96,11 +96,17 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       if (run.interrupt !== "None") return Effect.succeed(new Workflow.Suspended({}))
       if (run.stopping) return Effect.never
     }
-    if (!runs.tenure.held) {
-      const again = Effect.suspend(() =>
-        run.abandoned ? Effect.never : begin(run, instance, activity, attempt, key)
-      )
-      return Effect.andThen(runs.tenure.renewal, again)
+    const again = Effect.suspend(() => {
+      // Much may have happened while it waited.
+      if (run.abandoned) return Effect.never
+      const recorded = run.steps.get(key)
+      return recorded === undefined
+        ? begin(run, instance, activity, attempt, key)
+        : Effect.succeed(new Workflow.Complete({ exit: recorded }))
+    })
+    if (!runs.tenure.held) return Effect.andThen(runs.tenure.renewal, again)
+    if (!runs.tenure.proves(run.askedMillis)) {
+      return Effect.flatMap(prove(run), (holds) => (holds ? again : runs.fenced(run)))
     }
     const flying = run.flying.get(key)
     if (flying !== undefined) {
@@ -120,6 +126,17 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       })
     })
   }
+
+  /** Asks whether the instance is still this worker's. */
+  const prove = (run: Run): Effect.Effect<boolean> =>
+    Effect.suspend(() => {
+      const askedMillis = runs.tenure.nowMillis
+      return Effect.map(Effect.orDie(store.holds(run.lease)), (holds) => {
+        runs.tenure.answered(askedMillis)
+        if (holds) run.askedMillis = askedMillis
+        return holds
+      })
+    })
 
   /** Once a result is there it is recorded, and this process knows it, whatever becomes of the fiber. */
   const perform = (
@@ -152,16 +169,19 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     attempt: number,
     exit: Exit.Exit<unknown, unknown>
   ): Effect.Effect<Result> =>
-    Effect.flatMap(encode(run, activity, exit), ({ recorded, text }) =>
-      Effect.flatMap(
+    Effect.flatMap(encode(run, activity, exit), ({ recorded, text }) => {
+      const askedMillis = runs.tenure.nowMillis
+      return Effect.flatMap(
         Effect.orDie(store.recordStep(run.lease, { name: activity.name, attempt, exit: text })),
         (verdict) => {
           if (verdict === "Fenced" || verdict === "Taken") return runs.fenced(run)
+          runs.tenure.answered(askedMillis)
+          run.askedMillis = askedMillis
           run.steps.set(stepKey(activity.name, attempt), recorded)
           return Effect.succeed(new Workflow.Complete({ exit: recorded }))
         }
       )
-    )
+    })
 
   /** What is recorded of an exit: itself, or that it was too large to be. */
   const encode = (run: Run, activity: Activity.Any, exit: Exit.Exit<unknown, unknown>) =>
@@ -197,6 +217,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
         : undefined
       return large === undefined ? result.exit : Effect.die(large)
     })
+    const askedMillis = runs.tenure.nowMillis
     const step = yield* store
       .transactionalStep(run.lease, { name: activity.name, attempt }, settled, (value) =>
         JSON.stringify({ _tag: "Success", value: value ?? null })
@@ -212,6 +233,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
         ? yield* Effect.failCause(step.exit.cause as Cause.Cause<never>)
         : yield* record(run, activity, attempt, step.exit)
     }
+    run.askedMillis = askedMillis
     run.steps.set(stepKey(activity.name, attempt), step.exit)
     return new Workflow.Complete({ exit: step.exit })
   })

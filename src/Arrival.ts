@@ -155,7 +155,12 @@ export const make = Effect.fnUntraced(function* (here: {
       (yield* WorkflowCodec.of(workflow)
         .decodePayload(claimed.payload)
         .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
-    const run = new Run({ claimed, workflow, payload })
+    const run = new Run({
+      claimed,
+      workflow,
+      payload,
+      askedMillis: options.askedMillis ?? Number.NEGATIVE_INFINITY
+    })
     if (options.record !== undefined) yield* run.apply(options.record)
     run.again = undefined
     return run

@@ -68,10 +68,13 @@ export const layer: Layer.Layer<
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
-      const delivered = yield* runs.admit(sources, (slots) =>
-        Alarm.asking(wake.alarm, store.deliver({ workflowNames, limit, slots }))
-      )
-      yield* runs.tell(delivered.here, sources.has("notification") ? "notification" : "home")
+      let askedMillis = 0
+      const delivered = yield* runs.admit(sources, (slots) => {
+        askedMillis = runs.tenure.nowMillis
+        return Alarm.asking(wake.alarm, store.deliver({ workflowNames, limit, slots }))
+      })
+      const source = sources.has("notification") ? "notification" : "home"
+      yield* runs.tell(delivered.here, source, askedMillis)
       // Those for which there was no slot here.
       if (delivered.count > delivered.claimed.length + delivered.here.length) {
         doorbell.workflows("home")

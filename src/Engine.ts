@@ -93,10 +93,12 @@ const make = (options: { readonly client: boolean }) =>
         if (started._tag === "Created" && !options.inTransaction) doorbell.workflows("home")
         return started
       }
+      const askedMillis = runs.tenure.nowMillis
       // In the engine's own fiber: a caller who gives up must not take the claim with him.
       const claiming = store.start(request).pipe(
         Effect.tap((started) => {
-          if (started._tag === "Claimed") return launchHere(started.claimed, options.payload)
+          if (started._tag === "Claimed")
+            return launchHere(started.claimed, options.payload, askedMillis)
           // A worker that was not in the registry yet takes nothing; it may have entered meanwhile.
           if (started._tag === "Created") doorbell.workflows("home")
           return Effect.void
@@ -106,9 +108,13 @@ const make = (options: { readonly client: boolean }) =>
       return yield* Fiber.join(fork(claiming))
     })
 
-    const launchHere = Effect.fnUntraced(function* (claimed: Store.Claimed, payload: object) {
+    const launchHere = Effect.fnUntraced(function* (
+      claimed: Store.Claimed,
+      payload: object,
+      askedMillis: number
+    ) {
       const record = claimed.fresh ? undefined : (yield* store.load([claimed.executionId]))[0]
-      yield* runs.launch(claimed, { record, payload, sources: ["home"] })
+      yield* runs.launch(claimed, { record, payload, sources: ["home"], askedMillis })
     })
 
     const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(
@@ -295,12 +301,14 @@ const make = (options: { readonly client: boolean }) =>
       encoded: string
     ) {
       if (run.deferreds.has(deferredName)) return
+      const askedMillis = runs.tenure.nowMillis
       const verdict = yield* Effect.orDie(
         store.recordDeferred(run.lease, { name: deferredName, exit: encoded })
       )
       if (verdict === "Fenced") return yield* runs.fenced(run)
       // Somebody else was first: the record has what he completed it with.
       if (verdict === "Taken") return runs.signal([run.executionId], "home")
+      run.askedMillis = askedMillis
       run.deferreds.set(deferredName, exit)
       runs.completedHere(run, deferredName)
     })

@@ -188,6 +188,6 @@ export const make = (self: string) => {
 
   return {
     ...{ all, create, found, free, leased, ownedBy, runnable, struck, take, timersOf },
-    ...{ toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically }
+    ...{ toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically, woken }
   }
 }

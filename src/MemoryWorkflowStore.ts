@@ -34,7 +34,7 @@ const make = Effect.gen(function* () {
   const self = yield* WorkerId
   const registry = MemoryInstances.make(self)
   const { all: instances, create, found, free, leased, ownedBy, struck, take, timersOf } = registry
-  const { toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically } = registry
+  const { toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically, woken } = registry
   const workers = new Map<string, { leaseUntil: number }>()
 
   const start = (request: Store.Start, now: number): Store.Started => {
@@ -223,10 +223,10 @@ const make = Effect.gen(function* () {
             (found.status === "Suspended" || found.status === "Runnable")
           return repeated ? "Suspended" : "Fenced"
         }
-        const woken = suspension.failed
+        const again = suspension.failed
           ? instance.resumes > suspension.resumes
           : instance.wakes > suspension.wakes
-        if (woken) return "Again"
+        if (again) return "Again"
         instance.status = "Suspended"
         instance.owner = undefined
         instance.failed = suspension.failed
@@ -262,8 +262,14 @@ const make = Effect.gen(function* () {
     load: (executionIds) =>
       at((now) => found(executionIds).map((instance) => toRecord(instance, now))),
     news: (executionIds) =>
-      at((now) => found(executionIds).map((instance) => toNews(instance, now))),
+      at((now) =>
+        found(executionIds).map((instance) => ({
+          ...toNews(instance, now),
+          token: woken(instance) === "Here" ? instance.token : -1
+        }))
+      ),
     fireTimers: (options) => at((now) => fireTimers(options, now)),
+    holds: (lease) => at(() => leased(lease) !== undefined),
     release: (leases) =>
       at((now) => {
         for (const lease of leases) {

@@ -191,7 +191,9 @@ interface RecordRow {
 
 /**
  * The counters of instances that run here and what was completed for them, in one snapshot: what
- * others may have written. Served by the primary keys.
+ * others may have written. The token is none where the instance is not this worker's any more, though
+ * it may be the same as before: that of a claim that a crash of the server has undone. Served by the
+ * primary keys.
  *
  * @since 0.1.0
  * @category statements
@@ -199,8 +201,9 @@ interface RecordRow {
 export const news = PgStatement.make<ReadonlyArray<string>, NewsRow>((context, read) => {
   const executionIds = read((ids) => ids)
   return context.sql`
-select i.execution_id, i.token, i.wakes, i.resumes, i.interrupt, d.name, d.exit,
-  d.token is not null as own,
+select i.execution_id,
+  case when i.status = 'Running' and i.owner = ${context.self} then i.token else -1 end as token,
+  i.wakes, i.resumes, i.interrupt, d.name, d.exit, d.token is not null as own,
   ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i left join ${table(context, "deferreds")} d using (execution_id)
 where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<NewsRow>

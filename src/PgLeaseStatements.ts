@@ -80,6 +80,28 @@ export type Judged = Held & { readonly ord: number; readonly verdict: Verdict }
 export const fenced = { verdict: "Fenced" as const, held: false }
 
 /**
+ * Whether leases hold. Served by the primary key. Locks nothing, notifies nobody.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const holds = (context: StatementContext, rows: ReadonlyArray<Lease>) =>
+  byOrd(rows, allHold(context, rows), { holds: false })
+
+const allHold = PgStatement.batch<Lease, { readonly ord: number; readonly holds: boolean }>(
+  (context, column) =>
+    context.sql`
+select t.ord::int4 as ord, exists (
+  select from ${table(context, "instances")} i
+  where i.execution_id = t.execution_id and ${isMine(context, "t")}) as holds
+from unnest(${column((row) => row.executionId)}::text[], ${column((row) => row.token)}::int4[])
+  with ordinality as t (execution_id, token, ord)` as unknown as Rows<{
+      readonly ord: number
+      readonly holds: boolean
+    }>
+)
+
+/**
  * Ends instances, drops their timers and wakes their parents, those of a batch that has them too
  * excepted. Served by the primary keys. Notifies parents that became runnable, owners of those
  * that run, and whoever waits for one of these to complete.

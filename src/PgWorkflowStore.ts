@@ -58,6 +58,7 @@ const make = Effect.gen(function* () {
   const registerTimer = yield* batched("register a timer", PgRecordStatements.registerTimers)
   const complete = yield* batched("complete a workflow", PgLeaseStatements.complete, unordered)
   const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend, unordered)
+  const holds = yield* batched("prove a lease", PgLeaseStatements.holds)
   const release = yield* batched("release a workflow", PgLeaseStatements.release)
 
   /** Those that somebody else holds are waited for once; a poll finds them in the end. */
@@ -205,6 +206,7 @@ const make = Effect.gen(function* () {
       )
     ),
     fireTimers: PgClaims.sparing(fireTimers, (options) => fireTimers({ ...options, slots: 0 })),
+    holds: (lease) => Effect.map(holds(lease), (row) => row.holds),
     release: (leases) =>
       Effect.forEach(leases, (lease) => release(lease), {
         concurrency: "unbounded",

@@ -94,6 +94,8 @@ export class Run {
   wakes: number
   resumes: number
   interrupt: Store.Interrupt
+  /** When the database was asked what last said that the lease holds (`Tenure`). */
+  askedMillis: number
   /** A wake that this process knows of and the counters do not say. */
   again: "automatic" | "explicit" | undefined = undefined
   /** The instance and fiber of the present replay. */
@@ -128,6 +130,7 @@ export class Run {
     readonly claimed: Store.Claimed
     readonly workflow: Workflow.Any
     readonly payload: object
+    readonly askedMillis: number
   }) {
     this.lease = { executionId: options.claimed.executionId, token: options.claimed.token }
     this.workflow = options.workflow
@@ -136,6 +139,7 @@ export class Run {
     this.wakes = options.claimed.wakes
     this.resumes = options.claimed.resumes
     this.interrupt = options.claimed.interrupt
+    this.askedMillis = options.askedMillis
   }
 
   get executionId(): string {

@@ -87,6 +87,8 @@ export class Runs extends Context.Service<
         readonly stored?: Store.Taken["stored"]
         readonly payload?: object | undefined
         readonly sources: ReadonlyArray<WakeSource>
+        /** When it was asked for, by `tenure`. Left out: its first step asks whether it is still here. */
+        readonly askedMillis?: number | undefined
       }
     ) => Effect.Effect<Run | undefined>
     /** Reads the record of runs that something happened to, and tells them. */
@@ -96,7 +98,11 @@ export class Runs extends Context.Service<
     /** The same for all runs, parked or not. */
     readonly signalAll: (source: WakeSource) => void
     /** Tells runs the news that a delivery has for them. */
-    readonly tell: (all: ReadonlyArray<Store.News>, source: WakeSource) => Effect.Effect<void>
+    readonly tell: (
+      all: ReadonlyArray<Store.News>,
+      source: WakeSource,
+      askedMillis: number
+    ) => Effect.Effect<void>
     /** Acts on the answer of a wake. */
     readonly woken: (executionId: string, workflowName: string, woken: Store.Woken) => void
     /** Keeps a wait of a run in memory for a moment, if there is room. */
@@ -171,7 +177,7 @@ const make = Effect.gen(function* () {
     hold: (executionId) => slots.hold(executionId),
     resumed
   })
-  const slots = yield* makeSlots({ runs, launch })
+  const slots = yield* makeSlots({ runs, launch, tenure })
 
   // How runs end that do not end by themselves.
 
@@ -187,7 +193,13 @@ const make = Effect.gen(function* () {
     })
 
   // Before the finalizer below, so that it ends after it: runs that finish their steps still hear.
-  const { completedHere, signal, tell } = yield* makeSignals({ runs, tracked, resumed, abandon })
+  const { completedHere, signal, tell } = yield* makeSignals({
+    runs,
+    tracked,
+    resumed,
+    abandon,
+    tenure
+  })
 
   const stop = Effect.fnUntraced(function* (registration: Registration) {
     const name = registration.workflow._tag

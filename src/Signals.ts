@@ -17,6 +17,7 @@ import * as Result from "effect/Result"
 import type * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Resumption } from "./Resumption.ts"
 import type { Run } from "./Run.ts"
+import type { Tenure } from "./Tenure.ts"
 import type { WakeSource } from "./Wake.ts"
 import * as Store from "./WorkflowStore.ts"
 
@@ -31,13 +32,19 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly tracked: ReturnType<typeof WorkflowEngine.makeDeferredState>
   readonly resumed: (resumption: Resumption) => void
   readonly abandon: (run: Run) => Effect.Effect<unknown>
+  readonly tenure: Tenure
 }) {
-  const { abandon, resumed, runs, tracked } = here
+  const { abandon, resumed, runs, tenure, tracked } = here
   const store = yield* Store.WorkflowStore
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
-  const told = Effect.fnUntraced(function* (run: Run, news: Store.News, source: WakeSource) {
+  const told = Effect.fnUntraced(function* (
+    run: Run,
+    news: Store.News,
+    source: WakeSource,
+    askedMillis: number
+  ) {
     const applied = yield* Effect.result(run.apply(news))
     if (Result.isFailure(applied)) {
       // It alone is set aside: those that come after it in this look have to hear of theirs.
@@ -46,6 +53,7 @@ export const make = Effect.fnUntraced(function* (here: {
     }
     const changes = applied.success
     if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+    run.askedMillis = askedMillis
     for (const name of changes.completed) {
       if (completedHere(run, name)) {
         resumed({
@@ -90,9 +98,10 @@ export const make = Effect.fnUntraced(function* (here: {
       const present = signalled
       signalled = new Map()
       rung.closeUnsafe()
+      const askedMillis = tenure.nowMillis
       for (const news of yield* store.news(Array.from(present.keys()))) {
         const run = runs.get(news.executionId)
-        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!)
+        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!, askedMillis)
       }
     }
   }).pipe(
@@ -106,12 +115,12 @@ export const make = Effect.fnUntraced(function* (here: {
   )
 
   /** Tells runs what somebody has read for them. */
-  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource) =>
+  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) =>
     Effect.forEach(
       all,
       (news) => {
         const run = runs.get(news.executionId)
-        return run === undefined ? Effect.void : told(run, news, source)
+        return run === undefined ? Effect.void : told(run, news, source, askedMillis)
       },
       { discard: true }
     ).pipe(

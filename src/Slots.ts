@@ -15,6 +15,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { Run } from "./Run.ts"
 import type { Runs } from "./Runs.ts"
+import type { Tenure } from "./Tenure.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as Store from "./WorkflowStore.ts"
 
@@ -27,8 +28,9 @@ import * as Store from "./WorkflowStore.ts"
 export const make = Effect.fnUntraced(function* (here: {
   readonly runs: ReadonlyMap<string, Run>
   readonly launch: Runs["Service"]["launch"]
+  readonly tenure: Tenure
 }) {
-  const { launch, runs } = here
+  const { launch, runs, tenure } = here
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
@@ -67,8 +69,9 @@ export const make = Effect.fnUntraced(function* (here: {
         }
         doubtful = true
         promised = Math.max(0, Math.min(free(), mostPerClaim))
+        const askedMillis = tenure.nowMillis
         const answer = yield* claim(promised)
-        const begun = { sources: Array.from(sources) }
+        const begun = { sources: Array.from(sources), askedMillis }
         yield* Effect.forEach(
           answer.claimed,
           (taken) => {

@@ -1,16 +1,29 @@
 /**
- * For how long what a worker runs is certainly its own, by the clock of its process.
+ * For how long what a worker runs is certainly its own, by the clocks of its process: its lease as a
+ * whole, and each run, whose instance another may have by then.
  *
- * Reads: the answers to heartbeats, through `Worker`.
+ * Reads: the answers to heartbeats, through `Worker`; when the database was asked what says that an
+ * instance is this worker's.
  * Feeds: `Activities`.
- * Guarantees: a process that stood still for longer than its lease (it was frozen, its machine was
- * suspended) begins no step before a heartbeat has been answered: others may have run it meanwhile.
+ * Guarantees: a process that stood still, or whose answers did (it was frozen, its machine was
+ * suspended, its network was gone), begins no step before it has asked: others may have run it
+ * meanwhile. They may have been quick: a worker whose sessions have all ended is taken for dead at once.
  *
  * @since 0.1.0
  */
 import type * as Clock from "effect/Clock"
 import type * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
+
+/**
+ * So long after it was asked an answer says that an instance is still this worker's, beyond what two
+ * quick answers take: less than others need to find a worker dead and to record a step of its work,
+ * which may be some tens of milliseconds.
+ */
+const proofMillis = 10
+
+/** Of so many answers the quickest counts as quick. */
+const answersKept = 8
 
 /**
  * @since 0.1.0
@@ -21,12 +34,13 @@ export class Tenure {
   private readonly renewed = Latch.makeUnsafe(false)
   // Nothing is claimed by a worker before its first heartbeat, and in memory there are no others.
   private untilMillis = Number.POSITIVE_INFINITY
+  private readonly answersMillis: Array<number> = []
 
   constructor(clock: Clock.Clock) {
     this.clock = clock
   }
 
-  /** Whether it is certain now. */
+  /** Whether the lease is certain now. */
   get held(): boolean {
     return this.clock.currentTimeMillisUnsafe() < this.untilMillis
   }
@@ -46,5 +60,22 @@ export class Tenure {
   /** A heartbeat was answered: it has ended. */
   end(): void {
     this.untilMillis = Number.NEGATIVE_INFINITY
+  }
+
+  /** Now, as it is noted when the database is asked. No correction of the time of day moves it. */
+  get nowMillis(): number {
+    return Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
+  }
+
+  /** What was asked then has just been answered. */
+  answered(askedMillis: number): void {
+    this.answersMillis.push(this.nowMillis - askedMillis)
+    if (this.answersMillis.length > answersKept) this.answersMillis.shift()
+  }
+
+  /** Whether an answer to what was asked then still says whose an instance is. */
+  proves(askedMillis: number): boolean {
+    const quick = this.answersMillis.length === 0 ? 0 : Math.min(...this.answersMillis)
+    return this.nowMillis - askedMillis <= proofMillis + 2 * quick
   }
 }

@@ -368,6 +368,7 @@ export class WorkflowStore extends Context.Service<
     readonly load: (
       executionIds: ReadonlyArray<string>
     ) => Effect.Effect<ReadonlyArray<Record>, StoreError>
+    /** The token is -1 of what is not this worker's. */
     readonly news: (
       executionIds: ReadonlyArray<string>
     ) => Effect.Effect<ReadonlyArray<News>, StoreError>
@@ -377,6 +378,8 @@ export class WorkflowStore extends Context.Service<
       /** How many of the instances that it wakes this process may take at once. */
       readonly slots: number
     }) => Effect.Effect<Fired, StoreError>
+    /** Whether an instance is still leased to whom it was. */
+    readonly holds: (lease: Lease) => Effect.Effect<boolean, StoreError>
     /** Gives instances back, runnable for others, each at its old place in the line. */
     readonly release: (leases: ReadonlyArray<Lease>) => Effect.Effect<void, StoreError>
 

@@ -134,6 +134,29 @@ describe("after a SIGKILL", () => {
   )
 })
 
+describe("a worker that stood still while it was taken for dead", () => {
+  it.live("begins no step that another has recorded meanwhile, however long its lease lasts", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({ leaseDuration: "1 hour" })
+      const a = yield* fleet.recruit({ hold: ["between"] })
+      yield* fleet.recruit()
+      yield* a.order({ order: "start", flow: "Three", id: "t" })
+      yield* a.at("t", "between")
+      yield* a.freeze
+      // Its sessions end as if it were gone.
+      yield* fleet.sql`select pg_terminate_backend(l.pid) from pg_locks l, romancy_workers w
+        where w.worker_id = ${a.workerId} and l.locktype = 'advisory' and l.granted
+          and ((l.classid::int8 << 32) | l.objid::int8) in (w.lock_key, w.lock_key + 1)`
+      yield* fleet.state("t", "Completed")
+      yield* a.order({ order: "release", point: "between" })
+      yield* a.thaw
+      yield* a.order({ order: "start", flow: "Three", id: "next" })
+      yield* fleet.state("next", "Completed")
+      assert.deepStrictEqual(yield* fleet.linesOf("t"), ["one A", "two A", "refuse A", "three B"])
+    })
+  )
+})
+
 describe("a claim whose answer is lost", () => {
   it.live("is given back, and claimed again", () =>
     Effect.gen(function* () {

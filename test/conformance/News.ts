@@ -5,7 +5,7 @@ import { TestClock } from "effect/testing"
 import { type Case, claim, exit, fire, load, other, running, signal, timer } from "./Harness.ts"
 
 export const news = (it: Case): void => {
-  it("news are counters and deferreds, told apart by who completed them, of those asked for", (store) =>
+  it("news are counters and deferreds, told apart by who completed them, and no token of another's", (store) =>
     Effect.gen(function* () {
       const a = yield* running(store, "a")
       yield* store.recordDeferred(a, { name: "mine", exit: exit("mine") })
@@ -38,7 +38,7 @@ export const news = (it: Case): void => {
           },
           {
             executionId: "b",
-            token: 2,
+            token: -1,
             wakes: 0,
             resumes: 0,
             interrupt: "None",
