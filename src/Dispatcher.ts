@@ -9,7 +9,7 @@
  * Reads: `Wake`.
  * Feeds: the drain it is given, never two at once.
  * Guarantees: a full batch is followed by the next at once, one that is not full waits for the next
- * wake; one that passed over what somebody else has locked is repeated soon; one that fails or dies
+ * wake; one that passed over what somebody else has locked, or may have, is repeated soon; one that fails or dies
  * is repeated after a delay, for what it was woken by, and what comes after it is still dispatched.
  *
  * @since 0.1.0
@@ -24,8 +24,9 @@ import { liveClock } from "./Deadlines.ts"
 import type { Wake, WakeSource } from "./Wake.ts"
 
 /**
- * What a drain came to. `full`: there may be more. `passed`: there is more, locked by somebody else.
- * `found`: whether there was anything; left out where that says nothing about the next.
+ * What a drain came to. `full`: there may be more. `passed`: there is more, locked by somebody else;
+ * `unsure`: it did not look whether there is. `found`: whether there was anything; left out where that
+ * says nothing about the next.
  *
  * @since 0.1.0
  * @category models
@@ -33,6 +34,7 @@ import type { Wake, WakeSource } from "./Wake.ts"
 export interface Drained {
   readonly full: boolean
   readonly passed?: boolean
+  readonly unsure?: boolean
   readonly found?: boolean
 }
 
@@ -90,9 +92,9 @@ export const run = <E, R>(
       )
     )
     return Stream.runForEach(wake.looks, (sources) =>
-      Effect.flatMap(look(drain, sources), ({ found, passed }) => {
+      Effect.flatMap(look(drain, sources), ({ found, passed, unsure }) => {
         if (found !== undefined) wake.looked(sources, found || passed === true)
-        if (passed !== true || repeating) return Effect.void
+        if ((passed !== true && unsure !== true) || repeating) return Effect.void
         repeating = true
         return Effect.forkChild(again)
       })

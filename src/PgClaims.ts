@@ -20,7 +20,7 @@ import { liveClock } from "./Deadlines.ts"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import type { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
-import { toRecords, toTaken } from "./PgRows.ts"
+import { type RowOf, toRecords, toTaken } from "./PgRows.ts"
 import type { StoreError } from "./RomancyError.ts"
 import type * as Store from "./WorkflowStore.ts"
 
@@ -109,17 +109,14 @@ export const make = ({
   direct,
   once
 }: Pick<PgExecution["Service"], "direct" | "once">): Store.WorkflowStore["Service"]["claim"] => {
-  type Options = Parameters<typeof PgDispatchStatements.claim>[1]
+  type Options = Parameters<Store.WorkflowStore["Service"]["claim"]>[0]
 
   const claim =
     (statement: typeof PgDispatchStatements.claim) =>
     (options: Options): Effect.Effect<Store.Claims, StoreError> =>
       Effect.map(
         once("claim workflows", (context) => statement(context, options)),
-        (rows) => ({
-          claimed: rows.flatMap((row) => (row.execution_id === null ? [] : toTaken(row))),
-          passed: rows.some((row) => row.passed)
-        })
+        (rows) => toClaims(rows, options.limit)
       )
 
   /**
@@ -149,7 +146,19 @@ export const make = ({
       passed
     }))
 
-  return sparing(claim(PgDispatchStatements.claim), apart)
+  const hurried = claim(PgDispatchStatements.claim)
+  const thorough = claim(PgDispatchStatements.claimThorough)
+  return sparing((options) => (options.hurried === true ? hurried : thorough)(options), apart)
+}
+
+const toClaims = (
+  rows: ReadonlyArray<RowOf<typeof PgDispatchStatements.claim>>,
+  limit: number
+): Store.Claims => {
+  const taken = rows.filter((row) => !row.passed)
+  // A statement returns what it has changed in any order.
+  if (taken.length > 1) taken.sort((a, b) => a.ready! - b.ready!)
+  return { claimed: taken.map(toTaken), passed: taken.length < Math.min(rows.length, limit) }
 }
 
 /** How often in a row an answer fails to come before it counts as too much. */

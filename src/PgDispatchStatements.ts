@@ -19,10 +19,10 @@ import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
  * `instances_runnable (workflow_name, ready_at)`: names that nobody registered are not even read.
  * A worker that was struck off takes nothing; see `start` for the share lock. The commit does not
  * wait for the disk: a crash of the server may undo a claim, and then the owner that every write
- * under a lease compares is another's, or nobody's. The record of each is read once it is locked, by
- * a statement of its own within a function, since this one's snapshot may be older than what woke
- * the instance. `passed` says that something was left because
- * somebody else has locked it: another claim, or a write that leaves it runnable and tells nobody.
+ * under a lease compares is another's, or nobody's.
+ *
+ * Somebody waits for what this takes, and most of what it costs is starting its plan: so it asks for
+ * nothing else.
  *
  * @since 0.1.0
  * @category statements
@@ -31,8 +31,18 @@ export const claim = (context: StatementContext, options: Claim) =>
   (options.workflowNames.length === 1 ? claimOfOne : claimOfMany)(context, options)
 
 /**
- * The same without anything of what is stored of the instances: each is then read by statements of
- * its own.
+ * The same, and a row that has `passed` if something was left because somebody else has locked it:
+ * another claim, or a write that leaves it runnable and tells nobody.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const claimThorough = (context: StatementContext, options: Claim) =>
+  (options.workflowNames.length === 1 ? claimOfOneThorough : claimOfManyThorough)(context, options)
+
+/**
+ * The thorough one without anything of what is stored of the instances: each is then read by
+ * statements of its own.
  *
  * @since 0.1.0
  * @category statements
@@ -46,41 +56,45 @@ interface Claim {
   readonly limit: number
 }
 
-type Claims = { readonly passed: boolean } & (ClaimedRow | { readonly execution_id: null })
+type Claims = (ClaimedRow & { readonly passed: false }) | { readonly passed: true }
 
 type Picking = (
   context: StatementContext,
-  claim: Claim & { readonly workflowName: string }
+  claim: Pick<Claim, "workflowNames" | "limit"> & { readonly workflowName: string }
 ) => Statement.Fragment
 
-const claimBy = (pick: Picking, bare = false) =>
+const claimBy = (
+  pick: Picking,
+  { bare = false, thorough = false }: { readonly bare?: boolean; readonly thorough?: boolean } = {}
+) =>
   PgStatement.make<Claim, Claims>((context, read) => {
+    const { sql } = context
     const workerId = read((claim) => claim.workerId)
     const workflowNames = read((claim) => claim.workflowNames)
     const workflowName = read((claim) => claim.workflowNames[0]!)
     const limit = read((claim) => claim.limit)
-    return context.sql`
+    const taking = sql`
 with living as materialized (
-  select w.worker_id from ${table(context, "workers")} w
-  where w.worker_id = ${workerId} and not w.dead for key share
-), picked as materialized (${pick(context, { workerId, workflowNames, workflowName, limit })}),
-taken as (
-  update ${table(context, "instances")} i set status = 'Running', owner = ${workerId},
-    token = i.token + 1
-  from picked
-  where i.execution_id = picked.execution_id and i.status = 'Runnable'
-  returning i.execution_id, i.workflow_name, i.token, ${bare ? nothing(context) : context.sql`i.payload`} as payload,
-    i.parent_id, i.wakes, i.resumes, i.interrupt, i.ready_at, ${sinceWoken(context)} as waited
-)
-select claims.passed, taken.*, ${bare ? nothing(context) : recordOf(context, context.sql`taken`)}
-  as record from (
-  select set_config('synchronous_commit', 'off', true),
-    case when (select count(*) from picked) < ${limit}::int4 then exists (
-      select from living, ${table(context, "instances")} i
-      where i.status = 'Runnable' and i.workflow_name = any(${workflowNames}::text[])
-        and i.execution_id not in (select execution_id from picked)
-    ) else false end as passed
-) claims left join taken on true order by taken.ready_at` as unknown as Rows<Claims>
+  select w.worker_id, set_config('synchronous_commit', 'off', true)
+  from ${table(context, "workers")} w where w.worker_id = ${workerId} and not w.dead for key share
+), picked as materialized (${pick(context, { workflowNames, workflowName, limit })})`
+    const taken = sql`
+update ${table(context, "instances")} i set status = 'Running', owner = ${workerId},
+  token = i.token + 1
+from picked where i.execution_id = picked.execution_id and i.status = 'Runnable'
+returning false as passed, i.execution_id, i.workflow_name, i.token, i.parent_id, i.wakes, i.resumes,
+  i.interrupt, ${sinceWoken(context)} as waited, extract(epoch from i.ready_at)::float8 as ready,
+  ${bare ? nothing(context) : sql`i.payload`} as payload,
+  ${bare ? nothing(context) : recordInPlace(context)} as record`
+    const statement = thorough
+      ? sql`${taking}, taken as (${taken}) select * from taken union all
+select true, null, null, null, null, null, null, null, null, null, null, null
+where exists (
+  select from living, ${table(context, "instances")} i
+  where i.status = 'Runnable' and i.workflow_name = any(${workflowNames}::text[])
+  offset (select count(*) from picked))`
+      : sql`${taking}${taken}`
+    return statement as unknown as Rows<Claims>
   })
 
 // What is runnable is locked, longest ready first. Most workers know one workflow, or few: with one
@@ -102,8 +116,33 @@ const pickOfMany: Picking = (context, { limit, workflowNames }) => context.sql`
 
 const claimOfOne = claimBy(pickOfOne)
 const claimOfMany = claimBy(pickOfMany)
-const claimOfOneBare = claimBy(pickOfOne, true)
-const claimOfManyBare = claimBy(pickOfMany, true)
+const claimOfOneThorough = claimBy(pickOfOne, { thorough: true })
+const claimOfManyThorough = claimBy(pickOfMany, { thorough: true })
+const claimOfOneBare = claimBy(pickOfOne, { thorough: true, bare: true })
+const claimOfManyBare = claimBy(pickOfMany, { thorough: true, bare: true })
+
+/**
+ * What is recorded of the instance `i` that an update has taken. Whoever changes a record changes its
+ * instance with it, in one transaction, or holds it until another does: so where this statement's
+ * snapshot has the version of it that was locked, it has the record, too, and reads it itself. Where
+ * the instance has changed since, a function reads it with a snapshot of its own.
+ */
+const recordInPlace = (context: StatementContext) => {
+  const { sql, tables } = context
+  return sql`
+  case when i.token = 1 and i.wakes = 0 then null
+  when (select s.token + 1 = i.token and s.wakes = i.wakes
+    from ${table(context, "instances")} s where s.execution_id = i.execution_id)
+  then json_build_object(
+    'steps', (select json_agg(json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit))
+      from ${table(context, "steps")} s where s.execution_id = i.execution_id),
+    'deferreds', (
+      select json_agg(json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null))
+      from ${table(context, "deferreds")} d where d.execution_id = i.execution_id),
+    'timers', (select json_agg(t.name) from ${table(context, "timers")} t
+      where t.execution_id = i.execution_id))
+  else ${sql.literal(tables.record)}(i.execution_id) end`
+}
 
 /**
  * What is recorded of an instance that the statement has taken. The first to take one finds nothing.
@@ -131,7 +170,13 @@ export interface ClaimedRow {
   readonly resumes: number
   readonly interrupt: Interrupt
   readonly waited: number
-  readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
+  /** When it was ready, in seconds since the epoch, where several are taken by that order. */
+  readonly ready?: number
+  readonly record:
+    | {
+        readonly [K in "steps" | "deferreds" | "timers"]: Record[K] | null
+      }
+    | null
 }
 
 const nothing = ({ sql }: StatementContext) => sql`null::json`

@@ -263,27 +263,30 @@ export const completeDeferreds = (
   )
 }
 
-/** Completes a deferred of an instance that exists and has not ended, if it is the first to. */
+/**
+ * Completes a deferred of an instance that exists and has not ended, if it is the first to. One that
+ * waited for another's completion of the same deferred has not seen it: it writes nothing, and wakes
+ * the instance in vain.
+ */
 const completeKnown = PgStatement.make<Completion, Omit<WokenRow, "execution_id">>(
   (context, read) => {
     const { channels, hints, now, self, sql } = context
+    const executionId = read((row) => row.executionId)
+    const name = read((row) => row.name)
     return sql`
-with locked as materialized (
-  select execution_id from ${table(context, "instances")}
-  where execution_id = ${read((row) => row.executionId)} and status not in ('Completed', 'Failed', 'Interrupted')
-  for no key update
-), written as (
-  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
-  select execution_id, ${read((row) => row.name)}, ${read((row) => row.exit)}::json, ${now} from locked
-  on conflict do nothing
-  returning execution_id
-), woken as (
+with woken as (
   update ${table(context, "instances")} i set wakes = i.wakes + 1,
     status = case when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
     ready_at = case when i.status = 'Suspended' then ${now} else i.ready_at end,
     woken_at = case when i.status = 'Running' then ${now} else i.woken_at end
-  from written where i.execution_id = written.execution_id
+  where i.execution_id = ${executionId} and i.status not in ('Completed', 'Failed', 'Interrupted')
+    and not exists (select from ${table(context, "deferreds")} d
+      where d.execution_id = ${executionId} and d.name = ${name})
   returning i.execution_id, i.workflow_name, i.status, i.owner
+), written as (
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
+  select execution_id, ${name}, ${read((row) => row.exit)}::json, ${now} from woken
+  on conflict do nothing
 )
 select h.status, h.owner, false as held, case
   when not ${hints}::boolean then null

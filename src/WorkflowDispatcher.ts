@@ -20,6 +20,10 @@ import * as Wake from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
 import { WorkflowStore } from "./WorkflowStore.ts"
 
+/** Whether work has just been made, here or elsewhere, and nothing else asks. */
+const isHurried = (sources: ReadonlySet<Wake.WakeSource>): boolean =>
+  Array.from(sources).every((source) => source === "notification" || source === "home")
+
 /**
  * @since 0.1.0
  * @category layers
@@ -48,10 +52,12 @@ export const layer: Layer.Layer<
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
+      // Somebody waits for what it is woken for. Whether there is more is asked soon after.
+      const hurried = isHurried(sources)
       const { claimed, limit, passed } = yield* runs.admit(sources, (slots) => {
         const limit = Math.min(slots, config.maxWorkflowsPerBatch)
         if (limit > 0) {
-          return Effect.map(store.claim({ workerId, workflowNames, limit }), (claims) => ({
+          return Effect.map(store.claim({ workerId, workflowNames, limit, hurried }), (claims) => ({
             ...claims,
             limit
           }))
@@ -60,7 +66,8 @@ export const layer: Layer.Layer<
         return Effect.succeed({ claimed: [], passed: false, limit })
       })
       if (limit === 0) return { full: false }
-      return { full: claimed.length === limit, passed, found: claimed.length > 0 }
+      const full = claimed.length === limit
+      return { full, passed, unsure: hurried && !full, found: claimed.length > 0 }
     })
     yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
   })

@@ -360,10 +360,12 @@ export class WorkflowStore extends Context.Service<
     ) => Effect.Effect<{ readonly verdict: Verdict; readonly exit: Exit.Exit<A, E> }, StoreError, R>
 
     // Dispatch.
+    /** `hurried`: is quicker, and says of nothing that it was passed over. */
     readonly claim: (options: {
       readonly workerId: string
       readonly workflowNames: ReadonlyArray<string>
       readonly limit: number
+      readonly hurried?: boolean
     }) => Effect.Effect<Claims, StoreError>
     readonly load: (
       executionIds: ReadonlyArray<string>

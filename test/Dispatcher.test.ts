@@ -122,6 +122,16 @@ describe("Dispatcher", () => {
     })
   )
 
+  it.effect("looks again once where it did not look whether it passed over something", () =>
+    Effect.gen(function* () {
+      const { drained, looked } = yield* looking({ full: false, unsure: true, found: false })
+      yield* looked
+      yield* looked
+      yield* afterRepeats
+      assert.deepStrictEqual(yield* drained, ["sweep", "alarm"])
+    })
+  )
+
   it.effect("looks again once, however many looks passed over something", () =>
     Effect.gen(function* () {
       const round = Effect.gen(function* () {

@@ -50,6 +50,9 @@ const failures = {
 
 const names = ["a", "large", "b", "c"]
 
+/** The lock that whoever holds it keeps a record from being read apart. */
+const reading = 4711
+
 /** Executions that wait, and that nobody runs any more. */
 const world = Effect.fnUntraced(function* (
   wait: "signal" | "timer" | "message",
@@ -79,14 +82,16 @@ const world = Effect.fnUntraced(function* (
     ),
     signal: (worker: Effect.Success<ReturnType<typeof start>>) =>
       Effect.forEach(ids, (id) => worker.on(succeed(Order, id, go, "gone")), { discard: true }),
-    /** No answer can hold all of its record at once. */
+    /** No answer can hold all of its record together with that of others, or what else it is taken with. */
     outgrow: database.sql.unsafe(`do $do$ begin
-      alter function romancy_record (text) rename to record_of_others;
-      execute 'create function romancy_record (of_execution text) returns json
-        language plpgsql volatile as $$ begin
-          return case when of_execution = ''${large}'' then too_large()
-            else record_of_others(of_execution) end; end $$';
-      end $do$`),
+      execute 'create function apart (exit json) returns json language plpgsql as $$ begin
+        if current_query() ~ ''token [+]|romancy_deliver'' then return too_large(); end if;
+        perform pg_advisory_xact_lock_shared(${reading});
+        return exit; end $$';
+      alter table romancy_steps rename to steps_of_others;
+      create view romancy_steps as select execution_id, name, attempt,
+        case when execution_id = '${large}' then apart(exit) else exit end as exit,
+        token, recorded_at from steps_of_others; end $do$`),
     /** Nor any part of it. */
     spoil: database.sql.unsafe(`do $$ begin
       alter table romancy_steps rename to steps_of_others;
@@ -153,7 +158,7 @@ describe("a record that is more than one answer can hold", () => {
       yield* outgrow
       const worker = yield* next
       const foreign = yield* TestDatabase.connect(url)
-      const gate = yield* hold(foreign, foreign`lock table romancy_steps in access exclusive mode`)
+      const gate = yield* hold(foreign, foreign`select pg_advisory_xact_lock(${reading})`)
       yield* worker.on(Order.resume(large))
       yield* eventually(
         "a record that waits to be read",

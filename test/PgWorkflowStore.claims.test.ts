@@ -6,8 +6,11 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
+  claim,
   fire,
+  other,
   register,
+  request,
   self,
   signal,
   suspended,
@@ -33,31 +36,32 @@ const stores = Effect.gen(function* () {
   return { held, sql, store }
 })
 
-live(
-  "a claim has the completion that landed while it waited for its lock",
-  Effect.gen(function* () {
-    const { held, sql, store } = yield* stores
-    yield* suspended(store, "a")
-    yield* store.completeDeferred(signal("a", "early"))
-    const gate = yield* held
-    const claiming = yield* Effect.forkScoped(
-      store.claim({ workerId: self, workflowNames: ["Order"], limit: 10 }),
-      { startImmediately: true }
-    )
-    yield* engineWaits(sql)
-    yield* store.completeDeferred(signal("a", "late"))
-    yield* gate.rollback
-    const [taken] = (yield* Fiber.join(claiming)).claimed
-    assert.include(taken, { executionId: "a", wakes: 2 })
-    assert.strictEqual(taken!.record.wakes, 2)
-    assert.sameMembers(
-      taken!.record.deferreds.map(({ name }) => name),
-      ["early", "late"]
-    )
-    // Nothing woke it that this run has not seen.
-    assert.strictEqual(yield* store.suspend(taken!, suspension({ wakes: 2 })), "Suspended")
-  })
-)
+for (const hurried of [true, false])
+  live(
+    `a ${hurried ? "hurried" : "thorough"} claim has the completion that landed while it waited for its lock`,
+    Effect.gen(function* () {
+      const { held, sql, store } = yield* stores
+      yield* suspended(store, "a")
+      yield* store.completeDeferred(signal("a", "early"))
+      const gate = yield* held
+      const claiming = yield* Effect.forkScoped(
+        store.claim({ workerId: self, workflowNames: ["Order"], limit: 10, hurried }),
+        { startImmediately: true }
+      )
+      yield* engineWaits(sql)
+      yield* store.completeDeferred(signal("a", "late"))
+      yield* gate.rollback
+      const [taken] = (yield* Fiber.join(claiming)).claimed
+      assert.include(taken, { executionId: "a", wakes: 2 })
+      assert.strictEqual(taken!.record.wakes, 2)
+      assert.sameMembers(
+        taken!.record.deferreds.map(({ name }) => name),
+        ["early", "late"]
+      )
+      // Nothing woke it that this run has not seen.
+      assert.strictEqual(yield* store.suspend(taken!, suspension({ wakes: 2 })), "Suspended")
+    })
+  )
 
 live(
   "a firing that takes what it wakes has what landed while it waited, and what it did itself",
@@ -90,3 +94,57 @@ live(
     ])
   })
 )
+
+live(
+  "a claim has what another worker did with its instance between its look and its lock",
+  Effect.gen(function* () {
+    const { held, sql, store } = yield* stores
+    yield* register(store, other)
+    yield* suspended(store, "a")
+    yield* store.completeDeferred(signal("a", "go"))
+    const gate = yield* held
+    const claiming = yield* Effect.forkScoped(claim(store), { startImmediately: true })
+    yield* engineWaits(sql)
+    // It is as it was before, but for its token and a step.
+    const [theirs] = yield* claim(store, { by: other })
+    yield* sql`insert into romancy_steps (execution_id, name, attempt, exit, token, recorded_at)
+      values ('a', 's', 1, ${signal("a", "s").exit}::json, ${theirs!.token}, clock_timestamp())`
+    yield* sql`update romancy_instances set status = 'Runnable', owner = null`
+    yield* gate.rollback
+    const [taken] = yield* Fiber.join(claiming)
+    assert.include(taken, { token: theirs!.token + 1, wakes: 1 })
+    assert.deepStrictEqual(
+      taken!.record.steps.map(({ name }) => name),
+      ["s"]
+    )
+  })
+)
+
+for (const names of [["Order"], ["Invoice", "Order"]]) {
+  live(
+    `a claim of ${names.length === 1 ? "one workflow" : "several workflows"} does not wait for the disk, hurried or not`,
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* sql`create table settings (waits text)`
+      yield* sql.unsafe(`create function note () returns trigger language plpgsql as $$ begin
+        insert into settings values (current_setting('synchronous_commit')); return null; end $$`)
+      yield* sql`create trigger note after update on romancy_instances
+        for each row execute function note ()`
+      // Every other statement of the engine's does.
+      yield* sql.unsafe(`do $$ begin
+        execute format('alter database %I set synchronous_commit = local', current_database());
+        perform pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'romancy-writer'; end $$`)
+      yield* store.start(request("a"))
+      for (const hurried of [true, false]) {
+        const claimed = yield* claim(store, { names, hurried })
+        assert.lengthOf(claimed, 1)
+        yield* store.release(claimed)
+      }
+      assert.deepStrictEqual(
+        (yield* sql<{ waits: string }>`select waits from settings`).map(({ waits }) => waits),
+        ["off", "local", "off", "local"]
+      )
+    })
+  )
+}

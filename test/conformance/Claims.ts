@@ -177,6 +177,44 @@ export const claims = (it: Case): void => {
       }))
   }
 
+  it("a claim that is not hurried gives the same, in the same order", (store) =>
+    Effect.gen(function* () {
+      for (const id of ["b", "c", "a"]) {
+        yield* running(store, id)
+        const [lease] = yield* store.owned(self)
+        yield* store.recordStep(lease!, { name: "s", attempt: 1, exit: exit("s") })
+        yield* store.suspend(lease!, suspension())
+        yield* store.completeDeferred(signal(id, "go"))
+        yield* TestClock.adjust("1 millis")
+      }
+      const taken = Effect.fnUntraced(function* (hurried: boolean) {
+        const claimed = yield* claim(store, { hurried })
+        yield* store.release(claimed)
+        return claimed.map(({ record, ...rest }) => ({
+          ...rest,
+          record: { ...record, wokenMillisAgo: 0 }
+        }))
+      })
+      const [hurried, thorough] = [yield* taken(true), yield* taken(false)]
+      assert.deepStrictEqual(
+        thorough.map(({ executionId, payload, record }) => [executionId, payload, record]),
+        hurried.map(({ executionId, payload, record }) => [
+          executionId,
+          payload,
+          { ...record, token: record.token + 1 }
+        ])
+      )
+      assert.deepStrictEqual(
+        thorough.map(({ executionId }) => executionId),
+        ["b", "c", "a"]
+      )
+      assert.deepInclude(thorough[0]!.record, {
+        steps: [{ name: "s", attempt: 1, exit: JSON.parse(exit("s")) }],
+        deferreds: [{ name: "go", exit: JSON.parse(signal("b", "go").exit), own: false }],
+        timers: []
+      })
+    }))
+
   it("a claim here has passed over nothing, taken or not", (store) =>
     Effect.gen(function* () {
       yield* store.start(request("a"))

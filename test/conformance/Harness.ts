@@ -82,13 +82,16 @@ export const claim = (
     readonly by?: string
     readonly names?: ReadonlyArray<string>
     readonly limit?: number
+    readonly hurried?: boolean
   } = {}
 ) =>
   Effect.map(
     store.claim({
       workerId: options.by ?? self,
       workflowNames: options.names ?? ["Order"],
-      limit: options.limit ?? 10
+      limit: options.limit ?? 10,
+      // As most looks are.
+      hurried: options.hurried ?? true
     }),
     ({ claimed }) => claimed
   )
