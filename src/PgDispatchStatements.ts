@@ -243,16 +243,29 @@ interface RecordRow {
  * @since 0.1.0
  * @category statements
  */
-export const news = PgStatement.make<ReadonlyArray<string>, NewsRow>((context, read) => {
-  const executionIds = read((ids) => ids)
-  return context.sql`
+export const news = (context: StatementContext, executionIds: ReadonlyArray<string>) =>
+  (executionIds.length === 1 ? newsOfOne : newsOfMany)(context, executionIds)
+
+const newsOf = (
+  which: (
+    context: StatementContext,
+    read: <V>(get: (ids: ReadonlyArray<string>) => V) => V
+  ) => Statement.Fragment
+) =>
+  PgStatement.make<ReadonlyArray<string>, NewsRow>(
+    (context, read) =>
+      context.sql`
 select i.execution_id,
   case when i.status = 'Running' and i.owner = ${context.self} then i.token else -1 end as token,
   i.wakes, i.resumes, i.interrupt, d.name, d.exit, d.token is not null as own,
   ${sinceWoken(context)} as woken
 from ${table(context, "instances")} i left join ${table(context, "deferreds")} d using (execution_id)
-where i.execution_id = any(${executionIds}::text[])` as unknown as Rows<NewsRow>
-})
+where i.execution_id = ${which(context, read)}` as unknown as Rows<NewsRow>
+  )
+
+// Most are asked for alone, by somebody who waits.
+const newsOfOne = newsOf(({ sql }, read) => sql`${read((ids) => ids[0]!)}`)
+const newsOfMany = newsOf(({ sql }, read) => sql`any(${read((ids) => ids)}::text[])`)
 
 interface NewsRow {
   readonly execution_id: string
