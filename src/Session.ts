@@ -17,11 +17,8 @@
 import type { PgClientConfig } from "@effect/sql-pg/PgClient"
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Clock from "effect/Clock"
-import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import type * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
@@ -122,6 +119,7 @@ export const make = Effect.fnUntraced(function* (
   const connection = yield* PgConnection.make({ ...config, stream: line.dial }).pipe(
     Effect.provideService(Clock.Clock, liveClock)
   )
+  line.established = true
   const pinned = yield* connection.pin
   const statementTimeout = Duration.fromInputUnsafe(options.statementTimeout)
   const session: Session = {
@@ -156,12 +154,18 @@ class Line {
   readonly deadlines = new Deadlines()
   readonly config: PgConnection.Config
   broken: Error | undefined
+  /** The session is there: whatever is dialed from now on carries a request to cancel a statement. */
+  established = false
+  private cancelled: (() => void) | undefined
 
   constructor(config: PgConnection.Config) {
     this.config = config
   }
 
   readonly dial = (): Duplex => {
+    if (this.established) {
+      this.cancelled ??= this.arm(cancellation, "No answer to a cancelled statement within")
+    }
     const socket = this.config.stream?.() ?? Net.connect(address(this.config))
     this.sockets.add(socket)
     // Under TLS the raw socket has no other listener, and an unheard error ends the process.
@@ -185,27 +189,22 @@ class Line {
   )
 
   /**
-   * Runs an effect that waits for the wire; past the deadline the sockets are destroyed. It runs on a
-   * fiber of its own, so that an interruption reaches us before it waits for the wire.
+   * Runs an effect that waits for the wire; past the deadline the sockets are destroyed. One that is
+   * interrupted waits for the answer to its cancellation, which has a deadline of its own.
    */
   readonly within = <A, E, R>(
     effect: Effect.Effect<A, E, R>,
     deadline: Duration.Duration
   ): Effect.Effect<A, E, R> =>
-    Effect.contextWith((context: Context.Context<R>) =>
-      Effect.callback((resume) => {
-        const disarm = this.arm(deadline, "No answer within")
-        const fiber = Effect.runForkWith(context)(effect)
-        fiber.addObserver((exit) => {
-          disarm()
-          resume(Exit.isSuccess(exit) ? exit : Exit.mapError(exit, this.explain))
-        })
-        return Effect.suspend(() => {
-          const late = this.arm(cancellation, "No answer to a cancelled statement within")
-          return Effect.ensuring(Fiber.interrupt(fiber), Effect.sync(late))
-        })
+    Effect.suspend(() => {
+      const disarm = this.arm(deadline, "No answer within")
+      return Effect.onExit(Effect.mapError(effect, this.explain), () => {
+        disarm()
+        this.cancelled?.()
+        this.cancelled = undefined
+        return Effect.void
       })
-    )
+    })
 
   /** Destroys the sockets at the deadline, unless the function it gives is called before. */
   private arm(deadline: Duration.Duration, complaint: string): () => void {

@@ -106,6 +106,9 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
           startImmediately: true
         })
         yield* Fiber.interrupt(fiber)
+        // Given up here, long before the driver would have.
+        const { reason } = yield* Effect.flip(waiting.query("select 1"))
+        assert.match(reason.message ?? "", /No answer to a cancelled statement within/)
         yield* Scope.close(scope, Exit.void)
         yield* proxy.waitFor(({ open }) => open === 0)
       })
