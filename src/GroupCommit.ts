@@ -16,6 +16,7 @@ import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
+import * as Scheduler from "effect/Scheduler"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
@@ -69,6 +70,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let closed = false
   let flying = 0
   let called = false
+  const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
     Effect.provideService(Clock.Clock, liveClock)
@@ -92,15 +94,10 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   const call = () => {
     if (called) return
     called = true
-    fork(
-      Effect.andThen(
-        Effect.yieldNow,
-        Effect.sync(() => {
-          called = false
-          while (ready()) depart()
-        })
-      )
-    )
+    dispatcher.scheduleTask(() => {
+      called = false
+      while (ready()) depart()
+    }, 0)
   }
 
   /**
