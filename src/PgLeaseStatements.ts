@@ -46,6 +46,21 @@ locked as materialized (
 const isMine = ({ self, sql }: StatementContext, row: string) =>
   sql`(i.status = 'Running' and i.token = ${sql.literal(row)}.token and i.owner = ${self})`
 
+/**
+ * Locks the instance of a lease that holds, and gives its id and token.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const mine = (context: StatementContext, executionId: string, token: number) => context.sql`
+  select i.execution_id, i.token from ${table(context, "instances")} i
+  where ${isLeased(context, executionId, token)} for no key update`
+
+/** Whether an instance `i` is the one of a lease, and that holds. */
+const isLeased = ({ self, sql }: StatementContext, executionId: string, token: number) =>
+  sql`i.execution_id = ${executionId} and i.status = 'Running' and i.token = ${token}::int4
+    and i.owner = ${self}`
+
 const skipLocked = ({ sql, wait }: StatementContext): Statement.Fragment =>
   sql.literal(wait ? "" : "skip locked")
 
@@ -110,12 +125,15 @@ from unnest(${column((row) => row.executionId)}::text[], ${column((row) => row.t
  * @category statements
  */
 export const complete = (context: StatementContext, rows: ReadonlyArray<End>) =>
-  Effect.map(byOrd(rows, completeAll(context, rows), { ...fenced, woken: null }), (answers) => {
-    const woken = answers.flatMap((answer) => answer.woken ?? [])
-    const first = new Set(rows.map((row) => row.parentId))
-    const others = woken.filter((parent) => !first.has(parent.execution_id))
-    return answers.map((answer) => ({ ...answer, woken, others }))
-  })
+  Effect.map(
+    byOrd(rows, completeLoneOrAll(context, rows), { ...fenced, woken: null }),
+    (answers) => {
+      const woken = answers.flatMap((answer) => answer.woken ?? [])
+      const first = new Set(rows.map((row) => row.parentId))
+      const others = woken.filter((parent) => !first.has(parent.execution_id))
+      return answers.map((answer) => ({ ...answer, woken, others }))
+    }
+  )
 
 interface End {
   readonly lease: Lease
@@ -125,6 +143,32 @@ interface End {
 }
 
 type Ended = Judged & { readonly woken: ReadonlyArray<WokenParent> | null }
+
+/** Ends an instance that has no parents. */
+const completeAlone = PgStatement.make<End, Ended>((context, read) => {
+  const { channels, hints, now, sql } = context
+  const executionId = read((row) => row.lease.executionId)
+  return sql`
+with done as (
+  update ${table(context, "instances")} i set status = ${read((row) => row.status)},
+    result = ${read((row) => row.result)}::json, owner = null, completed_at = ${now}
+  where ${isLeased(
+    context,
+    executionId,
+    read((row) => row.lease.token)
+  )}
+    and i.parent_id is null and i.other_parents = '{}'
+  returning i.execution_id, i.awaited
+), dropped as (
+  delete from ${table(context, "timers")} t using done where t.execution_id = done.execution_id
+)
+select 1 as ord, false as held, 'Written' as verdict, null as woken,
+  case when ${hints}::boolean and h.awaited then ${hint(context, channels.completed)} end as hinted
+from (
+  select awaited, json_build_object('instance_ids', json_build_array(execution_id))::text as payload
+  from done
+) h` as unknown as Rows<Ended>
+})
 
 const completeAll = PgStatement.batch<End, Ended>((context, column) => {
   const { sql } = context
@@ -192,6 +236,8 @@ select l.ord::int4 as ord, l.parent_id in (select execution_id from held) as hel
 from locked l where l.ord > 0 ${heldRows(context, "'Fenced', null, 0")}` as unknown as Rows<Ended>
 })
 
+const completeLoneOrAll = PgStatement.lone(completeAlone, completeAll)
+
 /**
  * A parent that the completion of a child has woken.
  *
@@ -214,7 +260,7 @@ export interface WokenParent {
  * @category statements
  */
 export const suspend = (context: StatementContext, rows: ReadonlyArray<Pause>) =>
-  byOrd(rows, suspendAll(context, rows), { held: false, suspended: "Fenced" as const })
+  byOrd(rows, suspendLoneOrAll(context, rows), { held: false, suspended: "Fenced" as const })
 
 interface Pause {
   readonly lease: Lease
@@ -225,6 +271,24 @@ type Paused = Held & {
   readonly ord: number
   readonly suspended: "Suspended" | "Again" | "Fenced"
 }
+
+/** Suspends an instance that nothing has woken. */
+const suspendUnwoken = PgStatement.make<Pause, Paused>((context, read) => {
+  const executionId = read((row) => row.lease.executionId)
+  const failed = read(({ suspension }) => suspension.failed)
+  return context.sql`
+update ${table(context, "instances")} i set status = 'Suspended', owner = null,
+  failed = ${failed}::boolean, result = ${read(({ suspension }) => suspension.cause ?? null)}::json,
+  awaited = i.awaited or ${read(({ suspension }) => suspension.awaited)}::boolean
+where ${isLeased(
+    context,
+    executionId,
+    read((row) => row.lease.token)
+  )}
+  and case when ${failed}::boolean then i.resumes <= ${read(({ suspension }) => suspension.resumes)}::int4
+    else i.wakes <= ${read(({ suspension }) => suspension.wakes)}::int4 end
+returning 1 as ord, false as held, 'Suspended' as suspended` as unknown as Rows<Paused>
+})
 
 const suspendAll = PgStatement.batch<Pause, Paused>(
   (context, column) =>
@@ -253,6 +317,8 @@ select l.ord::int4 as ord, false as held,
     else 'Fenced' end as suspended
 from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Paused>
 )
+
+const suspendLoneOrAll = PgStatement.lone(suspendUnwoken, suspendAll)
 
 /**
  * Gives instances back, each to its old place in the line. Served by the primary key. Notifies what became runnable.

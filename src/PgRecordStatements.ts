@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { fenced, type Held, heldRows, type Judged, locked } from "./PgLeaseStatements.ts"
+import { fenced, type Held, heldRows, type Judged, locked, mine } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease, TimerRequest, Verdict } from "./WorkflowStore.ts"
@@ -57,7 +57,7 @@ const firstOfKey = <Row extends { readonly exit: string }>(
  * @category statements
  */
 export const recordSteps = (context: StatementContext, rows: ReadonlyArray<Step>) =>
-  Effect.map(byOrd(rows, recordAllSteps(context, rows), fenced), (answers) =>
+  Effect.map(byOrd(rows, recordLoneOrAll(context, rows), fenced), (answers) =>
     firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers)
   )
 
@@ -67,6 +67,23 @@ interface Step {
   readonly attempt: number
   readonly exit: string
 }
+
+/** Records a step under a lease, if it is not there. */
+const recordNewStep = PgStatement.make<Step, Judged>(
+  (context, read) =>
+    context.sql`
+with mine as materialized (${mine(
+      context,
+      read((row) => row.lease.executionId),
+      read((row) => row.lease.token)
+    )})
+insert into ${table(context, "steps")} (execution_id, name, attempt, exit, token, recorded_at)
+select execution_id, ${read((row) => row.name)}, ${read((row) => row.attempt)}::int4,
+  ${read((row) => row.exit)}::json, token, ${context.now} from mine
+on conflict do nothing
+returning 1 as ord, false as held, 'Written' as verdict` as unknown as Rows<Judged>
+)
+
 const recordAllSteps = PgStatement.batch<Step, Judged>(
   (context, column) =>
     context.sql`
@@ -86,6 +103,8 @@ select l.ord::int4 as ord, false as held,
   ${verdictOn(context, "steps", "execution_id, name, attempt")} as verdict
 from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Judged>
 )
+
+const recordLoneOrAll = PgStatement.lone(recordNewStep, recordAllSteps)
 
 /**
  * Records what runs complete themselves. Served by the primary keys. Notifies nobody: a run knows.

@@ -8,6 +8,7 @@
  *
  * @since 0.1.0
  */
+import * as Effect from "effect/Effect"
 import type { Statement } from "effect/sql/Statement"
 import type { Rows, StatementContext } from "./PgStatements.ts"
 
@@ -60,3 +61,26 @@ export const batch = <Row, A>(
   ) => Rows<A>
 ): ((context: StatementContext, rows: ReadonlyArray<Row>) => Rows<A>) =>
   make((context, read) => build(context, (get) => read((rows) => rows.map(get))))
+
+/**
+ * Makes a statement of the rows of a batch from one for a lone row and one for many. Somebody waits for
+ * the answer to a lone row, and most of what a batch costs there is starting its plan. The lone
+ * statement answers with one row where what it was for is done, else with none, and has done nothing:
+ * then the other says why. It is not asked where nobody is to wait for what others have locked.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const lone =
+  <Row, A>(
+    one: (context: StatementContext, row: Row) => Rows<A>,
+    many: (context: StatementContext, rows: ReadonlyArray<Row>) => Rows<A>
+  ) =>
+  (context: StatementContext, rows: ReadonlyArray<Row>): Rows<A> => {
+    const [first, ...more] = rows
+    return first === undefined || more.length > 0 || !context.wait
+      ? many(context, rows)
+      : Effect.flatMap(one(context, first), (answers) =>
+          answers.length === 0 ? many(context, rows) : Effect.succeed(answers)
+        )
+  }

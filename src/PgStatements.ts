@@ -1,11 +1,11 @@
 /**
- * What all statements are made from, and those that anybody may send: starting instances,
- * completing deferreds, waking and interrupting. Each is a named function that says which index
+ * What all statements are made from, and those that anybody may send: completing deferreds, waking
+ * and interrupting. Each is a named function that says which index
  * serves it and what it notifies.
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgWorkflowStore`, which batches rows into them; `PgLeaseStatements`, `PgRecordStatements`,
- * `PgDispatchStatements` and `PgWorkerStatements`, which have the others.
+ * Feeds: `PgWorkflowStore`, which batches rows into them; `PgStartStatements`, `PgLeaseStatements`,
+ * `PgRecordStatements`, `PgDispatchStatements` and `PgWorkerStatements`, which have the others.
  * Guarantees: one statement is one transaction, its notifications included. What a batch writes for
  * several instances it locks in the order of their ids. Batches may be large and the planner knows
  * nothing of their size, so their parts meet by hashed membership and not by joins.
@@ -17,7 +17,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
 import type { PgTables } from "./PgTables.ts"
-import type { Interrupt, Start, Status } from "./WorkflowStore.ts"
+import type { Interrupt, Status } from "./WorkflowStore.ts"
 
 /**
  * What a statement is built with. `hints: false` leaves the notifications out: LISTEN/NOTIFY is
@@ -151,88 +151,6 @@ locked as materialized (
 )`
 }
 
-/**
- * Creates instances, or adopts those for which something was completed before they existed. A
- * worker takes what it starts only while it is registered; the share lock makes whoever strikes it
- * off wait and see. `seen: false` says that the instance was created by a transaction that ended
- * meanwhile, and that a second look will show it. Served by the primary key. Notifies what became
- * runnable.
- *
- * @since 0.1.0
- * @category statements
- */
-export const start = (context: StatementContext, rows: ReadonlyArray<Start>) =>
-  Effect.map(startAll(context, rows), (answers) => {
-    const found = new Map(answers.map((answer) => [answer.execution_id, answer]))
-    const asked = new Set<string>()
-    return rows.map(({ executionId }) => {
-      const answer = found.get(executionId)
-      // The first of a batch that asks for an id has started it; for the others it was there.
-      const first = !asked.has(executionId)
-      asked.add(executionId)
-      return { row: first ? answer : undefined, seen: answer !== undefined }
-    })
-  })
-
-const startAll = PgStatement.batch<Start, StartRow>(
-  (context, column) =>
-    context.sql`
-with input as (
-  select * from unnest(${column((row) => row.executionId)}::text[],
-    ${column((row) => row.workflowName)}::text[], ${column((row) => row.payload)}::text[],
-    ${column((row) => row.parentId ?? "")}::text[], ${column((row) => row.awaited)}::boolean[],
-    ${column((row) => row.claimFor ?? "")}::text[])
-    with ordinality as t (execution_id, workflow_name, payload, parent_id, awaited, claim_for, ord)
-), moment as materialized (select ${context.now} as now),
-living as materialized (
-  select w.worker_id from ${table(context, "workers")} w
-  where w.worker_id in (select claim_for from input where claim_for <> '') and not w.dead
-  order by w.worker_id for key share
-), folded as (
-  select distinct on (execution_id) execution_id, workflow_name, payload, parent_id, awaited,
-    coalesce(w.worker_id, '') as claim_for, ord
-  from input left join living w on w.worker_id = claim_for order by execution_id, ord
-), written as (
-  insert into ${table(context, "instances")} as i (execution_id, workflow_name, status, payload,
-    parent_id, awaited, owner, token, ready_at, created_at)
-  select execution_id, workflow_name, case when claim_for = '' then 'Runnable' else 'Running' end,
-    payload::json, nullif(parent_id, ''), awaited, nullif(claim_for, ''),
-    case when claim_for = '' then 0 else 1 end, now, now
-  from folded, moment order by execution_id
-  on conflict (execution_id) do update set workflow_name = excluded.workflow_name,
-    status = excluded.status, payload = excluded.payload, parent_id = excluded.parent_id,
-    awaited = i.awaited or excluded.awaited, owner = excluded.owner, token = i.token + excluded.token,
-    ready_at = excluded.ready_at, created_at = excluded.created_at
-  where i.status = 'Awaited'
-  returning i.execution_id, i.workflow_name, i.status, i.owner, i.token, i.wakes, i.resumes
-), linked as (
-  update ${table(context, "instances")} i set other_parents = array_append(i.other_parents, f.parent_id)
-  from folded f
-  where f.parent_id <> '' and i.execution_id = f.execution_id
-    and i.parent_id is distinct from f.parent_id and f.parent_id <> all (i.other_parents)
-    and i.status not in ('Awaited', 'Completed', 'Failed', 'Interrupted')
-), woken as (select * from written where status = 'Runnable'),
-hinted as materialized (${hints(context)})
-select execution_id, true as created, status, token, wakes, resumes, false as repeated,
-  (select count(*)::int4 from hinted) as hinted
-from written
-union all
-select execution_id, false, e.status, e.token, e.wakes, e.resumes,
-  (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
-from folded n join ${table(context, "instances")} e using (execution_id)
-where execution_id not in (select execution_id from written)` as unknown as Rows<StartRow>
-)
-
-interface StartRow {
-  readonly execution_id: string
-  readonly created: boolean
-  readonly status: Status
-  readonly token: number
-  readonly wakes: number
-  readonly resumes: number
-  readonly repeated: boolean
-}
-
 interface Completion {
   readonly executionId: string
   readonly workflowName: string
@@ -245,23 +163,13 @@ interface Completion {
  * does not exist yet it leaves an `Awaited` row, on which the start then meets it. Served by the
  * primary keys. Notifies what became runnable and the owners of what runs.
  *
- * Somebody waits for the answer to a lone completion, and most of what a batch costs there is
- * starting its plan: so a lone one has a statement of its own, a third as long to run.
- *
  * @since 0.1.0
  * @category statements
  */
 export const completeDeferreds = (
   context: StatementContext,
   rows: ReadonlyArray<Completion>
-): Rows<Omit<WokenRow, "execution_id">> => {
-  const [first, ...more] = rows
-  if (first === undefined || more.length > 0 || !context.wait) return completeAny(context, rows)
-  return Effect.flatMap(completeKnown(context, first), (woken) =>
-    // Unknown, ended, or completed before: the other statement says which.
-    woken.length === 0 ? completeAny(context, rows) : Effect.succeed(woken)
-  )
-}
+): Rows<Omit<WokenRow, "execution_id">> => completeLoneOrAll(context, rows)
 
 /**
  * Completes a deferred of an instance that exists and has not ended, if it is the first to. One that
@@ -302,8 +210,9 @@ from (
   }
 )
 
-const completeAny = (context: StatementContext, rows: ReadonlyArray<Completion>) =>
+const completeLoneOrAll = PgStatement.lone(completeKnown, (context, rows) =>
   byInstance(rows, completeAll(context, rows))
+)
 
 /** Several targets of one instance are folded, since an upsert applies only one. */
 const completeAll = PgStatement.batch<Completion, WokenRow>(

@@ -22,6 +22,7 @@ import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgRecordStatements from "./PgRecordStatements.ts"
+import * as PgStartStatements from "./PgStartStatements.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -50,7 +51,7 @@ const make = Effect.gen(function* () {
 
   // What no other instance is concerned with, so that its order means nothing.
   const unordered = { ordered: false }
-  const start = yield* anywhere("start a workflow", PgStatements.start, unordered)
+  const start = yield* anywhere("start a workflow", PgStartStatements.start, unordered)
   const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
   const resume = yield* anywhere("wake a workflow", PgStatements.resume)
   const recordStep = yield* batched("record a step", PgRecordStatements.recordSteps, unordered)
@@ -88,7 +89,7 @@ const make = Effect.gen(function* () {
   /** What a start came to, for the one who asked. */
   const toStarted = (
     request: Store.Start,
-    { row }: RowOf<typeof PgStatements.start>
+    { row }: RowOf<typeof PgStartStatements.start>
   ): Store.Started => {
     if (row === undefined || !(row.created || row.repeated)) return { _tag: "Exists" }
     if (row.status === "Runnable") return { _tag: "Created" }
