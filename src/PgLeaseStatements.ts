@@ -42,9 +42,16 @@ locked as materialized (
   order by execution_id, ord for no key update of i ${skipLocked(context)}
 )`
 
+/**
+ * Whether an instance `i` has the owner, said so that no index serves it: without statistics
+ * `instances_owned` seems as good as the primary key, and is read for all that the worker runs.
+ */
+const isOwned = (self: string, sql: Statement.Constructor) =>
+  sql`i.owner is not distinct from ${self}`
+
 /** Whether an instance `i` is leased to the writer: the token alone might be another's twin. */
 const isMine = ({ self, sql }: StatementContext, row: string) =>
-  sql`(i.status = 'Running' and i.token = ${sql.literal(row)}.token and i.owner = ${self})`
+  sql`(i.status = 'Running' and i.token = ${sql.literal(row)}.token and ${isOwned(self, sql)})`
 
 /**
  * Locks the instance of a lease that holds, and gives its id and token.
@@ -59,7 +66,7 @@ export const mine = (context: StatementContext, executionId: string, token: numb
 /** Whether an instance `i` is the one of a lease, and that holds. */
 const isLeased = ({ self, sql }: StatementContext, executionId: string, token: number) =>
   sql`i.execution_id = ${executionId} and i.status = 'Running' and i.token = ${token}::int4
-    and i.owner = ${self}`
+    and ${isOwned(self, sql)}`
 
 const skipLocked = ({ sql, wait }: StatementContext): Statement.Fragment =>
   sql.literal(wait ? "" : "skip locked")
@@ -357,8 +364,7 @@ export const block = (context: StatementContext, lease: Lease, reason: string) =
   context.sql`
 with done as (
   update ${table(context, "instances")} i set status = 'Blocked', owner = null, result = ${reason}::json
-  where i.execution_id = ${lease.executionId} and i.status = 'Running' and i.token = ${lease.token}
-    and i.owner = ${context.self}
+  where ${isLeased(context, lease.executionId, lease.token)}
   returning i.execution_id, i.awaited
 ), announced as materialized (
   select ${hint(context, context.channels.completed)} from (
