@@ -43,15 +43,14 @@ locked as materialized (
 )`
 
 /**
- * Whether an instance `i` has the owner, said so that no index serves it: without statistics
- * `instances_owned` seems as good as the primary key, and is read for all that the worker runs.
+ * Whether an instance `i` runs, said so that the planner does not recognise `instances_owned`: without
+ * statistics that seems as good as the primary key, and all that the worker runs would be read.
  */
-const isOwned = (self: string, sql: Statement.Constructor) =>
-  sql`i.owner is not distinct from ${self}`
+const isRunning = (sql: Statement.Constructor) => sql`i.status is not distinct from 'Running'`
 
 /** Whether an instance `i` is leased to the writer: the token alone might be another's twin. */
 const isMine = ({ self, sql }: StatementContext, row: string) =>
-  sql`(i.status = 'Running' and i.token = ${sql.literal(row)}.token and ${isOwned(self, sql)})`
+  sql`(${isRunning(sql)} and i.token = ${sql.literal(row)}.token and i.owner = ${self})`
 
 /**
  * Locks the instance of a lease that holds, and gives its id and token.
@@ -65,8 +64,8 @@ export const mine = (context: StatementContext, executionId: string, token: numb
 
 /** Whether an instance `i` is the one of a lease, and that holds. */
 const isLeased = ({ self, sql }: StatementContext, executionId: string, token: number) =>
-  sql`i.execution_id = ${executionId} and i.status = 'Running' and i.token = ${token}::int4
-    and ${isOwned(self, sql)}`
+  sql`i.execution_id = ${executionId} and ${isRunning(sql)} and i.token = ${token}::int4
+    and i.owner = ${self}`
 
 const skipLocked = ({ sql, wait }: StatementContext): Statement.Fragment =>
   sql.literal(wait ? "" : "skip locked")
