@@ -53,17 +53,16 @@ const isMine = ({ self, sql }: StatementContext, row: string) =>
   sql`(${isRunning(sql)} and i.token = ${sql.literal(row)}.token and i.owner = ${self})`
 
 /**
- * Locks the instance of a lease that holds, and gives its id and token.
+ * Whether an instance `i` is the one of a lease, and that holds.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const mine = (context: StatementContext, executionId: string, token: number) => context.sql`
-  select i.execution_id, i.token from ${table(context, "instances")} i
-  where ${isLeased(context, executionId, token)} for no key update`
-
-/** Whether an instance `i` is the one of a lease, and that holds. */
-const isLeased = ({ self, sql }: StatementContext, executionId: string, token: number) =>
+export const isLeased = (
+  { self, sql }: StatementContext,
+  executionId: string,
+  token: number
+): Statement.Fragment =>
   sql`i.execution_id = ${executionId} and ${isRunning(sql)} and i.token = ${token}::int4
     and i.owner = ${self}`
 
@@ -112,11 +111,10 @@ export const holds = (context: StatementContext, rows: ReadonlyArray<Lease>) =>
 const allHold = PgStatement.batch<Lease, { readonly ord: number; readonly holds: boolean }>(
   (context, column) =>
     context.sql`
-select t.ord::int4 as ord, exists (
-  select from ${table(context, "instances")} i
-  where i.execution_id = t.execution_id and ${isMine(context, "t")}) as holds
+select t.ord::int4 as ord, true as holds
 from unnest(${column((row) => row.executionId)}::text[], ${column((row) => row.token)}::int4[])
-  with ordinality as t (execution_id, token, ord)` as unknown as Rows<{
+  with ordinality as t (execution_id, token, ord)
+  join ${table(context, "instances")} i on i.execution_id = t.execution_id and ${isMine(context, "t")}` as unknown as Rows<{
       readonly ord: number
       readonly holds: boolean
     }>

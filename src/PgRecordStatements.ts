@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { fenced, type Held, heldRows, type Judged, locked, mine } from "./PgLeaseStatements.ts"
+import { fenced, type Held, heldRows, type Judged, isLeased, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease, TimerRequest, Verdict } from "./WorkflowStore.ts"
@@ -72,14 +72,15 @@ interface Step {
 const recordNewStep = PgStatement.make<Step, Judged>(
   (context, read) =>
     context.sql`
-with mine as materialized (${mine(
+insert into ${table(context, "steps")} (execution_id, name, attempt, exit, token, recorded_at)
+select i.execution_id, ${read((row) => row.name)}, ${read((row) => row.attempt)}::int4,
+  ${read((row) => row.exit)}::json, i.token, ${context.now}
+from ${table(context, "instances")} i
+where ${isLeased(
       context,
       read((row) => row.lease.executionId),
       read((row) => row.lease.token)
-    )})
-insert into ${table(context, "steps")} (execution_id, name, attempt, exit, token, recorded_at)
-select execution_id, ${read((row) => row.name)}, ${read((row) => row.attempt)}::int4,
-  ${read((row) => row.exit)}::json, token, ${context.now} from mine
+    )} for no key update
 on conflict do nothing
 returning 1 as ord, false as held, 'Written' as verdict` as unknown as Rows<Judged>
 )

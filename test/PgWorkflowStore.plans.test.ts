@@ -1,0 +1,117 @@
+/**
+ * How the statements of instances are planned where nothing is known of the tables, as in the first
+ * minutes of a database: a plan that is made then is kept.
+ */
+import { assert, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type { Statement } from "effect/sql/Statement"
+import * as PgDispatchStatements from "../src/PgDispatchStatements.ts"
+import { makeContext } from "../src/PgExecution.ts"
+import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
+import * as PgRecordStatements from "../src/PgRecordStatements.ts"
+import * as PgStartStatements from "../src/PgStartStatements.ts"
+import * as PgStatements from "../src/PgStatements.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Sessions } from "../src/Sessions.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { layer } from "./conformance/Postgres.ts"
+import { request, self, suspension, timer } from "./conformance/Harness.ts"
+
+type Context = PgStatements.StatementContext
+
+const held = { executionId: "a", token: 1 }
+const claim = (workflowNames: ReadonlyArray<string>) => ({
+  workerId: "worker",
+  workflowNames,
+  limit: 10
+})
+const completion = { executionId: "a", workflowName: "Order", name: "d", exit: "1" }
+
+const statements: Readonly<Record<string, (context: Context) => Effect.Effect<unknown, unknown>>> =
+  {
+    start: (context) => PgStartStatements.start(context, [request("a", { claimFor: "worker" })]),
+    complete: (context) =>
+      PgLeaseStatements.complete(context, [
+        { lease: held, status: "Completed", result: "1", parentId: undefined }
+      ]),
+    suspend: (context) =>
+      PgLeaseStatements.suspend(context, [{ lease: held, suspension: suspension() }]),
+    holds: (context) => PgLeaseStatements.holds(context, [held]),
+    release: (context) => PgLeaseStatements.release(context, [held]),
+    block: (context) => PgLeaseStatements.block(context, held, "1"),
+    "record a step": (context) =>
+      PgRecordStatements.recordSteps(context, [{ lease: held, name: "s", attempt: 1, exit: "1" }]),
+    "record a deferred": (context) =>
+      PgRecordStatements.recordDeferreds(context, [{ lease: held, name: "d", exit: "1" }]),
+    "register a timer": (context) =>
+      PgRecordStatements.registerTimers(context, [{ lease: held, timer: timer("t", 1) }]),
+    "complete a deferred": (context) => PgStatements.completeDeferreds(context, [completion]),
+    resume: (context) =>
+      PgStatements.resume(context, [{ executionId: "a", interrupt: "None" as const }]),
+    "claim of one": (context) => PgDispatchStatements.claim(context, claim(["Order"])),
+    "claim of many": (context) => PgDispatchStatements.claim(context, claim(["Order", "Invoice"])),
+    "thorough claim of one": (context) =>
+      PgDispatchStatements.claimThorough(context, claim(["Order"])),
+    "thorough claim of many": (context) =>
+      PgDispatchStatements.claimThorough(context, claim(["Order", "Invoice"])),
+    "news of one": (context) => PgDispatchStatements.news(context, ["a"]),
+    "news of many": (context) => PgDispatchStatements.news(context, ["a", "b"]),
+    load: (context) => PgDispatchStatements.load(context, ["a"]),
+    payloads: (context) => PgDispatchStatements.payloads(context, ["a"]),
+    "fire timers": (context) =>
+      PgDispatchStatements.fireTimers(context, { workflowNames: ["Order"], limit: 10, slots: 1 }),
+    owned: (context) => PgDispatchStatements.owned(context, "worker"),
+    outcomes: (context) => PgDispatchStatements.outcomes(context, ["a"]),
+    "mark awaited": (context) => PgDispatchStatements.markAwaited(context, ["a"])
+  }
+
+/** The scans of tables in a plan that no condition on an index bounds. */
+const unbounded = (plan: ReadonlyArray<string>) =>
+  plan.filter(
+    (line, at) =>
+      /Scan .*on (romancy_\w+|"romancy_\w+")/.test(line) &&
+      !/^\s+Index Cond:/.test(plan[at + 1] ?? "")
+  )
+
+it.live("every statement reads its tables by a condition on an index", () =>
+  Effect.gen(function* () {
+    yield* WorkflowStore
+    const sessions = yield* Sessions
+    const contextOf = yield* makeContext
+    let explained = 0
+    let current: ReadonlyArray<string> = []
+    // Of a statement that answers with nothing the one for a batch comes after the one for a lone row.
+    const query: Context["query"] = (text, parameters) =>
+      Effect.gen(function* () {
+        const name = `explained_${++explained}`
+        yield* sessions.query(`prepare ${name} as ${text}`, [])
+        const nulls = parameters.length === 0 ? "" : `(${parameters.map(() => "null").join()})`
+        const lines = yield* sessions.query(`explain execute ${name}${nulls}`, [])
+        current = [...current, ...lines.map((line) => Object.values(line as object)[0] as string)]
+        return []
+      })
+    for (const wait of [true, false]) {
+      const context = yield* contextOf(sessions, { query, wait })
+      for (const [name, statement] of Object.entries(statements)) {
+        current = []
+        const built = statement(context)
+        // Some are made anew each time.
+        if ("compile" in built) yield* query(...(built as Statement<unknown>).compile())
+        else yield* Effect.ignore(built)
+        assert.isNotEmpty(current, name)
+        assert.deepStrictEqual(unbounded(current), [], name)
+        const read = (index: string) => current.some((line) => line.includes(index))
+        // What is read for a worker, or for a workflow, is not for an instance.
+        assert.strictEqual(read("instances_owned"), name === "owned", name)
+        assert.strictEqual(read("instances_runnable"), name.includes("claim"), name)
+      }
+    }
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(
+      Layer.mergeAll(Layer.fresh(layer()), RomancyConfig.layer(), Layer.succeed(WorkerId, self))
+    )
+  )
+)
