@@ -68,15 +68,6 @@ export const make = Effect.fnUntraced(function* (here: {
     }
     const run = prepared.value
     runs.set(run.executionId, run)
-    if (!claimed.fresh) {
-      resumed({
-        executionId: run.executionId,
-        workflowName: claimed.workflowName,
-        sources: options.sources,
-        waitedMillis: claimed.waitedMillis,
-        parked: false
-      })
-    }
     run.driver = fork(
       drive(run, registration).pipe(
         Effect.catchCause((cause) =>
@@ -87,6 +78,16 @@ export const make = Effect.fnUntraced(function* (here: {
         )
       )
     )
+    // It has gone on by now: nobody waits for the hook.
+    if (!claimed.fresh) {
+      resumed({
+        executionId: run.executionId,
+        workflowName: claimed.workflowName,
+        sources: options.sources,
+        waitedMillis: claimed.waitedMillis,
+        parked: false
+      })
+    }
     return run
   })
 
