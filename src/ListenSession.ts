@@ -123,9 +123,14 @@ const receiver = (
     if (name === selfTest) {
       return Effect.sync(() => arrivals.forEach(({ payload }) => test.heard(payload)))
     }
-    const read = arrivals.slice(0, readMax).map(({ payload }) => payload)
-    if (arrivals.length > readMax) read.push("")
-    return pass(read.flatMap((payload) => decode(name, payload) ?? []))
+    const notifications: Array<Notification.Notification> = []
+    for (const { payload } of arrivals.slice(0, readMax)) {
+      const notification = decode(name, payload)
+      if (notification !== undefined) notifications.push(notification)
+    }
+    const rest = arrivals.length > readMax ? decode(name, "") : undefined
+    if (rest !== undefined) notifications.push(rest)
+    return pass(notifications)
   }
 }
 

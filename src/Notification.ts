@@ -189,16 +189,17 @@ const readers = new Map<string, Keys>(
 const parse = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
 /** Adds the fields of a payload; false if there is one that is not of its shape. */
-const readInto = (notification: object, keys: Keys, payload: string): boolean => {
+const readInto = (notification: Record<string, unknown>, keys: Keys, payload: string): boolean => {
   const fields = Option.getOrUndefined(parse(payload)) as Record<string, unknown> | undefined
   if (fields === undefined) return false
-  return keys.every(([key, field, read]) => {
+  for (const [key, field, read] of keys) {
     const value = fields[key]
-    if (value === undefined) return true
+    if (value === undefined) continue
     const found = read(value)
-    Object.assign(notification, { [field]: found })
-    return found !== undefined
-  })
+    if (found === undefined) return false
+    notification[field] = found
+  }
+  return true
 }
 
 const writers = new Map(
@@ -214,19 +215,22 @@ const writers = new Map(
  * @since 0.1.0
  * @category codecs
  */
-export const decode =
-  (prefix: string) =>
-  (channel: string, payload: string): Notification | undefined => {
-    if (!channel.startsWith(`${prefix}_`)) return undefined
-    const name = channel.slice(prefix.length + 1)
-    const keys = readers.get(name)
-    if (keys === undefined) return undefined
-    const notification: Notification = { _tag: tags[name as ChannelName] }
+export const decode = (
+  prefix: string
+): ((channel: string, payload: string) => Notification | undefined) => {
+  const known = new Map(
+    channels.map((name) => [`${prefix}_${name}`, { _tag: tags[name], keys: readers.get(name)! }])
+  )
+  return (channel, payload) => {
+    const reader = known.get(channel)
+    if (reader === undefined) return undefined
+    const notification = { _tag: reader._tag }
     // What cannot be an object is not tried: to fail at it takes longer than to read one.
-    return payload.startsWith("{") && readInto(notification, keys, payload)
+    return payload.startsWith("{") && readInto(notification, reader.keys, payload)
       ? notification
-      : { _tag: notification._tag }
+      : { _tag: reader._tag }
   }
+}
 
 /**
  * The largest payload, in bytes of UTF-8, that PostgreSQL accepts.
