@@ -148,9 +148,12 @@ from (
   select set_config('synchronous_commit', 'off', true),
     (select count(*) from taken)::int4 + (select count(*) from put_off)::int4 as handled,
     exists (select from behind where not later)
-      or case when (select count(*) from due) < ${limit}::int4 then exists (
-        select from ${outbox} o where o.finished_at is null and o.next_attempt_at <= (select now from moment)
-          and o.position not in (select position from due)) else false end as passed,
+      or case when (select count(*) from due) < ${limit}::int4 then coalesce((
+        select true from ${outbox} o
+        where o.finished_at is null and o.next_attempt_at <= (select now from moment)
+          and o.position not in (select position from due)
+        -- Its order names the index: what is not due is not to be read.
+        order by o.next_attempt_at, o.position limit 1), false) else false end as passed,
     (select (extract(epoch from o.next_attempt_at - now) * 1000)::float8 from ${outbox} o
       where o.finished_at is null and o.next_attempt_at > (select now from moment)
         and o.owner is distinct from ${relayId}

@@ -1,5 +1,5 @@
 /**
- * How the statements of instances are planned where nothing is known of the tables, as in the first
+ * How statements are planned where nothing is known of the tables, as in the first
  * minutes of a database: a plan that is made then is kept.
  */
 import { assert, it } from "@effect/vitest"
@@ -9,6 +9,7 @@ import type { Statement } from "effect/sql/Statement"
 import * as PgDispatchStatements from "../src/PgDispatchStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
 import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
+import * as PgOutboxStatements from "../src/PgOutboxStatements.ts"
 import * as PgRecordStatements from "../src/PgRecordStatements.ts"
 import * as PgStartStatements from "../src/PgStartStatements.ts"
 import * as PgStatements from "../src/PgStatements.ts"
@@ -64,6 +65,10 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       PgDispatchStatements.fireTimers(context, { workflowNames: ["Order"], limit: 10, slots: 1 }),
     owned: (context) => PgDispatchStatements.owned(context, "worker"),
     outcomes: (context) => PgDispatchStatements.outcomes(context, ["a"]),
+    "outbox, due": (context) =>
+      PgOutboxStatements.claim(context, { relayId: "r", limit: 10, chain: 10, leaseMillis: 1000 }),
+    "outbox, next of a key": (context) =>
+      PgOutboxStatements.advance(context, [{ key: "k", chain: 10, tell: true }]),
     "mark awaited": (context) => PgDispatchStatements.markAwaited(context, ["a"])
   }
 
