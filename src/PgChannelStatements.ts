@@ -8,6 +8,7 @@
  *
  * @since 0.1.0
  */
+import * as Effect from "effect/Effect"
 import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
 import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
@@ -20,11 +21,55 @@ import type { Lease } from "./WorkflowStore.ts"
  * Served by `subscriptions_of (channel, mode, execution_id)` and the unique `origin`. Notifies each
  * channel and each target once.
  *
+ * Most are published alone, with somebody waiting at the other end: a lone one has a statement of its
+ * own, whose plan is a fraction of the other's to start.
+ *
  * @since 0.1.0
  * @category statements
  */
-export const publish = (context: StatementContext, rows: ReadonlyArray<Publication>) =>
+export const publish = (
+  context: StatementContext,
+  rows: ReadonlyArray<Publication>
+): Rows<Omit<PublishedRow, "ord">> => {
+  const [first, ...more] = rows
+  if (first === undefined || more.length > 0) return publishAny(context, rows)
+  const publishOne = first.mode === "direct" ? publishDirect : publishShared
+  return Effect.flatMap(publishOne(context, first), (published) =>
+    // Repeated, or in conflict: the other statement says which.
+    published.length === 0 ? publishAny(context, rows) : Effect.succeed(published)
+  )
+}
+
+const publishAny = (context: StatementContext, rows: ReadonlyArray<Publication>) =>
   byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
+
+/** Publishes one message, if nothing forbids it. A direct one has nobody to be in conflict with. */
+const publishBy = ({ shared }: { readonly shared: boolean }) =>
+  PgStatement.make<Publication, Omit<PublishedRow, "ord">>((context, read) => {
+    const { channels, hints, now, sql, tables } = context
+    const channel = read((row) => row.channel)
+    const unforbidden = sql`where not exists (
+  select from ${table(context, "subscriptions")} s where s.channel = ${channel}
+    and s.mode = ${read((row) => (row.mode === "broadcast" ? "competing" : "broadcast"))})`
+    return sql`
+insert into ${table(context, "messages")}
+  (message_id, channel, mode, target, body, metadata, origin, state, published_at)
+select nextval(${tables.messageIds}::regclass), ${channel}, ${read((row) => row.mode)},
+  nullif(${read((row) => row.target ?? "")}, ''), ${read((row) => row.body)}::json,
+  ${read((row) => row.metadata)}::json, nullif(${read((row) => row.origin ?? "")}, ''),
+  ${read((row) => (row.mode === "competing" ? "Kept" : "New"))}, ${now}
+${shared ? unforbidden : sql``}
+on conflict (origin) do nothing
+returning 'Published' as published, case when ${hints}::boolean then ${hint(
+      context,
+      channels.message,
+      sql`json_strip_nulls(json_build_object('channel_name', channel, 'message_id', message_id,
+    'target_instance_id', target))::text`
+    )} end as hinted` as unknown as Rows<Omit<PublishedRow, "ord">>
+  })
+
+const publishShared = publishBy({ shared: true })
+const publishDirect = publishBy({ shared: false })
 
 interface PublishedRow {
   readonly ord: number

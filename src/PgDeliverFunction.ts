@@ -40,7 +40,8 @@ language plpgsql volatile as $$
 declare
   fresh record; found_ids text[]; handed boolean := false;
   ids text[] := '{}'; channels text[]; modes text[]; offers bigint[]; looked boolean := false;
-  instance record; woken record; awaited text; due timestamptz;
+  known_status text; known_owner text; dormant boolean; woken record;
+  awaited text; due timestamptz;
   message bigint; outcome json; now_taken boolean; ignored text;
   more boolean; first_due timestamptz;
   taken_ids text[] := '{}'; own_ids text[] := '{}';
@@ -63,8 +64,8 @@ ${routeOne(table)}
   -- First what is handed over, then whatever else there is.
   loop
     for n in 1 .. cardinality(ids) loop
-      select i.workflow_name, i.status, i.owner, i.status = 'Suspended' and not i.failed as dormant
-      into instance from ${table.instances} i
+      select i.status, i.owner, i.status = 'Suspended' and not i.failed
+      into known_status, known_owner, dormant from ${table.instances} i
       where i.execution_id = ids[n]
         and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
       for no key update skip locked;
@@ -111,9 +112,9 @@ ${routeOne(table)}
           and b.message_id = message;
       end if;
 
-      now_taken := instance.dormant and cardinality(taken_ids) < with_slots;
+      now_taken := dormant and cardinality(taken_ids) < with_slots;
       update ${table.instances} i set wakes = i.wakes + 1,
-        status = case when now_taken then 'Running' when instance.dormant then 'Runnable'
+        status = case when now_taken then 'Running' when dormant then 'Runnable'
           else i.status end,
         owner = case when now_taken then by_worker else i.owner end,
         token = i.token + case when now_taken then 1 else 0 end,
@@ -124,16 +125,18 @@ ${routeOne(table)}
         i.interrupt into woken;
       if now_taken then
         taken_ids := taken_ids || ids[n];
-      elsif instance.dormant then
+      elsif dormant then
         runnable_ids := runnable_ids || ids[n];
-        runnable_names := runnable_names || instance.workflow_name;
-      elsif instance.status = 'Running' and instance.owner <> by_worker then
+        runnable_names := runnable_names || woken.workflow_name;
+      elsif known_status = 'Running' and known_owner <> by_worker then
         signals := signals
-          || json_build_object('instance_id', ids[n], 'owner', instance.owner)::text;
-      elsif instance.status = 'Running' and ids[n] <> all(taken_ids) then
+          || json_build_object('instance_id', ids[n], 'owner', known_owner)::text;
+      elsif known_status = 'Running' and ids[n] <> all(taken_ids) then
         own_ids := own_ids || ids[n];
-        own_names := own_names || awaited;
-        own_exits := own_exits || outcome;
+        if looked then
+          own_names := own_names || awaited;
+          own_exits := own_exits || outcome;
+        end if;
       end if;
     end loop;
     exit when looked;
@@ -148,13 +151,20 @@ ${routeOne(table)}
     end if;
     select exists (
         select from ${table.messages} m where m.state = 'Kept' and m.mode = 'competing')
-      or bool_or(exists (
-        select from ${table.subscriptions} s where s.workflow_name = n.name and s.served)),
-      min((select s.due_at from ${table.subscriptions} s
-        where s.workflow_name = n.name and s.due_at is not null order by s.due_at limit 1))
-    into more, first_due from unnest(of_names) n (name);
-    exit when more is not true and (first_due <= at_moment) is not true;
+      or exists (
+        select from ${table.subscriptions} s where s.workflow_name = any(of_names) and s.served),
+      (select s.due_at from ${table.subscriptions} s
+        where s.workflow_name = of_names[1] and s.due_at is not null order by s.due_at limit 1)
+    into more, first_due;
+    if cardinality(of_names) > 1 then
+${firstDue(table, "is not null")}
+    end if;
+    exit when not more and (first_due <= at_moment) is not true;
     looked := true;
+    if own_ids <> '{}' then
+      own_names := array[awaited];
+      own_exits := array[outcome];
+    end if;
 ${candidates(table)}
   end loop;
 
@@ -180,11 +190,7 @@ ${answers(table)}
   end if;
 
   if looked then
-    select min(u.due_at) into first_due
-    from unnest(of_names) n (workflow_name) cross join lateral (
-      select s.due_at from ${table.subscriptions} s
-      where s.workflow_name = n.workflow_name and s.due_at > at_moment
-      order by s.due_at limit 1) u;
+${firstDue(table, "> at_moment")}
   end if;
   if first_due is not null then
     next_millis := extract(epoch from first_due - at_moment) * 1000;
@@ -199,9 +205,7 @@ $$`
 const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
   if not waits then
     update ${messages} m set state = 'Routed'
-    where (
-      select count(*) from (
-        select from ${messages} n where n.state = 'New' limit 2) n) = 1
+    where not exists (select from ${messages} n where n.state = 'New' offset 1)
       and m.message_id = (
         select n.message_id from ${messages} n where n.state = 'New'
         order by n.message_id limit 1 for update skip locked)
@@ -220,9 +224,8 @@ const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
         where s.channel = m.channel and s.mode = 'competing' and s.waiting is not null
           and s.workflow_name = any(of_names)
         order by s.subscribed_at limit 1) h
-      where m.state = 'Kept' and m.mode = 'competing' and (
-        select count(*) from (
-          select from ${messages} k where k.state = 'Kept' and k.mode = 'competing' limit 2) k) = 1
+      where m.state = 'Kept' and m.mode = 'competing' and not exists (
+        select from ${messages} k where k.state = 'Kept' and k.mode = 'competing' offset 1)
       for update of m skip locked;
       if found then
         handed := true;
@@ -258,6 +261,14 @@ const routeOne = ({ messages, route, subscriptions }: PgTables) => `\
     channels := array[fresh.channel];
     modes := array[fresh.mode];
   end if;`
+
+/** When the first of the receives ends that have such an end. */
+const firstDue = ({ subscriptions }: PgTables, such: string) => `\
+    select min(u.due_at) into first_due
+    from unnest(of_names) n (workflow_name) cross join lateral (
+      select s.due_at from ${subscriptions} s
+      where s.workflow_name = n.workflow_name and s.due_at ${such}
+      order by s.due_at limit 1) u;`
 
 /** Who may have something to receive, each with what is offered to him on a competing channel. */
 const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
@@ -300,12 +311,26 @@ const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
       array_agg(c.offer)
     into ids, channels, modes, offers from candidates c;`
 
+/**
+ * The record of an instance, the same as by the function of that name: to call that costs more than to
+ * read it, and each array that is read as one costs less than the aggregate of its rows.
+ */
+const recordOf = ({ deferreds, steps, timers }: PgTables, i: string) => `(select json_build_object(
+          'steps', array_to_json(array(
+            select json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit)
+            from ${steps} s where s.execution_id = ${i}.execution_id)),
+          'deferreds', array_to_json(array(
+            select json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null)
+            from ${deferreds} d where d.execution_id = ${i}.execution_id)),
+          'timers', array_to_json(array(
+            select t.name from ${timers} t where t.execution_id = ${i}.execution_id))))`
+
 /** What the caller is told of the instances that run with it; of one alone without another look. */
 const answers = (table: PgTables) => {
   const claimed = (i: string) => `json_build_object('execution_id', ${i}.execution_id,
         'workflow_name', ${i}.workflow_name, 'token', ${i}.token, 'payload', ${i}.payload,
         'parent_id', ${i}.parent_id, 'wakes', ${i}.wakes, 'resumes', ${i}.resumes,
-        'interrupt', ${i}.interrupt, 'waited', 0, 'record', ${table.record}(${i}.execution_id))`
+        'interrupt', ${i}.interrupt, 'waited', 0, 'record', ${recordOf(table, i)})`
   const news = (
     i: string,
     deferreds: string

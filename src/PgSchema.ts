@@ -372,6 +372,12 @@ $$`
       name: "one_message_handed_over",
       // It need not go through the inbox of the one that waits for it.
       statements: [PgDeliverFunction.deliver(table, config)]
+    },
+    {
+      id: 14,
+      name: "delivery_by_lighter_statements",
+      // What is asked after a message, and the record of whom it wakes, cost less to read.
+      statements: [PgDeliverFunction.deliver(table, config)]
     }
   ]
 }

@@ -94,18 +94,19 @@ export const byOrd = <A extends { readonly ord: number }>(
   })
 
 /**
- * Sends the column `payload` of a subquery `h` on a channel. One that would reach 8000 bytes is
- * sent as `{}`: it would abort the transaction.
+ * Sends a payload on a channel, else the column `payload` of a subquery `h`. One that would reach
+ * 8000 bytes is sent as `{}`: it would abort the transaction.
  *
  * @since 0.1.0
  * @category constructors
  */
 export const hint = (
   { commitTimeout, sql }: StatementContext,
-  channel: string
+  channel: string,
+  payload = sql`h.payload`
 ): Statement.Fragment => {
   const notify = sql`
-  pg_notify(${channel}, case when octet_length(h.payload) < 8000 then h.payload else '{}' end)`
+  pg_notify(${channel}, case when octet_length(${payload}) < 8000 then ${payload} else '{}' end)`
   return commitTimeout === undefined
     ? notify
     : sql`case when set_config('lock_timeout', ${commitTimeout}, true) <> '' then ${notify} end`

@@ -4,7 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import { receiveName } from "../src/ChannelStore.ts"
+import { type Publication, receiveName } from "../src/ChannelStore.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   deliver,
@@ -324,6 +324,66 @@ describe("the only new message", () => {
       yield* publish(message(jobs, 4))
       assert.deepInclude(yield* deliver(), { count: 1, passed: false })
       assert.strictEqual((yield* load(store, "a")).deferreds.length, 1)
+    })
+  )
+
+  live(
+    "is not the newer of two of which somebody else has the older in hand",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* receive(lease, news, 1)
+      yield* publish(message(news, 1))
+      const routing = yield* hold(sql, sql`select from romancy_messages for update`)
+      yield* publish(message(news, 2))
+      const [row] = yield* sql`select done_count as done, unrouted
+        from romancy_deliver(now(), ${self}, '{Order}', 100, 0, false, false, null)`
+      assert.deepStrictEqual(row, { done: 0, unrouted: true })
+      yield* routing.rollback
+      const { here } = yield* deliver()
+      assert.include(JSON.stringify(here), '"body":{"n":1}')
+      assert.deepStrictEqual(yield* drain(lease, news, 2), [2])
+    })
+  )
+
+  live(
+    "is not all that is brought where others were passed over before, of whichever workflow",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* receive(yield* subscribed(store, "a", jobs), jobs, 1)
+      yield* receive(yield* subscribed(store, "b", news), news, 1)
+      const lease = yield* running(store, "c", { workflowName: "Invoice" })
+      yield* subscribe(lease, mail)
+      yield* receive(lease, mail, 1)
+      const names = ["Order", "Invoice"]
+      const told = Effect.map(deliver({ names }), ({ here }) =>
+        here
+          .map(({ deferreds, executionId }) => [
+            executionId,
+            deferreds.map(({ exit, name }) => `${name} ${JSON.stringify(exit).match(/{"n":.}/)}`)
+          ])
+          .sort()
+      )
+      /** While somebody else holds the one that it is for. */
+      const passedOver = Effect.fnUntraced(function* (id: string, publication: Publication) {
+        const user = yield* hold(sql, store.resume(id))
+        yield* publish(publication)
+        assert.deepInclude(yield* deliver({ names }), { count: 0, passed: true })
+        yield* user.rollback
+      })
+      yield* passedOver("a", message(jobs, 1))
+      yield* publish(message(news, 2))
+      assert.deepStrictEqual(yield* told, [
+        ["a", [`${receiveName(jobs, 1)} {"n":1}`]],
+        ["b", [`${receiveName(news, 1)} {"n":2}`]]
+      ])
+      yield* receive({ executionId: "b", token: 1 }, news, 2)
+      yield* passedOver("c", message(mail, 3, { target: "c" }))
+      yield* publish(message(news, 4))
+      assert.deepStrictEqual(yield* told, [
+        ["b", [`${receiveName(news, 2)} {"n":4}`]],
+        ["c", [`${receiveName(mail, 1)} {"n":3}`]]
+      ])
     })
   )
 

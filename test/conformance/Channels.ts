@@ -10,7 +10,19 @@ import {
   receiveName
 } from "../../src/ChannelStore.ts"
 import type { Lease, WorkflowStore } from "../../src/WorkflowStore.ts"
-import { beginning, type Case, claim, load, other, running, status, suspension } from "./Harness.ts"
+import {
+  beginning,
+  type Case,
+  claim,
+  exit,
+  load,
+  other,
+  running,
+  signal,
+  status,
+  suspension,
+  timer
+} from "./Harness.ts"
 
 export const news: ChannelKey = { channel: "news", mode: "broadcast" }
 export const jobs: ChannelKey = { channel: "jobs", mode: "competing" }
@@ -326,6 +338,49 @@ export const channels = (it: Case): void => {
       assert.include(taken, { wakes: 1, token: 2 })
       assert.strictEqual(taken?.record.deferreds.length, 1)
       assert.strictEqual((yield* claim(store)).length, 1)
+    }))
+
+  it("whoever delivers gets the whole record of what it takes", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* subscribed(store, "a", news)
+      yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit(1) })
+      yield* store.recordStep(lease, { name: "s", attempt: 2, exit: exit(2) })
+      yield* store.recordDeferred(lease, { name: "own", exit: exit(3) })
+      yield* store.completeDeferred(signal("a", "another's", 4))
+      yield* store.registerTimer(lease, timer("t", 60_000))
+      yield* receive(lease, news, 1)
+      yield* store.suspend(lease, suspension({ wakes: 1 }))
+      yield* publish(message(news, 1))
+      const [taken] = (yield* deliver({ slots: 1 })).claimed
+      const { deferreds, steps, timers } = yield* load(store, "a")
+      assert.deepStrictEqual([steps.length, deferreds.length, timers.length], [2, 3, 1])
+      assert.sameDeepMembers([...taken!.record.steps], [...steps])
+      assert.sameDeepMembers([...taken!.record.deferreds], [...deferreds])
+      assert.deepStrictEqual(taken!.record.timers, timers)
+    }))
+
+  it("a delivery says when the next receive ends of all the workflows it is for", (store) =>
+    Effect.gen(function* () {
+      const next = (...names: ReadonlyArray<string>) =>
+        Effect.map(deliver({ names }), ({ count, nextMillis }) => [count, nextMillis])
+      yield* receive(yield* subscribed(store, "a", news), news, 1, 5000)
+      for (const [id, millis] of [
+        ["b", 2000],
+        ["c", 3000]
+      ] as const) {
+        const lease = yield* running(store, id, { workflowName: "Invoice" })
+        yield* subscribe(lease, mail)
+        yield* receive(lease, mail, 1, millis)
+      }
+      assert.deepStrictEqual(yield* next("Order"), [0, 5000])
+      assert.deepStrictEqual(yield* next("Order", "Invoice"), [0, 2000])
+      assert.deepStrictEqual(yield* next("Invoice", "Stranger"), [0, 2000])
+      assert.deepStrictEqual(yield* next("Stranger"), [0, undefined])
+      // What has got its message has no end any more.
+      yield* publish(message(mail, 1, { target: "b" }))
+      assert.deepStrictEqual(yield* next("Order", "Invoice"), [1, 3000])
+      yield* publish(message(news, 1))
+      assert.deepStrictEqual(yield* next("Order"), [1, undefined])
     }))
 
   it("a receive ends without a message at its millisecond and not before", (store) =>
