@@ -51,7 +51,8 @@ begin
   -- A lease is the token and the owner: the token alone might be another's twin.
   select array_agg(i.execution_id), array_agg(i.token) into mine_ids, mine_tokens
   from ${table.instances} i
-  where i.execution_id = any(locked_ids) and i.status = 'Running' and i.owner = by_worker;
+  where i.execution_id = any(locked_ids) and i.status is not distinct from 'Running'
+    and i.owner = by_worker;
 
   for asked in
     select t.*, (t.execution_id, t.token) in (select * from unnest(mine_ids, mine_tokens)) as mine

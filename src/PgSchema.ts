@@ -2,7 +2,7 @@
  * The history of the schema: every table, index and function, in numbered steps.
  *
  * Reads: the names of `PgTables`; `PgDeliverFunction`, `PgRouteFunction`, `PgReceiveFunction`,
- * `PgWorkerFunctions`.
+ * `PgSubscribeFunction`, `PgWorkerFunctions`.
  * Feeds: `PgMigrations`, which applies, verifies and prints it.
  * Guarantees: the numbers are contiguous from 1. A step may be run again without harm.
  *
@@ -11,6 +11,7 @@
 import * as PgDeliverFunction from "./PgDeliverFunction.ts"
 import * as PgReceiveFunction from "./PgReceiveFunction.ts"
 import * as PgRouteFunction from "./PgRouteFunction.ts"
+import * as PgSubscribeFunction from "./PgSubscribeFunction.ts"
 import { tableNames } from "./PgTables.ts"
 import * as PgWorkerFunctions from "./PgWorkerFunctions.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -293,32 +294,7 @@ $$`,
   queue_name text not null,
   primary key (event_type, queue_name)
 )`,
-        // Its statements have snapshots of their own: whoever holds the channel sees who has joined.
-        // What was sent to one that subscribes is collected after that has committed.
-        `create or replace function ${table.subscribe} (of_execution text, under_token int, by_worker text,
-  to_channel text, in_mode text, at_moment timestamptz) returns text
-language plpgsql volatile as $$
-declare of_workflow text;
-begin
-  select i.workflow_name into of_workflow from ${table.instances} i
-  where i.execution_id = of_execution and i.status = 'Running' and i.token = under_token
-    and i.owner = by_worker for no key update;
-  if not found then return 'Fenced'; end if;
-  if in_mode in ('broadcast', 'competing') then
-    insert into ${table.channels} as c (channel, mode) values (to_channel, in_mode)
-    on conflict (channel) do update set mode = c.mode;
-    if exists (select from ${table.subscriptions} s
-      where s.channel = to_channel and s.mode <> in_mode and s.mode in ('broadcast', 'competing'))
-    then return 'Conflict'; end if;
-    update ${table.channels} c set mode = in_mode where c.channel = to_channel and c.mode <> in_mode;
-  end if;
-  insert into ${table.subscriptions}
-    (execution_id, channel, mode, workflow_name, horizon, subscribed_at)
-  values (of_execution, to_channel, in_mode, of_workflow, pg_current_snapshot(), at_moment)
-  on conflict do nothing;
-  return 'Subscribed';
-end
-$$`
+        PgSubscribeFunction.subscribe(table)
       ]
     },
     {
@@ -378,6 +354,12 @@ $$`
       name: "delivery_by_lighter_statements",
       // What is asked after a message, and the record of whom it wakes, cost less to read.
       statements: [PgDeliverFunction.deliver(table, config)]
+    },
+    {
+      id: 15,
+      name: "leases_found_by_id",
+      // Without statistics the index of what a worker owns seemed as good as the primary key.
+      statements: [PgSubscribeFunction.subscribe(table), PgReceiveFunction.receive(table, config)]
     }
   ]
 }
