@@ -134,13 +134,14 @@ const recordInPlace = (context: StatementContext) => {
   when (select s.token + 1 = i.token and s.wakes = i.wakes
     from ${table(context, "instances")} s where s.execution_id = i.execution_id)
   then json_build_object(
-    'steps', (select json_agg(json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit))
+    'steps', array(
+      select json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit)
       from ${table(context, "steps")} s where s.execution_id = i.execution_id),
-    'deferreds', (
-      select json_agg(json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null))
+    'deferreds', array(
+      select json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null)
       from ${table(context, "deferreds")} d where d.execution_id = i.execution_id),
-    'timers', (select json_agg(t.name) from ${table(context, "timers")} t
-      where t.execution_id = i.execution_id))
+    'timers', array(
+      select t.name from ${table(context, "timers")} t where t.execution_id = i.execution_id))
   else ${sql.literal(tables.record)}(i.execution_id) end`
 }
 
@@ -172,11 +173,7 @@ export interface ClaimedRow {
   readonly waited: number
   /** When it was ready, in seconds since the epoch, where several are taken by that order. */
   readonly ready?: number
-  readonly record:
-    | {
-        readonly [K in "steps" | "deferreds" | "timers"]: Record[K] | null
-      }
-    | null
+  readonly record: Pick<Record, "steps" | "deferreds" | "timers"> | null
 }
 
 const nothing = ({ sql }: StatementContext) => sql`null::json`

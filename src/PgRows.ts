@@ -48,9 +48,7 @@ export const toTaken = (row: PgDispatchStatements.ClaimedRow): Store.Taken => ({
     resumes: row.resumes,
     interrupt: row.interrupt,
     wokenMillisAgo: row.waited,
-    steps: row.record?.steps ?? [],
-    deferreds: row.record?.deferreds ?? [],
-    timers: row.record?.timers ?? []
+    ...(row.record ?? { steps: [], deferreds: [], timers: [] })
   }
 })
 
