@@ -81,7 +81,7 @@ with living as materialized (
     const taken = sql`
 update ${table(context, "instances")} i set status = 'Running', owner = ${workerId},
   token = i.token + 1
-from picked where i.execution_id = picked.execution_id
+where i.execution_id = any(array(select execution_id from picked))
 returning false as passed, i.execution_id, i.workflow_name, i.token, i.parent_id, i.wakes, i.resumes,
   i.interrupt, ${sinceWoken(context)} as waited, extract(epoch from i.ready_at)::float8 as ready,
   ${bare ? nothing(context) : sql`i.payload`} as payload,
