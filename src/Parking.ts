@@ -9,10 +9,13 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import type * as Scope from "effect/Scope"
+import * as Alarm from "./Alarm.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import type { Parked, Run } from "./Run.ts"
 
@@ -22,51 +25,84 @@ import type { Parked, Run } from "./Run.ts"
  * @since 0.1.0
  * @category models
  */
-export class Parking {
-  private readonly parked = new Set<Parked>()
-  private readonly config: Pick<RomancyConfig.Values, "parkDuration" | "maxParkedWorkflows">
-
-  constructor(config: Pick<RomancyConfig.Values, "parkDuration" | "maxParkedWorkflows">) {
-    this.config = config
-  }
-
+export interface Parking {
   /** Waits for a completion for a moment, if there is room; `None` means to suspend. */
-  park(run: Run, name: string): Effect.Effect<Option.Option<Exit.Exit<unknown, unknown>>> {
-    if (!this.admits(run, name)) return Effect.succeedNone
-    return Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) => {
-      const drop = () => {
-        run.parked.delete(parked)
-        this.parked.delete(parked)
-      }
-      const parked: Parked = {
-        run,
-        name,
-        release: (exit) => {
-          drop()
-          resume(Effect.succeed(exit))
-        }
-      }
-      run.parked.add(parked)
-      this.parked.add(parked)
-      return Effect.sync(drop)
-    }).pipe(Effect.timeoutOption(this.config.parkDuration), Effect.map(Option.flatten))
-  }
-
+  readonly park: (
+    run: Run,
+    name: string
+  ) => Effect.Effect<Option.Option<Exit.Exit<unknown, unknown>>>
   /** The executions that have something parked. */
-  get executionIds(): ReadonlySet<string> {
-    return new Set(Array.from(this.parked, (parked) => parked.run.executionId))
-  }
-
+  readonly executionIds: () => ReadonlySet<string>
   /** Asks the longest parked to go, so that their slots become free. */
-  evict(count: number): void {
-    for (const parked of Array.from(this.parked).slice(0, count)) parked.run.unpark()
-  }
+  readonly evict: (count: number) => void
+}
 
-  private admits(run: Run, name: string): boolean {
-    if (Duration.isZero(this.config.parkDuration)) return false
-    if (this.parked.size >= this.config.maxParkedWorkflows) return false
+/**
+ * Makes the place where waits are parked. All stay as long, so one alarm is enough for them: nothing
+ * lies between a completion and the body that waits for it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function* ({
+  maxParkedWorkflows,
+  parkDuration
+}: Pick<RomancyConfig.Values, "parkDuration" | "maxParkedWorkflows">): Effect.fn.Return<
+  Parking,
+  never,
+  Scope.Scope
+> {
+  const clock = yield* Clock.Clock
+  const nowMillis = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  const parkMillis = Duration.toMillis(parkDuration)
+  /** Until when each may stay, the longest parked first. */
+  const untilMillis = new Map<Parked, number>()
+  const alarm = yield* Alarm.make(() => {
+    const now = nowMillis()
+    for (const [parked, until] of untilMillis) {
+      if (until > now) return alarm.setUnsafe(until - now)
+      parked.release(Option.none())
+    }
+  })
+
+  const admits = (run: Run, name: string): boolean => {
+    if (parkMillis === 0 || untilMillis.size >= maxParkedWorkflows) return false
     // What a timer completes is far away, as far as anybody knows.
     if (run.timed.has(name)) return false
     return run.interrupt === "None" && !run.stopping && run.again === undefined
   }
-}
+
+  const add = (run: Run, name: string, release: Parked["release"]): (() => void) => {
+    const drop = () => {
+      run.parked.delete(parked)
+      untilMillis.delete(parked)
+    }
+    const parked: Parked = {
+      run,
+      name,
+      release: (exit) => {
+        drop()
+        release(exit)
+      }
+    }
+    run.parked.add(parked)
+    if (untilMillis.size === 0) alarm.setUnsafe(parkDuration)
+    untilMillis.set(parked, nowMillis() + parkMillis)
+    return drop
+  }
+
+  return {
+    park: (run, name) =>
+      Effect.suspend(() =>
+        admits(run, name)
+          ? Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) =>
+              Effect.sync(add(run, name, (exit) => resume(Effect.succeed(exit))))
+            )
+          : Effect.succeedNone
+      ),
+    executionIds: () => new Set(Array.from(untilMillis.keys(), (parked) => parked.run.executionId)),
+    evict: (count) => {
+      for (const parked of Array.from(untilMillis.keys()).slice(0, count)) parked.run.unpark()
+    }
+  }
+})

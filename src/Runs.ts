@@ -24,7 +24,7 @@ import type { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { make as makeArrival } from "./Arrival.ts"
 import { make as makeDeparture } from "./Departure.ts"
-import { Parking } from "./Parking.ts"
+import { make as makeParking } from "./Parking.ts"
 import { make as makeReplay } from "./Replay.ts"
 import { OnResumption, type Resumption } from "./Resumption.ts"
 import { make as makeSignals } from "./Signals.ts"
@@ -144,7 +144,7 @@ const make = Effect.gen(function* () {
 
   const registrations = new Map<string, Registration>()
   const runs = new Map<string, Run>()
-  const parking = new Parking(config)
+  const parking = yield* makeParking(config)
   const tenure = new Tenure(yield* Clock.Clock)
   const tracked = WorkflowEngine.makeDeferredState()
 
@@ -250,7 +250,7 @@ const make = Effect.gen(function* () {
     launch,
     signal,
     tell,
-    signalParked: (source) => signal(parking.executionIds, source),
+    signalParked: (source) => signal(parking.executionIds(), source),
     signalAll: (source) => signal(runs.keys(), source),
     woken: (executionId, workflowName, woken) => {
       if (woken === "Here") signal([executionId], "home")

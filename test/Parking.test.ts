@@ -1,8 +1,15 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import { TestClock } from "effect/testing"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Parking from "../src/Parking.ts"
+import type { Run } from "../src/Run.ts"
 import * as Romancy from "../src/Romancy.ts"
 import * as Timer from "../src/Timer.ts"
 import { assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
@@ -39,6 +46,63 @@ const world = Effect.fnUntraced(function* (config: RomancyConfig.Options = forLo
   })
   const ask = (id: string) => worker.on(Ask.execute({ id }, { discard: true }))
   return { ...database, ask, client, log, silent, worker }
+})
+
+/** As much of a run as parking knows. */
+const runOf = (executionId: string) =>
+  ({
+    executionId,
+    parked: new Set(),
+    timed: new Set(),
+    interrupt: "None",
+    stopping: false,
+    again: undefined
+  }) as unknown as Run
+
+describe("waits that are parked", () => {
+  it.effect("each stay as long as they may, and no longer", () =>
+    Effect.gen(function* () {
+      const parking = yield* Parking.make({
+        parkDuration: Duration.millis(100),
+        maxParkedWorkflows: 10
+      })
+      const park = (id: string) =>
+        Effect.forkChild(parking.park(runOf(id), "answer"), { startImmediately: true })
+      const here = () => Array.from(parking.executionIds())
+      const first = yield* park("first")
+      yield* TestClock.adjust("40 millis")
+      const second = yield* park("second")
+      yield* TestClock.adjust("59 millis")
+      assert.deepStrictEqual(here(), ["first", "second"])
+      yield* TestClock.adjust("1 millis")
+      assert.deepStrictEqual(here(), ["second"])
+      assert.isTrue(Option.isNone(yield* Fiber.join(first)))
+      yield* TestClock.adjust("39 millis")
+      assert.deepStrictEqual(here(), ["second"])
+      yield* TestClock.adjust("1 millis")
+      assert.deepStrictEqual(here(), [])
+      assert.isTrue(Option.isNone(yield* Fiber.join(second)))
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("leave with what completes them, or when their fiber does", () =>
+    Effect.gen(function* () {
+      const parking = yield* Parking.make({
+        parkDuration: Duration.millis(100),
+        maxParkedWorkflows: 2
+      })
+      const [one, other] = [runOf("one"), runOf("other")]
+      const fibers = yield* Effect.forEach([one, other], (run) =>
+        Effect.forkChild(parking.park(run, "answer"), { startImmediately: true })
+      )
+      assert.isTrue(Option.isNone(yield* parking.park(runOf("third"), "answer")))
+      for (const parked of one.parked) parked.release(Option.some(Exit.succeed(1)))
+      assert.deepStrictEqual(yield* Fiber.join(fibers[0]!), Option.some(Exit.succeed(1)))
+      yield* Fiber.interrupt(fibers[1]!)
+      assert.strictEqual(other.parked.size, 0)
+      assert.strictEqual(parking.executionIds().size, 0)
+    }).pipe(Effect.scoped)
+  )
 })
 
 describe("a parked run", () => {
