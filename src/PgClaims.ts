@@ -14,9 +14,7 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import { liveClock } from "./Deadlines.ts"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import type { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
@@ -97,7 +95,7 @@ const insisting = <A>(
     return PgFailure.patiently(counted, ({ reason }) =>
       PgFailure.isUnanswered(reason) ? unanswered < times : PgFailure.isTransient(reason)
     )
-  }).pipe(Effect.provideService(Clock.Clock, liveClock))
+  })
 
 /**
  * Makes the claim of what is runnable.

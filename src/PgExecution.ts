@@ -13,7 +13,6 @@
  * @since 0.1.0
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -24,7 +23,6 @@ import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { DbClock } from "./DbClock.ts"
-import { liveClock } from "./Deadlines.ts"
 import * as GroupCommit from "./GroupCommit.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgMigrations from "./PgMigrations.ts"
@@ -152,21 +150,14 @@ const make = Effect.gen(function* () {
     PgFailure.patiently(
       run(statement, wait),
       (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error)
-    ).pipe(
-      // It waits for a wire, which knows no other clock. The database's *now* is not affected.
-      Effect.provideService(Clock.Clock, liveClock),
-      Effect.catch(fail(operation))
-    )
+    ).pipe(Effect.catch(fail(operation)))
 
   /** A claim is not repeated when its answer is lost: another does not see what the first took. */
   const once = <A>(
     operation: string,
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, StoreError> =>
-    PgFailure.patiently(run(statement), PgFailure.isLockTimeout).pipe(
-      Effect.provideService(Clock.Clock, liveClock),
-      Effect.catch(fail(operation))
-    )
+    Effect.catch(PgFailure.patiently(run(statement), PgFailure.isLockTimeout), fail(operation))
 
   const batched = <Row, Answer>(
     operation: string,

@@ -7,10 +7,12 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import { SqlError } from "effect/sql/SqlError"
+import { liveClock } from "./Deadlines.ts"
 
 /**
  * The SQLSTATE of an error, if the server sent one.
@@ -132,9 +134,9 @@ export const patience = Schedule.min([
 ]).pipe(Schedule.jittered)
 
 /**
- * Repeats an effect with {@link patience} for as long as it fails with what `again` says. Nearly
- * all succeed at once, and to set a schedule up costs a tenth of what a statement does: so it is
- * set up by the first failure.
+ * Repeats an effect with {@link patience} for as long as it fails with what `again` says, by the live
+ * clock: a wire knows no other. Nearly all succeed at once, and to set a schedule up costs a tenth of
+ * what a statement does: so it is set up by the first failure.
  *
  * @since 0.1.0
  * @category running
@@ -150,5 +152,9 @@ export const patiently = <A, E, R>(
       failed = true
       return Effect.fail(error)
     })
-    return Effect.retry(rest, { while: again, schedule: patience })
+    return Effect.provideService(
+      Effect.retry(rest, { while: again, schedule: patience }),
+      Clock.Clock,
+      liveClock
+    )
   })

@@ -62,34 +62,40 @@ export const make = Effect.fnUntraced(function* (here: {
   let lookAgain = false
   const admit: Runs["Service"]["admit"] = (sources, claim) =>
     claiming.withPermit(
-      Effect.gen(function* () {
-        if (doubtful || (lookAgain && sources.has("poll"))) {
-          yield* reconcile
+      Effect.suspend(() => {
+        if (!doubtful && !(lookAgain && sources.has("poll"))) return take(sources, claim)
+        return Effect.flatMap(reconcile, () => {
           lookAgain = doubtful
-        }
-        doubtful = true
-        promised = Math.max(0, Math.min(free(), mostPerClaim))
-        const askedMillis = tenure.nowMillis
-        const answer = yield* claim(promised)
-        const begun = { sources: Array.from(sources), askedMillis }
-        yield* Effect.forEach(
-          answer.claimed,
-          (taken) => {
-            const { record, stored } = taken
-            return launch(taken, { ...begun, record, stored })
-          },
-          { discard: true }
-        )
+          return take(sources, claim)
+        })
+      })
+    )
+
+  const take: Runs["Service"]["admit"] = (sources, claim) => {
+    doubtful = true
+    promised = Math.max(0, Math.min(free(), mostPerClaim))
+    const askedMillis = tenure.nowMillis
+    return Effect.flatMap(claim(promised), (answer) => {
+      const begun = { sources: Array.from(sources), askedMillis }
+      const launched = Effect.forEach(
+        answer.claimed,
+        (taken) => {
+          const { record, stored } = taken
+          return launch(taken, { ...begun, record, stored })
+        },
+        { discard: true }
+      )
+      return Effect.map(launched, () => {
         doubtful = answer.lost === true
         return answer
-      }).pipe(
-        Effect.ensuring(
-          Effect.sync(() => {
-            promised = 0
-          })
-        )
-      )
+      })
+    }).pipe(
+      Effect.onExit(() => {
+        promised = 0
+        return Effect.void
+      })
     )
+  }
 
   return {
     admit,

@@ -15,6 +15,7 @@ import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
+import type { StoreError } from "./RomancyError.ts"
 import { Runs } from "./Runs.ts"
 import * as Wake from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
@@ -22,7 +23,7 @@ import { WorkflowStore } from "./WorkflowStore.ts"
 
 /** Whether work has just been made, here or elsewhere, and nothing else asks. */
 const isHurried = (sources: ReadonlySet<Wake.WakeSource>): boolean =>
-  Array.from(sources).every((source) => source === "notification" || source === "home")
+  sources.size === Number(sources.has("notification")) + Number(sources.has("home"))
 
 /**
  * @since 0.1.0
@@ -49,26 +50,26 @@ export const layer: Layer.Layer<
     })
     yield* doorbell.answer({ workflows: wake.ring })
 
-    const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
+    const drain = (
+      sources: ReadonlySet<Wake.WakeSource>
+    ): Effect.Effect<Dispatcher.Drained, StoreError> => {
       const workflowNames = runs.names()
-      if (workflowNames.length === 0) return { full: false }
+      if (workflowNames.length === 0) return Effect.succeed({ full: false })
       // Somebody waits for what it is woken for. Whether there is more is asked soon after.
       const hurried = isHurried(sources)
-      const { claimed, limit, passed } = yield* runs.admit(sources, (slots) => {
-        const limit = Math.min(slots, config.maxWorkflowsPerBatch)
-        if (limit > 0) {
-          return Effect.map(store.claim({ workerId, workflowNames, limit, hurried }), (claims) => ({
-            ...claims,
-            limit
-          }))
-        }
+      let limit = 0
+      const claiming = runs.admit(sources, (slots) => {
+        limit = Math.min(slots, config.maxWorkflowsPerBatch)
+        if (limit > 0) return store.claim({ workerId, workflowNames, limit, hurried })
         runs.makeRoom()
-        return Effect.succeed({ claimed: [], passed: false, limit })
+        return Effect.succeed({ claimed: [], passed: false })
       })
-      if (limit === 0) return { full: false }
-      const full = claimed.length === limit
-      return { full, passed, unsure: hurried && !full, found: claimed.length > 0 }
-    })
+      return Effect.map(claiming, ({ claimed, passed }) => {
+        if (limit === 0) return { full: false }
+        const full = claimed.length === limit
+        return { full, passed, unsure: hurried && !full, found: claimed.length > 0 }
+      })
+    }
     yield* Dispatcher.run(wake, drain, { name: "workflows" }).pipe(Effect.forkScoped)
   })
 )
