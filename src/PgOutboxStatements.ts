@@ -114,7 +114,7 @@ with moment as materialized (
   from (select key, count(*) as n from due where key is not null group by key) k
   cross join lateral (
     select o.position, o.next_attempt_at from ${outbox} o
-    where o.key = k.key and o.finished_at is null
+    where o.key = k.key and ${unfinished(context)}
     order by o.position limit least(k.n, ${chain}::int4) + 1
   ) p
 ), blocker as materialized (
@@ -161,6 +161,12 @@ from (
   from moment
 ) summary left join taken on true order by taken.position` as unknown as Rows<ClaimRow>
 })
+
+/**
+ * That an event is in line, in the words of `outbox_line`. In those of `outbox_due` the planner would
+ * read that from end to end for each key, where statistics were made while nothing was in line.
+ */
+const unfinished = ({ sql }: StatementContext) => sql`o.state in ('Pending', 'Sending')`
 
 interface Claim {
   readonly relayId: string
@@ -263,7 +269,7 @@ line as materialized (
   select input.key, p.*, row_number() over (partition by input.key order by p.position) as place
   from input cross join lateral (
     select o.position, o.next_attempt_at, o.state from ${table(context, "outbox")} o
-    where o.key = input.key and o.finished_at is null order by o.position limit input.chain) p
+    where o.key = input.key and ${unfinished(context)} order by o.position limit input.chain) p
 ), locked as materialized (
   select o.position, o.state from ${table(context, "outbox")} o where o.position in (
     select position from line, moment where place = 1 or next_attempt_at > now)

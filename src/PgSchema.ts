@@ -360,6 +360,16 @@ $$`,
       name: "leases_found_by_id",
       // Without statistics the index of what a worker owns seemed as good as the primary key.
       statements: [PgSubscribeFunction.subscribe(table), PgReceiveFunction.receive(table, config)]
+    },
+    {
+      id: 16,
+      name: "lines_apart_from_what_is_due",
+      statements: [
+        // Of two indexes with one predicate the planner takes either for the other.
+        `drop index if exists ${inSchema("outbox_line")}`,
+        `create index ${index("outbox_line")}
+  on ${table.outbox} (key, position) where state in ('Pending', 'Sending')`
+      ]
     }
   ]
 }
