@@ -11,7 +11,7 @@
  */
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
-import { lockTargets, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { lockTargets, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
 
 /**
@@ -126,24 +126,44 @@ const claimOfManyBare = claimBy(pickOfMany, { thorough: true, bare: true })
  * instance with it, in one transaction, or holds it until another does: so where this statement's
  * snapshot has the version of it that was locked, it has the record, too, and reads it itself. Where
  * the instance has changed since, a function reads it with a snapshot of its own.
+ *
+ * A statement does not see what it has written: `removed` is the timer that it has fired, if it has.
+ *
+ * @since 0.1.0
+ * @category constructors
  */
-const recordInPlace = (context: StatementContext) => {
+export const recordInPlace = (context: StatementContext, removed?: Statement.Fragment) => {
   const { sql, tables } = context
+  const deferreds = sql`array(
+      select json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null)
+      from ${table(context, "deferreds")} d where d.execution_id = i.execution_id)`
   return sql`
   case when i.token = 1 and i.wakes = 0 then null
-  when (select s.token + 1 = i.token and s.wakes = i.wakes
+  when (select s.token + 1 = i.token and s.wakes ${removed === undefined ? sql`` : sql`+ 1`} = i.wakes
     from ${table(context, "instances")} s where s.execution_id = i.execution_id)
   then json_build_object(
     'steps', array(
       select json_build_object('name', s.name, 'attempt', s.attempt, 'exit', s.exit)
       from ${table(context, "steps")} s where s.execution_id = i.execution_id),
-    'deferreds', array(
-      select json_build_object('name', d.name, 'exit', d.exit, 'own', d.token is not null)
-      from ${table(context, "deferreds")} d where d.execution_id = i.execution_id),
+    'deferreds', ${
+      removed === undefined
+        ? deferreds
+        : sql`array_append(${deferreds},
+      json_build_object('name', ${removed}.deferred_name, 'exit', ${over(sql)}, 'own', false))`
+    },
     'timers', array(
-      select t.name from ${table(context, "timers")} t where t.execution_id = i.execution_id))
+      select t.name from ${table(context, "timers")} t where t.execution_id = i.execution_id
+      ${removed === undefined ? sql`` : sql`and t.name <> ${removed}.name`}))
   else ${sql.literal(tables.record)}(i.execution_id) end`
 }
+
+/**
+ * What a timer completes its deferred with.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const over = (sql: StatementContext["sql"]) => sql`'{"_tag":"Success","value":null}'::json`
 
 /**
  * What is recorded of an instance that the statement has taken. The first to take one finds nothing.
@@ -274,97 +294,6 @@ interface NewsRow {
   readonly exit: unknown
   readonly own: boolean
   readonly woken: number
-}
-
-/**
- * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
- * and says when the next is due. Instances that somebody else holds are passed over, not waited
- * for, and `passed` says so. Whoever touches timers holds their instance first, so nobody waits for
- * a timer. Up to `slots` of the instances it wakes this worker takes at once, and nobody need hear
- * of those. The commit does not wait for the disk: a crash of the server that undoes it leaves the
- * timer to fire again. Served by `timers_due (workflow_name, due_at)`. Notifies what became runnable
- * for others, and the owners of what runs.
- *
- * @since 0.1.0
- * @category statements
- */
-export const fireTimers = PgStatement.make<Firing, Fired>((context, read) => {
-  const limit = read((firing) => firing.limit)
-  return context.sql`
-with moment as materialized (select ${context.now} as now),
-living as materialized (
-  select w.worker_id from ${table(context, "workers")} w
-  where w.worker_id = ${context.self} and not w.dead for key share
-), relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
-names as (select * from unnest(${read((firing) => firing.workflowNames)}::text[]) as n (workflow_name)),
-due as materialized (
-  select p.* from names cross join relaxed cross join lateral (
-    select t.execution_id, t.name, t.deferred_name, t.due_at,
-      (i.status = 'Suspended' and not i.failed) as dormant
-    from ${table(context, "timers")} t join ${table(context, "instances")} i using (execution_id)
-    where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
-    order by t.due_at limit ${limit}::int4 for no key update of i skip locked
-  ) p order by p.due_at limit ${limit}::int4
-), removed as (
-  delete from ${table(context, "timers")} t using due
-  where t.execution_id = due.execution_id and t.name = due.name
-  returning t.execution_id, t.deferred_name, t.name, t.due_at, due.dormant
-), written as (
-  insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
-  select distinct on (execution_id, deferred_name) execution_id, deferred_name, '{"_tag":"Success","value":null}'::json, now
-  from removed, moment order by execution_id, deferred_name
-  on conflict do nothing
-  returning execution_id, name as deferred_name
-), completions as (
-  select w.execution_id, count(*)::int4 as times, min(r.due_at) as due_at,
-    (bool_and(r.dormant) and row_number() over (order by min(r.due_at)) <= ${read((firing) => firing.slots)}::int4
-      and exists (select from living)) as taken
-  from written w join removed r using (execution_id, deferred_name) group by w.execution_id
-), woken as (
-  update ${table(context, "instances")} i set wakes = i.wakes + times,
-    status = case when c.taken then 'Running'
-      when i.status = 'Suspended' and not i.failed then 'Runnable' else i.status end,
-    owner = case when c.taken then ${context.self} else i.owner end,
-    token = i.token + case when c.taken then 1 else 0 end,
-    ready_at = case when i.status = 'Suspended' then c.due_at else i.ready_at end,
-    woken_at = case when i.status = 'Running' then c.due_at else i.woken_at end
-  from completions c, moment where i.execution_id = c.execution_id
-    and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
-  returning i.execution_id, i.workflow_name, i.status, i.owner, c.taken, i.token, i.payload,
-    i.parent_id, i.wakes, i.resumes, i.interrupt,
-    (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
-), hinted as materialized (${hints(context)})
-select (select count(*)::int4 from removed) as fired,
-  (select array_agg(execution_id) from woken
-    where status = 'Running' and owner = ${context.self} and not taken) as own,
-  (select json_agg(one) from (
-    select woken.*, ${recordOf(context, context.sql`woken`)} as record from woken where taken
-  ) one) as claimed,
-  (select count(*)::int4 from hinted) as hinted,
-  case when (select count(*) from removed) < ${limit}::int4 then exists (
-    select from names join ${table(context, "timers")} t using (workflow_name)
-    where t.due_at <= (select now from moment) and not exists (
-      select from removed r where r.execution_id = t.execution_id and r.name = t.name)
-  ) else false end as passed,
-  (select (extract(epoch from min(u.due_at) - (select now from moment)) * 1000)::float8
-    from names cross join lateral (
-      select t.due_at from ${table(context, "timers")} t
-      where t.workflow_name = names.workflow_name and t.due_at > (select now from moment)
-      order by t.due_at limit 1) u) as next` as unknown as Rows<Fired>
-})
-
-interface Firing {
-  readonly workflowNames: ReadonlyArray<string>
-  readonly limit: number
-  readonly slots: number
-}
-
-interface Fired {
-  readonly fired: number
-  readonly own: ReadonlyArray<string> | null
-  readonly claimed: ReadonlyArray<ClaimedRow> | null
-  readonly passed: boolean
-  readonly next: number | null
 }
 
 /**

@@ -24,6 +24,7 @@ import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "
 import * as PgRecordStatements from "./PgRecordStatements.ts"
 import * as PgStartStatements from "./PgStartStatements.ts"
 import * as PgStatements from "./PgStatements.ts"
+import * as PgTimerStatements from "./PgTimerStatements.ts"
 import * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { type MigrationError, StoreError } from "./RomancyError.ts"
@@ -124,9 +125,24 @@ const make = Effect.gen(function* () {
       ([row]) => row!.instances
     )
 
-  const fireTimers = (options: Parameters<typeof PgDispatchStatements.fireTimers>[1]) =>
+  type Firing = Parameters<Store.WorkflowStore["Service"]["fireTimers"]>[0]
+  const fireLone = (options: Firing) =>
     Effect.map(
-      once("fire timers", (context) => PgDispatchStatements.fireTimers(context, options)),
+      once("fire timers", (context) => PgTimerStatements.fireLone(context, options)),
+      ([row]): Store.Fired | undefined =>
+        row === undefined
+          ? undefined
+          : {
+              count: 1,
+              here: [],
+              claimed: [toTaken(row)],
+              passed: false,
+              nextMillis: row.next ?? undefined
+            }
+    )
+  const fireAll = (options: Firing) =>
+    Effect.map(
+      once("fire timers", (context) => PgTimerStatements.fireTimers(context, options)),
       ([row]): Store.Fired => ({
         count: row!.fired,
         here: row!.own ?? [],
@@ -135,6 +151,12 @@ const make = Effect.gen(function* () {
         nextMillis: row!.next ?? undefined
       })
     )
+  const fireTimers = (options: Firing) =>
+    options.hurried === true && options.slots > 0
+      ? Effect.flatMap(fireLone(options), (fired) =>
+          fired === undefined ? fireAll(options) : Effect.succeed(fired)
+        )
+      : fireAll(options)
 
   const outcomes = PgClaims.inParts((executionIds) =>
     Effect.map(

@@ -35,15 +35,18 @@ export const layer: Layer.Layer<
     const listener = yield* Listener
     const runs = yield* Runs
     const workerId = yield* WorkerId
-    const hear = (notification: Notification): void => {
-      if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
-      if (notification._tag !== "WorkflowSignal") return
-      if (notification.instanceId === undefined) runs.signalParked("notification")
-      else if (notification.owner === workerId) {
-        runs.signal([notification.instanceId], "notification")
+    const hear = (notifications: ReadonlyArray<Notification>): void => {
+      // All that came together at once: the first signal is acted on as it is given.
+      const signalled: Array<string> = []
+      for (const notification of notifications) {
+        if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
+        if (notification._tag !== "WorkflowSignal") continue
+        if (notification.instanceId === undefined) runs.signalParked("notification")
+        else if (notification.owner === workerId) signalled.push(notification.instanceId)
       }
+      runs.signal(signalled, "notification")
     }
-    yield* listener.hear((notifications) => notifications.forEach(hear))
+    yield* listener.hear(hear)
     const polls = Poller.make({
       status: listener.status,
       interval: config.workflowResumptionInterval,

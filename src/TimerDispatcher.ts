@@ -54,8 +54,10 @@ export const layer: Layer.Layer<
       const workflowNames = runs.names()
       if (workflowNames.length === 0) return { full: false }
       const limit = config.maxTimersPerBatch
+      // An alarm is mostly for one. A poll is for none, nearly always, and a batch for more.
+      const hurried = sources.size === 1 && sources.has("alarm")
       const fired = yield* runs.admit(sources, (slots) =>
-        Alarm.asking(wake.alarm, store.fireTimers({ workflowNames, limit, slots }))
+        Alarm.asking(wake.alarm, store.fireTimers({ workflowNames, limit, slots, hurried }))
       )
       runs.signal(fired.here, "alarm")
       // Those for which there was no slot here.

@@ -379,6 +379,8 @@ export class WorkflowStore extends Context.Service<
       readonly limit: number
       /** How many of the instances that it wakes this process may take at once. */
       readonly slots: number
+      /** Quicker where one is due and no more, and slower where not. */
+      readonly hurried?: boolean
     }) => Effect.Effect<Fired, StoreError>
     /** Whether an instance is still leased to whom it was. */
     readonly holds: (lease: Lease) => Effect.Effect<boolean, StoreError>

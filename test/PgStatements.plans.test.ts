@@ -13,6 +13,7 @@ import * as PgOutboxStatements from "../src/PgOutboxStatements.ts"
 import * as PgRecordStatements from "../src/PgRecordStatements.ts"
 import * as PgStartStatements from "../src/PgStartStatements.ts"
 import * as PgStatements from "../src/PgStatements.ts"
+import * as PgTimerStatements from "../src/PgTimerStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { Sessions } from "../src/Sessions.ts"
 import { WorkerId } from "../src/WorkerId.ts"
@@ -62,7 +63,11 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
     load: (context) => PgDispatchStatements.load(context, ["a"]),
     payloads: (context) => PgDispatchStatements.payloads(context, ["a"]),
     "fire timers": (context) =>
-      PgDispatchStatements.fireTimers(context, { workflowNames: ["Order"], limit: 10, slots: 1 }),
+      PgTimerStatements.fireTimers(context, { workflowNames: ["Order"], limit: 10, slots: 1 }),
+    "fire a timer of one": (context) =>
+      PgTimerStatements.fireLone(context, { workflowNames: ["Order"] }),
+    "fire a timer of many": (context) =>
+      PgTimerStatements.fireLone(context, { workflowNames: ["Order", "Invoice"] }),
     owned: (context) => PgDispatchStatements.owned(context, "worker"),
     outcomes: (context) => PgDispatchStatements.outcomes(context, ["a"]),
     "outbox, due": (context) =>

@@ -8,9 +8,11 @@ import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
   fire,
+  load,
   other,
   register,
   request,
+  running,
   self,
   signal,
   suspended,
@@ -95,6 +97,69 @@ live(
   })
 )
 
+/** As it is when another worker has suspended it. */
+const asleep = (sql: PgClient.PgClient) =>
+  sql`update romancy_instances set status = 'Suspended', owner = null`
+
+live(
+  "a firing in a hurry has what another worker did with its instance between its look and its lock",
+  Effect.gen(function* () {
+    const { held, sql, store } = yield* stores
+    yield* register(store, other)
+    const lease = yield* running(store, "a")
+    yield* store.registerTimer(lease, timer("t", 0))
+    yield* store.suspend(lease, suspension())
+    const gate = yield* held
+    const firing = yield* Effect.forkScoped(fire(store, { slots: 1, hurried: true }), {
+      startImmediately: true
+    })
+    yield* engineWaits(sql)
+    yield* store.completeDeferred(signal("a", "go"))
+    const [theirs] = yield* claim(store, { by: other })
+    yield* sql`insert into romancy_steps (execution_id, name, attempt, exit, token, recorded_at)
+      values ('a', 's', 1, ${signal("a", "s").exit}::json, ${theirs!.token}, clock_timestamp())`
+    yield* asleep(sql)
+    yield* gate.rollback
+    const [taken] = (yield* Fiber.join(firing)).claimed
+    assert.include(taken, { token: theirs!.token + 1, wakes: 2 })
+    const { record } = taken!
+    assert.deepStrictEqual(
+      record.steps.map(({ name }) => name),
+      ["s"]
+    )
+    assert.sameMembers(
+      record.deferreds.map(({ name }) => name),
+      ["go", "t-deferred"]
+    )
+    assert.deepStrictEqual(record.timers, [])
+  })
+)
+
+live(
+  "a firing in a hurry finds nothing where another was quicker, and says what is next",
+  Effect.gen(function* () {
+    const { held, sql, store } = yield* stores
+    yield* register(store, other)
+    const lease = yield* running(store, "a")
+    yield* store.registerTimer(lease, timer("t", 0))
+    yield* store.registerTimer(lease, timer("later", 50_000))
+    yield* store.suspend(lease, suspension())
+    const gate = yield* held
+    const firing = yield* Effect.forkScoped(fire(store, { slots: 1, hurried: true }), {
+      startImmediately: true
+    })
+    yield* engineWaits(sql)
+    assert.strictEqual((yield* fire(store)).count, 1)
+    const [theirs] = yield* claim(store, { by: other })
+    yield* asleep(sql)
+    yield* gate.rollback
+    const fired = yield* Fiber.join(firing)
+    assert.include(fired, { count: 0, passed: false })
+    assert.isAbove(fired.nextMillis!, 0)
+    assert.include(yield* load(store, "a"), { token: theirs!.token, wakes: 1 })
+  })
+)
+
 live(
   "a claim has what another worker did with its instance between its look and its lock",
   Effect.gen(function* () {
@@ -122,7 +187,7 @@ live(
 
 for (const names of [["Order"], ["Invoice", "Order"]]) {
   live(
-    `a claim of ${names.length === 1 ? "one workflow" : "several workflows"} does not wait for the disk, hurried or not`,
+    `a claim of ${names.length === 1 ? "one workflow" : "several workflows"} does not wait for the disk, nor does a firing, hurried or not`,
     Effect.gen(function* () {
       const { sql, store } = yield* stores
       yield* sql`create table settings (waits text)`
@@ -141,10 +206,19 @@ for (const names of [["Order"], ["Invoice", "Order"]]) {
         assert.lengthOf(claimed, 1)
         yield* store.release(claimed)
       }
-      assert.deepStrictEqual(
-        (yield* sql<{ waits: string }>`select waits from settings`).map(({ waits }) => waits),
-        ["off", "local", "off", "local"]
+      const noted = Effect.map(
+        sql<{ waits: string }>`delete from settings returning waits`,
+        (rows) => rows.map(({ waits }) => waits)
       )
+      assert.deepStrictEqual(yield* noted, ["off", "local", "off", "local"])
+      for (const hurried of [true, false]) {
+        yield* sql`update romancy_instances set status = 'Suspended', owner = null`
+        yield* noted
+        yield* sql`insert into romancy_timers (execution_id, name, workflow_name, deferred_name, due_at)
+          values ('a', ${String(hurried)}, 'Order', ${String(hurried)}, clock_timestamp())`
+        assert.lengthOf((yield* fire(store, { names, slots: 1, hurried })).claimed, 1)
+        assert.deepStrictEqual(yield* noted, ["off"])
+      }
     })
   )
 }

@@ -166,6 +166,20 @@ describe("a run that is in memory elsewhere", () => {
     })
   )
 
+  it.live("reads together what is signalled together", () =>
+    Effect.gen(function* () {
+      const { calls, parked, row, silent, sql, worker } = yield* world()
+      const ids = yield* Effect.forEach(["a", "b", "c", "d", "e", "f"], parked)
+      const { owner } = (yield* row(ids[0]!))!
+      for (const id of ids) yield* silent.on(succeed(Ask, id, answer, id))
+      const before = yield* calls(statement.news)
+      yield* sql`select pg_notify('romancy_workflow_signal', json_build_object(
+        'instance_id', id, 'owner', ${owner}::text)::text) from unnest(${ids}::text[]) id`
+      for (const id of ids) assertSuccess(yield* finished(worker, Ask, id), id)
+      assert.strictEqual((yield* calls(statement.news)) - before, 1)
+    })
+  )
+
   it.live("is told once of many signals that come together", () =>
     Effect.gen(function* () {
       const { calls, client, parked, row, sql } = yield* world()

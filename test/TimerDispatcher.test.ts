@@ -164,6 +164,30 @@ describe("timers", () => {
     })
   )
 
+  it.live("are fired alone by an alarm, and all together by a poll", () =>
+    Effect.gen(function* () {
+      for (const notifyFallbackInterval of ["1 hour", "50 millis"] as const) {
+        const database = yield* makeDatabase
+        const looks = Effect.all({
+          alone: database.calls(statement.fireLone),
+          together: database.calls(statement.fireTogether)
+        })
+        const worker = yield* start(database.url, { config: { ...hourly, notifyFallbackInterval } })
+        yield* worker.until("Listening")
+        yield* worker.register(SleeperLive)
+        if (notifyFallbackInterval === "50 millis") {
+          const before = yield* looks
+          yield* eventually("polls", looks, ({ together }) => together > before.together + 2)
+          assert.strictEqual((yield* looks).alone, before.alone)
+        } else {
+          const id = yield* worker.on(Sleeper.execute({ id: "50" }, { discard: true }))
+          assertSuccess(yield* finished(worker, Sleeper, id), undefined)
+          assert.isAbove((yield* looks).alone, 0)
+        }
+      }
+    })
+  )
+
   it.live("do not fire early for a notification that lies", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase

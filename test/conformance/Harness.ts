@@ -156,12 +156,14 @@ export const fire = (
     readonly names?: ReadonlyArray<string>
     readonly limit?: number
     readonly slots?: number
+    readonly hurried?: boolean
   } = {}
 ) =>
   store.fireTimers({
     workflowNames: options.names ?? ["Order"],
     limit: options.limit ?? 100,
-    slots: options.slots ?? 0
+    slots: options.slots ?? 0,
+    hurried: options.hurried ?? false
   })
 
 /** The status that the outside sees. */

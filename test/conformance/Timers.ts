@@ -6,6 +6,7 @@ import {
   beginning,
   type Case,
   claim,
+  exit,
   fire,
   load,
   other,
@@ -17,31 +18,98 @@ import {
 } from "./Harness.ts"
 
 export const timers = (it: Case): void => {
-  it("whoever fires timers may take what they wake, as far as there are slots", (store) =>
-    Effect.gen(function* () {
-      for (const id of ["a", "b"]) {
-        const lease = yield* running(store, id)
-        yield* store.registerTimer(lease, timer("t", 5))
-        yield* store.suspend(lease, suspension())
-      }
-      const failed = yield* running(store, "f")
-      yield* store.registerTimer(failed, timer("t", 5))
-      yield* store.suspend(failed, suspension({ failed: true }))
-      yield* TestClock.adjust("7 millis")
-      const fired = yield* fire(store, { slots: 1 })
-      assert.strictEqual(fired.count, 3)
-      assert.strictEqual(fired.claimed.length, 1)
-      const [taken] = fired.claimed
-      assert.include(taken, { wakes: 1, token: 2, waitedMillis: 2, fresh: false })
-      const others = ["a", "b"].filter((id) => id !== taken?.executionId)
-      assert.strictEqual(yield* status(store, taken!.executionId), "Running")
-      // The other is for whoever claims it, and a failed one waits for a resume.
-      assert.deepStrictEqual(
-        (yield* claim(store)).map(({ executionId }) => executionId),
-        others
-      )
-      assert.strictEqual(yield* status(store, "f"), "Suspended")
-    }))
+  for (const hurried of [true, false]) {
+    const how = hurried ? ", in a hurry" : ""
+    it(`whoever fires timers may take what they wake, as far as there are slots${how}`, (store) =>
+      Effect.gen(function* () {
+        for (const id of ["a", "b"]) {
+          const lease = yield* running(store, id)
+          yield* store.registerTimer(lease, timer("t", 5))
+          yield* store.suspend(lease, suspension())
+        }
+        const failed = yield* running(store, "f")
+        yield* store.registerTimer(failed, timer("t", 5))
+        yield* store.suspend(failed, suspension({ failed: true }))
+        yield* TestClock.adjust("7 millis")
+        const fired = yield* fire(store, { slots: 1, hurried })
+        assert.strictEqual(fired.count, 3)
+        assert.strictEqual(fired.claimed.length, 1)
+        const [taken] = fired.claimed
+        assert.include(taken, { wakes: 1, token: 2, waitedMillis: 2, fresh: false })
+        const others = ["a", "b"].filter((id) => id !== taken?.executionId)
+        assert.strictEqual(yield* status(store, taken!.executionId), "Running")
+        // The other is for whoever claims it, and a failed one waits for a resume.
+        assert.deepStrictEqual(
+          (yield* claim(store)).map(({ executionId }) => executionId),
+          others
+        )
+        assert.strictEqual(yield* status(store, "f"), "Suspended")
+      }))
+
+    it(`whoever fires the one timer that is due takes what it wakes, with its record${how}`, (store) =>
+      Effect.gen(function* () {
+        for (const names of [["Order"], ["Invoice", "Order"]]) {
+          const id = names.join()
+          const lease = yield* running(store, id)
+          yield* store.recordStep(lease, { name: "s", attempt: 1, exit: exit("done") })
+          yield* store.recordDeferred(lease, { name: "d", exit: exit("own") })
+          yield* store.registerTimer(lease, timer("t", 5))
+          yield* store.registerTimer(lease, timer("later", 100))
+          yield* store.suspend(lease, suspension())
+          yield* TestClock.adjust("7 millis")
+          const fired = yield* fire(store, { names, slots: 5, hurried })
+          assert.include(fired, { count: 1, passed: false, nextMillis: 93 })
+          assert.deepStrictEqual(fired.here, [])
+          assert.lengthOf(fired.claimed, 1)
+          const [taken] = fired.claimed
+          const { token, wakes } = { token: 2, wakes: 1 }
+          assert.include(taken, { executionId: id, token, wakes, waitedMillis: 2, fresh: false })
+          const { record } = taken!
+          assert.include(record, { executionId: id, token, wakes, interrupt: "None" })
+          assert.deepStrictEqual(record.steps, [
+            { name: "s", attempt: 1, exit: { _tag: "Success", value: "done" } }
+          ])
+          assert.sameDeepMembers(Array.from(record.deferreds), [
+            { name: "d", exit: { _tag: "Success", value: "own" }, own: true },
+            { name: "t-deferred", exit: { _tag: "Success", value: null }, own: false }
+          ])
+          assert.deepStrictEqual(record.timers, ["later"])
+          // So it is stored, too, and the lease is good.
+          const stored = yield* load(store, id)
+          assert.deepStrictEqual(stored.timers, ["later"])
+          assert.sameDeepMembers(Array.from(stored.deferreds), Array.from(record.deferreds))
+          assert.isTrue(yield* store.holds(taken!))
+          assert.include(yield* fire(store, { names, slots: 5, hurried }), {
+            count: 0,
+            nextMillis: 93
+          })
+          const ended = { status: "Completed", result: "1", parentId: undefined } as const
+          assert.strictEqual((yield* store.complete(taken!, ended)).verdict, "Written")
+        }
+      }))
+
+    it(`a timer that is due for an instance that runs, or cannot be woken, takes nothing${how}`, (store) =>
+      Effect.gen(function* () {
+        const awake = yield* running(store, "awake")
+        yield* store.registerTimer(awake, timer("t", 5))
+        yield* TestClock.adjust("5 millis")
+        assert.deepInclude(yield* fire(store, { slots: 1, hurried }), {
+          count: 1,
+          here: ["awake"],
+          claimed: []
+        })
+        const failed = yield* running(store, "failed")
+        yield* store.registerTimer(failed, timer("t", 5))
+        yield* store.suspend(failed, suspension({ failed: true }))
+        yield* TestClock.adjust("5 millis")
+        assert.deepInclude(yield* fire(store, { slots: 1, hurried }), {
+          count: 1,
+          here: [],
+          claimed: []
+        })
+        assert.strictEqual(yield* status(store, "failed"), "Suspended")
+      }))
+  }
 
   it("a timer fires at its millisecond and not before", (store) =>
     Effect.gen(function* () {
@@ -53,13 +121,15 @@ export const timers = (it: Case): void => {
       yield* store.suspend(lease, suspension())
       assert.deepStrictEqual((yield* load(store, "a")).timers, ["t"])
       yield* TestClock.adjust("1499 millis")
-      assert.deepStrictEqual(yield* fire(store), {
-        count: 0,
-        here: [],
-        claimed: [],
-        passed: false,
-        nextMillis: 1
-      })
+      for (const how of [{}, { slots: 1 }, { slots: 1, hurried: true }]) {
+        assert.deepStrictEqual(yield* fire(store, how), {
+          count: 0,
+          here: [],
+          claimed: [],
+          passed: false,
+          nextMillis: 1
+        })
+      }
       assert.strictEqual(yield* status(store, "a"), "Suspended")
       yield* TestClock.adjust("1 millis")
       assert.deepStrictEqual(yield* fire(store), {

@@ -15,6 +15,7 @@ import type * as Redacted from "effect/Redacted"
 import type * as Statement from "effect/sql/Statement"
 import { liveClock } from "../../src/Deadlines.ts"
 import * as PgDispatchStatements from "../../src/PgDispatchStatements.ts"
+import * as PgTimerStatements from "../../src/PgTimerStatements.ts"
 import { makeContext } from "../../src/PgExecution.ts"
 import { RomancyConfig } from "../../src/RomancyConfig.ts"
 import { Sessions } from "../../src/Sessions.ts"
@@ -177,7 +178,7 @@ export const manyDormant: Fault = {
       ...(yield* tooMuch(
         full,
         "a look for timers",
-        PgDispatchStatements.fireTimers(full.statement, { workflowNames, limit: 100, slots: 100 })
+        PgTimerStatements.fireTimers(full.statement, { workflowNames, limit: 100, slots: 100 })
       ))
     )
 

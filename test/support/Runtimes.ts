@@ -276,8 +276,11 @@ export type Database = Effect.Success<typeof makeDatabase>
 export const statement = {
   claim: "%for update of i skip locked%",
   fireTimers: "%for no key update of i skip locked%",
+  fireLone: "%sleeping as materialized%",
+  fireTogether: "%completions as%",
   outcomes: "%select i.execution_id, i.workflow_name, i.status, i.owner, i.result%",
-  load: "%as kind, i.interrupt as name%"
+  load: "%as kind, i.interrupt as name%",
+  news: "%then i.token else%"
 }
 
 /** Listens on every channel as `psql` would, and keeps what it hears. */
