@@ -190,6 +190,7 @@ ${answers(table)}
   end if;
 
   if looked then
+${leftOver(table)}
 ${firstDue(table, "> at_moment")}
   end if;
   if first_due is not null then
@@ -270,7 +271,25 @@ const firstDue = ({ subscriptions }: PgTables, such: string) => `\
       where s.workflow_name = n.workflow_name and s.due_at ${such}
       order by s.due_at limit 1) u;`
 
-/** Who may have something to receive, each with what is offered to him on a competing channel. */
+/** Whether there are more than were found: those that somebody else has locked. */
+const leftOver = ({ subscriptions }: PgTables) => `\
+    if not passed_over and cardinality(ids) < at_most then
+      passed_over := exists (
+        select from unnest(of_names) n (workflow_name) cross join lateral (
+          (select from ${subscriptions} s
+            where s.workflow_name = n.workflow_name and s.served and s.execution_id <> all(ids)
+            limit 1)
+          union all
+          (select from ${subscriptions} s
+            where s.workflow_name = n.workflow_name and s.due_at <= at_moment
+              and s.execution_id <> all(ids)
+            limit 1)) s);
+    end if;`
+
+/**
+ * Who may have something to receive, each with what is offered to him on a competing channel. Those
+ * that another delivery has taken are left to it: it would only be waited for.
+ */
 const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
     with hands as materialized (
       select h.*, row_number() over (
@@ -296,12 +315,12 @@ const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
           cross join lateral (
             select s.execution_id, s.channel, s.mode from ${subscriptions} s
             where s.workflow_name = n.workflow_name and s.served
-            limit at_most) s limit at_most)
+            limit at_most for no key update skip locked) s limit at_most)
         union all
         (select s.*, null from unnest(of_names) n (workflow_name) cross join lateral (
           select s.execution_id, s.channel, s.mode from ${subscriptions} s
           where s.workflow_name = n.workflow_name and s.due_at <= at_moment
-          order by s.due_at limit at_most) s limit at_most)
+          order by s.due_at limit at_most for no key update skip locked) s limit at_most)
         union all
         select h.execution_id, h.channel, 'competing', o.message_id
         from hands h join offered o using (channel, n)

@@ -370,6 +370,12 @@ $$`,
         `create index ${index("outbox_line")}
   on ${table.outbox} (key, position) where state in ('Pending', 'Sending')`
       ]
+    },
+    {
+      id: 17,
+      name: "deliveries_side_by_side",
+      // Two that looked at once took the same, and one of them nothing.
+      statements: [PgDeliverFunction.deliver(table, config)]
     }
   ]
 }

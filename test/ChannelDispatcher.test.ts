@@ -166,8 +166,10 @@ describe("the dispatcher of channels", () => {
         const worker = yield* start(proxy.through(database.url), {
           config: { ...hourly, parkDuration: 0 }
         })
-        yield* worker.until("Listening")
         yield* worker.register(ReaderLive)
+        yield* worker.until("Listening")
+        // No look but those that are asked for below is to come any more.
+        yield* eventually("the first look", database.calls(look), (calls) => calls > 0)
         const id = yield* waiting(worker, "1")
         const { token } = yield* database.status(id, "Suspended")
         // Somebody else routes the message, so that one look finds it and a second waits for it.

@@ -20,6 +20,8 @@ import { interleave } from "./Rounds.ts"
 const turnMillisMax = 2500
 const eventsMin = 3
 const warmUps = 20
+/** What a process spends on a burst halves over so many. */
+const warmBursts = 3
 /** Whoever needs longer for one is not given many to warm up. */
 const warmMillisMax = 100
 const waiters = 500
@@ -88,7 +90,9 @@ const burst = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant, n
 const warmUp = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
   const name = `${labelOf(entrant)}/warm`
   const found = yield* oneByOne(crew, entrant, name, warmUps, turnMillisMax)
-  if (median(found) < warmMillisMax) yield* burst(crew, entrant, `${name}/many`)
+  if (median(found) >= warmMillisMax) return
+  for (let round = 0; round < warmBursts; round++)
+    yield* burst(crew, entrant, `${name}/many/${round}`)
 })
 
 export const wakes: Measurement = {

@@ -65,7 +65,7 @@ const drain = Effect.fnUntraced(function* (
     census(harness, kind).pipe(
       Effect.repeat({
         until: (found) => found[what] === count || (what === "dormant" && found.done > 0),
-        schedule: Schedule.spaced("50 millis")
+        schedule: Schedule.spaced("250 millis")
       }),
       Effect.timeout("5 minutes")
     )
