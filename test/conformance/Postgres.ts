@@ -7,6 +7,7 @@
  * Guarantees: with `clock: "test"` the database's *now* is the `TestClock`; wires stay live.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import { it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -52,6 +53,25 @@ export const layerStore = (options: StoreOptions = {}) => {
 /** A store with a database of its own. */
 export const layer = (options: StoreOptions = {}) =>
   layerStore(options).pipe(Layer.provideMerge(TestDatabase.layer))
+
+/** Declares tests on the live clock, each with a store and a database of its own. */
+export const makeLive =
+  (options: StoreOptions = {}) =>
+  <E, R>(name: string, body: Effect.Effect<void, E, R>, timeoutMillis?: number): void =>
+    it.live(
+      name,
+      () =>
+        Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer(options))),
+      timeoutMillis
+    )
+
+/** The pool of a test and its store, in which `self` is registered. */
+export const stores = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  const store = yield* WorkflowStore
+  yield* register(store, self)
+  return { sql, store }
+})
 
 /** One more worker on the test's database, with a pool of its own; registered. */
 export const worker = Effect.fnUntraced(function* (workerId: string, options: StoreOptions = {}) {
