@@ -14,13 +14,11 @@ import {
   publish,
   receive,
   subscribed
-} from "./conformance/Channels.ts"
+} from "./conformance/Messages.ts"
 import { load, self, suspension } from "./conformance/Harness.ts"
-import { engineWaits, hold, makeLive, stores, worker } from "./conformance/Postgres.ts"
+import { engineWaits, hold, makeLive, route, stores, worker } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })
-
-const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 describe("the commit of a delivery", () => {
   /** As whoever delivers has it, or relaxed. */

@@ -15,7 +15,7 @@ import {
   receive,
   subscribe,
   subscribed
-} from "./conformance/Channels.ts"
+} from "./conformance/Messages.ts"
 import { load, running, self } from "./conformance/Harness.ts"
 import { hold, makeLive, stores } from "./conformance/Postgres.ts"
 

@@ -1,15 +1,12 @@
 /** What is under way while somebody subscribes: a message for him, and another first subscriber. */
-import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import { deliver, drain, mail, message, news, publish, subscribe } from "./conformance/Channels.ts"
+import { deliver, drain, mail, message, news, publish, subscribe } from "./conformance/Messages.ts"
 import { running, self } from "./conformance/Harness.ts"
-import { engineWaits, hold, makeLive, stores, until } from "./conformance/Postgres.ts"
+import { engineWaits, hold, makeLive, route, stores, until } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })
-
-const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 describe("a direct message", () => {
   live(

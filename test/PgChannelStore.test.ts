@@ -1,5 +1,4 @@
 /** The moments at which a message and whoever is to get it could miss each other, each forced. */
-import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -16,13 +15,19 @@ import {
   receive,
   subscribe,
   subscribed
-} from "./conformance/Channels.ts"
+} from "./conformance/Messages.ts"
 import { running, suspension } from "./conformance/Harness.ts"
-import { engineWaits, hold, makeLive, stores, until, worker } from "./conformance/Postgres.ts"
+import {
+  engineWaits,
+  hold,
+  makeLive,
+  route,
+  stores,
+  until,
+  worker
+} from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })
-
-const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 describe("a broadcast message", () => {
   live(

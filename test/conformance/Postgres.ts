@@ -133,6 +133,9 @@ export const engineWaits = (sql: PgClient.PgClient) =>
       and application_name like 'romancy%' and wait_event_type = 'Lock'`
   )
 
+/** Routes the messages, and tells nobody of them. */
+export const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
+
 /** Gives an instance to somebody else under the next token, as a claim after a release would. */
 export const steal = (sql: PgClient.PgClient, executionId: string) =>
   sql`update romancy_instances set token = token + 1, owner = 'thief', status = 'Running'

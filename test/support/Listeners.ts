@@ -1,3 +1,11 @@
+/**
+ * A listener as an application builds it, and a foreign connection that notifies it and sees its
+ * session.
+ *
+ * Reads: `Listener`, `TestDatabase`.
+ * Feeds: the tests of the listener.
+ * Guarantees: the listener ends with the scope that it was started in.
+ */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
