@@ -10,9 +10,9 @@ import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import { Heartbeat } from "../src/Listener.ts"
 import { reconnectSchedule } from "../src/Reconnect.ts"
+import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 import * as Statuses from "./support/Statuses.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
-import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 
 /** Fast signs of life, for tests of silence. */
 const brisk = { heartbeatInterval: "200 millis", heartbeatTimeout: "100 millis" } as const

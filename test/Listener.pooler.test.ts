@@ -4,9 +4,9 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as PubSub from "effect/PubSub"
 import * as Result from "effect/Result"
+import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 import * as PgBouncer from "./support/PgBouncer.ts"
 import * as Statuses from "./support/Statuses.ts"
-import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 
 layer(TestDatabaseConnection.layer, { excludeTestServices: true })(
   "Listener behind PgBouncer",

@@ -10,9 +10,9 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import { Listener } from "../src/Listener.ts"
 import { channels } from "../src/RomancyConfig.ts"
+import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 import * as Statuses from "./support/Statuses.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
-import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
 
 layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (it) => {
   it.effect(

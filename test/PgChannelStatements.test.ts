@@ -8,8 +8,8 @@ import { makeContext } from "../src/PgExecution.ts"
 import type { StatementContext } from "../src/PgStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { WorkerId } from "../src/WorkerId.ts"
-import { jobs, mail, message, news, publish, subscribed } from "./conformance/Messages.ts"
 import { self } from "./conformance/Harness.ts"
+import { jobs, mail, message, news, publish, subscribed } from "./conformance/Messages.ts"
 import { engineWaits, hold, makeLive, overhear, stores } from "./conformance/Postgres.ts"
 
 /** Everything that is announced up to now, as it is sent. */

@@ -3,6 +3,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import { load, self, suspension } from "./conformance/Harness.ts"
 import {
   deliver,
   drain,
@@ -15,7 +16,6 @@ import {
   receive,
   subscribed
 } from "./conformance/Messages.ts"
-import { load, self, suspension } from "./conformance/Harness.ts"
 import { engineWaits, hold, makeLive, route, stores, worker } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })

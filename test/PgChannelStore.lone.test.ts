@@ -3,6 +3,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { type Publication, receiveName } from "../src/ChannelStore.ts"
+import { load, running, self } from "./conformance/Harness.ts"
 import {
   deliver,
   drain,
@@ -16,7 +17,6 @@ import {
   subscribe,
   subscribed
 } from "./conformance/Messages.ts"
-import { load, running, self } from "./conformance/Harness.ts"
 import { hold, makeLive, stores } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })

@@ -2,8 +2,8 @@
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import { deliver, drain, mail, message, news, publish, subscribe } from "./conformance/Messages.ts"
 import { running, self } from "./conformance/Harness.ts"
+import { deliver, drain, mail, message, news, publish, subscribe } from "./conformance/Messages.ts"
 import { engineWaits, hold, makeLive, route, stores, until } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })

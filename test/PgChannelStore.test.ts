@@ -3,6 +3,7 @@ import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { receiveName } from "../src/ChannelStore.ts"
+import { running, suspension } from "./conformance/Harness.ts"
 import {
   deliver,
   drain,
@@ -16,7 +17,6 @@ import {
   subscribe,
   subscribed
 } from "./conformance/Messages.ts"
-import { running, suspension } from "./conformance/Harness.ts"
 import {
   engineWaits,
   hold,
