@@ -1,52 +1,25 @@
 /** A message that is published alone, beside one that is published with others. */
-import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
-import * as Queue from "effect/Queue"
 import type { Publication } from "../src/ChannelStore.ts"
 import * as PgChannelStatements from "../src/PgChannelStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
 import type { StatementContext } from "../src/PgStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
-import * as Session from "../src/Session.ts"
 import { WorkerId } from "../src/WorkerId.ts"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
-import { jobs, mail, message, news, publish, subscribed } from "./conformance/Channels.ts"
-import { register, self } from "./conformance/Harness.ts"
-import { engineWaits, hold, layer } from "./conformance/Postgres.ts"
-import { TestDatabase } from "./support/TestDatabase.ts"
-
-const channelName = "romancy_channel_message"
+import { self } from "./conformance/Harness.ts"
+import { jobs, mail, message, news, publish, subscribed } from "./conformance/Messages.ts"
+import { engineWaits, hold, makeLive, overhear, stores } from "./conformance/Postgres.ts"
 
 /** Everything that is announced up to now, as it is sent. */
-const announced = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const { url } = yield* TestDatabase
-  const session = yield* Session.make({
-    client: { url },
-    applicationName: "foreign",
-    connectTimeout: "5 seconds",
-    statementTimeout: "5 seconds"
-  })
-  const queue = yield* session.listen(channelName)
-  return Effect.gen(function* () {
-    yield* sql`select pg_notify(${channelName}, 'the end')`
-    const heard: Array<string> = []
-    for (;;) {
-      const { payload } = yield* Queue.take(queue)
-      if (payload === "the end") return heard
-      heard.push(payload)
-    }
-  })
-})
+const announced = Effect.map(overhear(["channel_message"]), (hear) =>
+  Effect.map(hear, (all) => all.map(([, payload]) => payload))
+)
 
 /** Publishes by the statements themselves, and gives the answers with the texts that were sent. */
 const world = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const store = yield* WorkflowStore
-  yield* register(store, self)
+  const { sql, store } = yield* stores
   const contextOf = yield* makeContext.pipe(
     Effect.provide(RomancyConfig.layer()),
     Effect.provideService(WorkerId, self)
@@ -70,13 +43,7 @@ const world = Effect.gen(function* () {
   return { hear: yield* announced, send, sql, store, stored }
 })
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(
-      Effect.scoped(body) as Effect.Effect<void, E>,
-      Layer.fresh(layer({ lockTimeout: "10 seconds" }))
-    )
-  )
+const live = makeLive({ lockTimeout: "10 seconds" })
 
 /** Each with what is announced of it. */
 const kinds: Record<string, readonly [Publication, string]> = {

@@ -1,10 +1,8 @@
 /** What a claim reads is what was there when it had the lock, not when it began. */
-import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, it } from "@effect/vitest"
+import type * as PgClient from "@effect/sql-pg/PgClient"
+import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
   fire,
@@ -19,20 +17,12 @@ import {
   suspension,
   timer
 } from "./conformance/Harness.ts"
-import { engineWaits, hold, layer } from "./conformance/Postgres.ts"
+import { engineWaits, hold, makeLive, stores } from "./conformance/Postgres.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(
-      Effect.scoped(body) as Effect.Effect<void, E>,
-      Layer.fresh(layer({ lockTimeout: "10 seconds" }))
-    )
-  )
+const live = makeLive({ lockTimeout: "10 seconds" })
 
-const stores = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const store = yield* WorkflowStore
-  yield* register(store, self)
+const world = Effect.gen(function* () {
+  const { sql, store } = yield* stores
   // A claim, and a firing, begin with the row of their worker.
   const held = hold(sql, sql`select from romancy_workers where worker_id = ${self} for update`)
   return { held, sql, store }
@@ -42,7 +32,7 @@ for (const hurried of [true, false])
   live(
     `a ${hurried ? "hurried" : "thorough"} claim has the completion that landed while it waited for its lock`,
     Effect.gen(function* () {
-      const { held, sql, store } = yield* stores
+      const { held, sql, store } = yield* world
       yield* suspended(store, "a")
       yield* store.completeDeferred(signal("a", "early"))
       const gate = yield* held
@@ -68,7 +58,7 @@ for (const hurried of [true, false])
 live(
   "a firing that takes what it wakes has what landed while it waited, and what it did itself",
   Effect.gen(function* () {
-    const { held, sql, store } = yield* stores
+    const { held, sql, store } = yield* world
     const lease = yield* suspended(store, "a", { suspension: { failed: true } })
     yield* store.resume("a")
     const [run] = (yield* store.claim({ workerId: self, workflowNames: ["Order"], limit: 1 }))
@@ -104,7 +94,7 @@ const asleep = (sql: PgClient.PgClient) =>
 live(
   "a firing in a hurry has what another worker did with its instance between its look and its lock",
   Effect.gen(function* () {
-    const { held, sql, store } = yield* stores
+    const { held, sql, store } = yield* world
     yield* register(store, other)
     const lease = yield* running(store, "a")
     yield* store.registerTimer(lease, timer("t", 0))
@@ -138,7 +128,7 @@ live(
 live(
   "a firing in a hurry finds nothing where another was quicker, and says what is next",
   Effect.gen(function* () {
-    const { held, sql, store } = yield* stores
+    const { held, sql, store } = yield* world
     yield* register(store, other)
     const lease = yield* running(store, "a")
     yield* store.registerTimer(lease, timer("t", 0))
@@ -163,7 +153,7 @@ live(
 live(
   "a claim has what another worker did with its instance between its look and its lock",
   Effect.gen(function* () {
-    const { held, sql, store } = yield* stores
+    const { held, sql, store } = yield* world
     yield* register(store, other)
     yield* suspended(store, "a")
     yield* store.completeDeferred(signal("a", "go"))
@@ -189,7 +179,7 @@ for (const names of [["Order"], ["Invoice", "Order"]]) {
   live(
     `a claim of ${names.length === 1 ? "one workflow" : "several workflows"} does not wait for the disk, nor does a firing, hurried or not`,
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       yield* sql`create table settings (waits text)`
       yield* sql.unsafe(`create function note () returns trigger language plpgsql as $$ begin
         insert into settings values (current_setting('synchronous_commit')); return null; end $$`)

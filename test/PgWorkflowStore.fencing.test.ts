@@ -1,16 +1,14 @@
 /** Interleavings of two transactions on one instance, forced by a lock that the test holds. */
-import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, describe, it } from "@effect/vitest"
+import type * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
+import type { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
   completion,
   exit,
   load,
-  register,
   request,
   running,
   self,
@@ -20,22 +18,17 @@ import {
   suspension
 } from "./conformance/Harness.ts"
 import { writes } from "./conformance/Leases.ts"
-import { engineWaits, hold, layer, steal, until, worker } from "./conformance/Postgres.ts"
+import {
+  engineWaits,
+  hold,
+  makeLive,
+  steal,
+  stores,
+  until,
+  worker
+} from "./conformance/Postgres.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(
-      Effect.scoped(body) as Effect.Effect<void, E>,
-      Layer.fresh(layer({ lockTimeout: "20 seconds" }))
-    )
-  )
-
-const stores = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const store = yield* WorkflowStore
-  yield* register(store, self)
-  return { sql, store }
-})
+const live = makeLive({ lockTimeout: "20 seconds" })
 
 describe("a writer that waited for its row while another worker claimed it", () => {
   const names = [

@@ -1,11 +1,8 @@
 /** What a foreign session that LISTENs hears, and when. */
 import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Queue from "effect/Queue"
-import { channel, channels } from "../src/RomancyConfig.ts"
-import * as Session from "../src/Session.ts"
+import { channels } from "../src/RomancyConfig.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
@@ -22,40 +19,17 @@ import {
   suspension,
   timer
 } from "./conformance/Harness.ts"
-import { hold, layer, type StoreOptions, worker } from "./conformance/Postgres.ts"
+import { hold, makeLive, overhear, worker } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>, options: StoreOptions = {}) =>
-  it.live(name, () =>
-    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer(options)))
-  )
+const live = makeLive()
 
 /** All that a plain session hears on the channels, up to now, as `[channel, payload]`. */
-const foreign = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const { url } = yield* TestDatabase
-  const session = yield* Session.make({
-    client: { url },
-    applicationName: "foreign",
-    connectTimeout: "5 seconds",
-    statementTimeout: "5 seconds"
-  })
-  const names = channels.map((name) => channel({ prefix: "romancy" }, name))
-  const queues = yield* Effect.forEach(names, (name) => session.listen(name))
-  return Effect.gen(function* () {
-    // Notifications arrive in the order of the commits, so that this is the last one.
-    yield* Effect.forEach(names, (name) => sql`select pg_notify(${name}, 'the end')`)
-    const heard: Array<[string, unknown]> = []
-    for (const [index, queue] of queues.entries()) {
-      for (;;) {
-        const { payload } = yield* Queue.take(queue)
-        if (payload === "the end") break
-        heard.push([channels[index]!, JSON.parse(payload)])
-      }
-    }
-    return heard
-  })
-})
+const foreign = Effect.map(overhear(channels), (hear) =>
+  Effect.map(hear, (all) =>
+    all.map(([name, payload]): [string, unknown] => [name, JSON.parse(payload)])
+  )
+)
 
 const stores = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient
@@ -284,7 +258,7 @@ describe("a notification", () => {
     })
   )
 
-  live(
+  makeLive({ config: { listenNotify: false } })(
     "is not sent at all with listenNotify: false",
     Effect.gen(function* () {
       const store = yield* WorkflowStore
@@ -304,7 +278,6 @@ describe("a notification", () => {
       const sql = yield* PgClient.PgClient
       yield* sql.withTransaction(store.start(request("b")))
       assert.deepStrictEqual(yield* hear, [])
-    }),
-    { config: { listenNotify: false } }
+    })
   )
 })

@@ -1,11 +1,10 @@
 /** What a user's open transaction, or a row that the database refuses, does to everybody else. */
-import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, describe, it } from "@effect/vitest"
+import type * as PgClient from "@effect/sql-pg/PgClient"
+import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
+import type { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
   completion,
@@ -23,19 +22,9 @@ import {
   timer
 } from "./conformance/Harness.ts"
 import { writes } from "./conformance/Leases.ts"
-import { hold, layer, until, worker } from "./conformance/Postgres.ts"
+import { hold, makeLive, stores, until, worker } from "./conformance/Postgres.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
-  )
-
-const stores = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const store = yield* WorkflowStore
-  yield* register(store, self)
-  return { sql, store }
-})
+const live = makeLive()
 
 /** A user's transaction that has touched an instance and stays open. */
 const touched = (sql: PgClient.PgClient, store: WorkflowStore["Service"], executionId: string) =>

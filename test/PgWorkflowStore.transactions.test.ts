@@ -20,30 +20,21 @@ import {
   status,
   suspended
 } from "./conformance/Harness.ts"
-import { hold, layer, layerStore, steal, worker } from "./conformance/Postgres.ts"
+import { hold, layerStore, makeLive, steal, stores, worker } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
 const camel = (name: string) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
 const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
-  )
+const live = makeLive()
 
-const stores = Effect.gen(function* () {
-  const sql = yield* PgClient.PgClient
-  const store = yield* WorkflowStore
-  yield* register(store, self)
-  yield* sql`create table ledger (entry text primary key)`
-  return { sql, store }
-})
+const world = Effect.tap(stores, ({ sql }) => sql`create table ledger (entry text primary key)`)
 
 describe("inside a transaction of the application's", () => {
   live(
     "the store says so, and not after",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       assert.isFalse(yield* store.inTransaction)
       assert.isTrue(yield* sql.withTransaction(store.inTransaction))
       assert.isTrue(yield* sql.withTransaction(sql.withTransaction(store.inTransaction)))
@@ -78,7 +69,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "what it does is seen by itself alone until the commit, and then by all",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       for (const id of ["deferred", "resumed", "interrupted"]) yield* suspended(store, id)
       const user = yield* hold(
         sql,
@@ -100,7 +91,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "what it did is gone with its rollback",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       for (const id of ["deferred", "resumed", "interrupted"]) yield* suspended(store, id)
       const user = yield* hold(sql, all(store))
       yield* user.rollback
@@ -112,7 +103,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "a savepoint that rolls back takes its own with it, and no more",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       yield* sql.withTransaction(
         Effect.gen(function* () {
           yield* store.start(request("outer"))
@@ -131,7 +122,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "a row of another fiber that was written meanwhile is committed, whatever becomes of it",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const inside = yield* Deferred.make<void>()
       const outside = yield* Deferred.make<void>()
       const user = yield* sql
@@ -161,7 +152,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "a store built inside one does not write in it",
     Effect.gen(function* () {
-      const { sql } = yield* stores
+      const { sql } = yield* world
       yield* sql
         .withTransaction(
           Effect.gen(function* () {
@@ -179,7 +170,7 @@ describe("inside a transaction of the application's", () => {
   live(
     "an error of the store's is the application's to handle, as any of its own",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const failed = yield* sql
         .withTransaction(
           Effect.gen(function* () {
@@ -232,7 +223,7 @@ describe("a transactional step", () => {
   live(
     "commits what the body wrote together with its record",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const lease = yield* running(store, "a")
       const done = yield* store.transactionalStep(
         lease,
@@ -255,7 +246,7 @@ describe("a transactional step", () => {
   live(
     "keeps nothing of a body that failed, died or was interrupted",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const lease = yield* running(store, "a")
       for (const end of [Effect.fail("no"), Effect.die("no"), Effect.interrupt]) {
         const done = yield* store.transactionalStep(
@@ -275,7 +266,7 @@ describe("a transactional step", () => {
   live(
     "is rolled back with the body's writes when its lease has gone to another worker meanwhile",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const lease = yield* running(store, "a")
       const within = yield* Deferred.make<void>()
       const stolen = yield* Deferred.make<void>()
@@ -304,7 +295,7 @@ describe("a transactional step", () => {
   live(
     "that finds its record written, or failing to commit, keeps nothing either",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const lease = yield* running(store, "a")
       const pay = store.transactionalStep(
         lease,
@@ -349,7 +340,7 @@ describe("a transactional step", () => {
   live(
     "lets other fibers' batches through while it is open",
     Effect.gen(function* () {
-      const { sql, store } = yield* stores
+      const { sql, store } = yield* world
       const a = yield* running(store, "a")
       const b = yield* running(store, "b")
       const within = yield* Deferred.make<void>()

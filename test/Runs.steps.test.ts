@@ -2,13 +2,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { orphanedSteps } from "../src/Names.ts"
-import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./contract/Harness.ts"
 import * as Statuses from "./support/Statuses.ts"
@@ -16,30 +14,14 @@ import {
   define,
   finished,
   fromLayer,
-  hourly,
-  makeDatabase,
   makeLog,
   type Runtime,
-  start,
   suspended,
-  within
+  within,
+  workerAndClient
 } from "./support/Runtimes.ts"
 
 const go = DurableDeferred.make("go")
-
-const world = Effect.fnUntraced(function* (
-  config: RomancyConfig.Options = {},
-  provide: Layer.Layer<never> = Layer.empty
-) {
-  const database = yield* makeDatabase
-  const worker = yield* start(database.url, {
-    config: { ...hourly, parkDuration: 0, ...config },
-    provide
-  })
-  const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-  yield* Effect.all([worker.until("Listening"), client.until("Listening")])
-  return { ...database, client, worker }
-})
 
 describe("a step", () => {
   const steps = (runtime: Runtime) =>
@@ -78,7 +60,7 @@ describe("a step", () => {
 
   it.live("that failed and was caught fails in the same way in a replay, without running", () =>
     Effect.gen(function* () {
-      yield* steps((yield* world()).worker)
+      yield* steps((yield* workerAndClient()).worker)
       yield* steps(yield* fromLayer(Romancy.layerMemory({ parkDuration: 0 })))
     })
   )
@@ -100,7 +82,7 @@ describe("a step", () => {
   it.live("whose name was used before gives the first result, and one warning says so", () =>
     Effect.gen(function* () {
       const { layer, lines } = yield* Statuses.capture
-      const { client, worker } = yield* world({}, layer)
+      const { client, worker } = yield* workerAndClient({}, layer)
       const log = makeLog()
       yield* worker.register(twice(log))
       for (const id of ["1", "2", "3"]) {
@@ -116,7 +98,7 @@ describe("a step", () => {
   it.live("that is recorded and that the code asks for no more is reported once, and counted", () =>
     Effect.gen(function* () {
       const { layer, lines } = yield* Statuses.capture
-      const { client, worker } = yield* world({}, layer)
+      const { client, worker } = yield* workerAndClient({}, layer)
       const Flow = define("Flow")
       const version = (...names: ReadonlyArray<string>) =>
         Flow.toLayer(() =>
@@ -149,7 +131,7 @@ describe("a step", () => {
 
   it.live("whose name was used before is an error where the option says so", () =>
     Effect.gen(function* () {
-      const { client, worker } = yield* world({ repeatedStep: "error" })
+      const { client, worker } = yield* workerAndClient({ repeatedStep: "error" })
       const log = makeLog()
       yield* worker.register(twice(log))
       const exit = yield* client.on(Effect.exit(Twice.execute({ id: "1" })))
@@ -161,7 +143,7 @@ describe("a step", () => {
   it.live("of each attempt has a name of its own, and may be tried again", () =>
     Effect.gen(function* () {
       const { layer, lines } = yield* Statuses.capture
-      const { client, worker } = yield* world({ repeatedStep: "error" }, layer)
+      const { client, worker } = yield* workerAndClient({ repeatedStep: "error" }, layer)
       let attempts = 0
       const Flow = define("Flow", { success: Schema.Int, error: Refused })
       yield* worker.register(
@@ -185,7 +167,7 @@ describe("a step", () => {
 
   it.live("that the database refuses fails its own workflow, and no other of the batch", () =>
     Effect.gen(function* () {
-      const { client, sql, worker } = yield* world({ writeSessions: 1 })
+      const { client, sql, worker } = yield* workerAndClient({ writeSessions: 1 })
       yield* sql`alter table romancy_steps add check (name <> 'refused')`
       const gate = yield* Deferred.make<void>()
       const log = makeLog()

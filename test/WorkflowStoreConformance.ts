@@ -10,6 +10,7 @@ import { channels } from "./conformance/Channels.ts"
 import { claims } from "./conformance/Claims.ts"
 import { makeCase, type StoreLayer } from "./conformance/Harness.ts"
 import { leases } from "./conformance/Leases.ts"
+import { receives } from "./conformance/Receives.ts"
 import { starts } from "./conformance/Starts.ts"
 import { timers } from "./conformance/Timers.ts"
 import { wakes } from "./conformance/Wakes.ts"
@@ -26,5 +27,6 @@ export const suite = (name: string, layer: StoreLayer): void => {
     describe("timers", () => timers(it))
     describe("workers", () => workers(it))
     describe("channels", () => channels(it))
+    describe("receives", () => receives(it))
   })
 }

@@ -13,8 +13,8 @@ import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import type { ChannelKey, ChannelStore } from "../../src/ChannelStore.ts"
 import { type EventPublication, EventStore } from "../../src/EventStore.ts"
 import { WorkflowStore } from "../../src/WorkflowStore.ts"
-import { deliver, drain, numberOf, receive, subscribe, subscribed } from "./Channels.ts"
 import { load, register, running, self, suspension } from "./Harness.ts"
+import { deliver, drain, numberOf, receive, subscribe, subscribed } from "./Messages.ts"
 
 export type Services = EventStore | ChannelStore | WorkflowStore | PersistedQueueStore
 

@@ -7,6 +7,7 @@
  * Guarantees: with `clock: "test"` the database's *now* is the `TestClock`; wires stay live.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import { it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -15,12 +16,14 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
 import type * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as DbClock from "../../src/DbClock.ts"
 import * as PgChannelStore from "../../src/PgChannelStore.ts"
 import * as PgWorkflowStore from "../../src/PgWorkflowStore.ts"
-import { RomancyConfig } from "../../src/RomancyConfig.ts"
+import { type ChannelName, channel, RomancyConfig } from "../../src/RomancyConfig.ts"
+import * as Session from "../../src/Session.ts"
 import { LockTimeout, Sessions } from "../../src/Sessions.ts"
 import { WorkerId } from "../../src/WorkerId.ts"
 import { WorkflowStore } from "../../src/WorkflowStore.ts"
@@ -52,6 +55,25 @@ export const layerStore = (options: StoreOptions = {}) => {
 /** A store with a database of its own. */
 export const layer = (options: StoreOptions = {}) =>
   layerStore(options).pipe(Layer.provideMerge(TestDatabase.layer))
+
+/** Declares tests on the live clock, each with a store and a database of its own. */
+export const makeLive =
+  (options: StoreOptions = {}) =>
+  <E, R>(name: string, body: Effect.Effect<void, E, R>, timeoutMillis?: number): void =>
+    it.live(
+      name,
+      () =>
+        Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer(options))),
+      timeoutMillis
+    )
+
+/** The pool of a test and its store, in which `self` is registered. */
+export const stores = Effect.gen(function* () {
+  const sql = yield* PgClient.PgClient
+  const store = yield* WorkflowStore
+  yield* register(store, self)
+  return { sql, store }
+})
 
 /** One more worker on the test's database, with a pool of its own; registered. */
 export const worker = Effect.fnUntraced(function* (workerId: string, options: StoreOptions = {}) {
@@ -112,6 +134,41 @@ export const engineWaits = (sql: PgClient.PgClient) =>
     `select count(*) > 0 from pg_stat_activity where datname = current_database()
       and application_name like 'romancy%' and wait_event_type = 'Lock'`
   )
+
+/**
+ * Listens on channels as a plain session does: gives an effect for what has come since it was last
+ * run, channel by channel, as it was sent.
+ */
+export const overhear = Effect.fnUntraced(function* (names: ReadonlyArray<ChannelName>) {
+  const sql = yield* PgClient.PgClient
+  const { url } = yield* TestDatabase
+  const session = yield* Session.make({
+    client: { url },
+    applicationName: "foreign",
+    connectTimeout: "5 seconds",
+    statementTimeout: "5 seconds"
+  })
+  const listening = yield* Effect.forEach(names, (name) => {
+    const full = channel({ prefix: "romancy" }, name)
+    return Effect.map(session.listen(full), (queue) => ({ full, name, queue }))
+  })
+  return Effect.gen(function* () {
+    // Notifications arrive in the order of the commits, so that this is the last one.
+    yield* Effect.forEach(listening, ({ full }) => sql`select pg_notify(${full}, 'the end')`)
+    const heard: Array<readonly [name: ChannelName, payload: string]> = []
+    for (const { name, queue } of listening) {
+      for (;;) {
+        const { payload } = yield* Queue.take(queue)
+        if (payload === "the end") break
+        heard.push([name, payload])
+      }
+    }
+    return heard
+  })
+})
+
+/** Routes the messages, and tells nobody of them. */
+export const route = (sql: PgClient.PgClient) => sql`select romancy_route(100, false)`
 
 /** Gives an instance to somebody else under the next token, as a claim after a release would. */
 export const steal = (sql: PgClient.PgClient, executionId: string) =>

@@ -118,6 +118,30 @@ export const pair = Effect.fnUntraced(function* (config: RomancyConfig.Options =
   return { ...database, a, b }
 })
 
+/** A worker that parks nothing, on a new database; it listens already. */
+export const oneWorker = Effect.fnUntraced(function* (
+  config: RomancyConfig.Options = {},
+  provide: Layer.Layer<never> = Layer.empty
+) {
+  const database = yield* makeDatabase
+  const worker = yield* start(database.url, {
+    config: { ...hourly, parkDuration: 0, ...config },
+    provide
+  })
+  yield* worker.until("Listening")
+  return { ...database, worker }
+})
+
+/** The same, and a client elsewhere that listens too. */
+export const workerAndClient = Effect.fnUntraced(function* (
+  ...options: Parameters<typeof oneWorker>
+) {
+  const one = yield* oneWorker(...options)
+  const client = yield* start(one.url, { config: hourly, layer: Romancy.layerClient })
+  yield* client.until("Listening")
+  return { ...one, client }
+})
+
 /** A workflow of one string `id`, which is its idempotency key. */
 export const define = <
   Success extends Schema.Top = Schema.Void,

@@ -1,0 +1,168 @@
+/** A run whose payload or record cannot be read: blocked with the reason, until it is mended. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
+import * as Romancy from "../src/Romancy.ts"
+import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  fromLayer,
+  hourly,
+  makeLog,
+  statement,
+  within,
+  workerAndClient
+} from "./support/Runtimes.ts"
+
+const Echo = define("Echo", { success: Schema.String })
+const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+const go = DurableDeferred.make("go")
+
+describe("a workflow whose payload no longer decodes", () => {
+  const Old = Workflow.make("Order", {
+    payload: { id: Schema.String },
+    idempotencyKey: ({ id }) => id
+  })
+  const New = Workflow.make("Order", {
+    payload: { id: Schema.String, amount: Schema.Int },
+    success: Schema.Int,
+    idempotencyKey: ({ id }) => id
+  })
+  const Mended = Workflow.make("Order", {
+    payload: { id: Schema.String, amount: Schema.optional(Schema.Int) },
+    success: Schema.Int,
+    idempotencyKey: ({ id }) => id
+  })
+
+  it.live(
+    "is blocked with the reason, its neighbours go on, and it can be resumed when it is mended",
+    () =>
+      Effect.gen(function* () {
+        const { calls, client, row, status, worker } = yield* workerAndClient()
+        const old = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
+        const callers = yield* Effect.forEach([client, worker], (runtime) =>
+          Effect.forkScoped(runtime.on(Effect.exit(Old.execute({ id: "old" }))))
+        )
+        // Each has looked, and found it not begun: nothing but being told lets them go on.
+        yield* eventually("the looks", calls(statement.outcomes), (n) => n >= 4)
+        const leave = yield* worker.register(
+          Layer.merge(
+            EchoLive,
+            New.toLayer(({ amount }) => Effect.succeed(amount))
+          )
+        )
+        const blocked = yield* status(old, "Blocked")
+        assert.isNull(blocked.owner)
+        assert.match(JSON.stringify(blocked.result), /The payload cannot be read: .*amount/)
+        for (const caller of callers) {
+          assertDefect(yield* within("the caller")(Fiber.join(caller)), "is blocked")
+        }
+        // Neighbours, of the same name and of others.
+        const neighbour = yield* client.on(New.execute({ id: "new", amount: 7 }))
+        assert.strictEqual(neighbour, 7)
+        assert.strictEqual(yield* client.on(Echo.execute({ id: "1" })), "echo 1")
+        // It stays as it is until somebody says so.
+        assert.include(yield* row(old), { status: "Blocked", token: 1 })
+        yield* leave
+        yield* worker.register(Mended.toLayer(({ amount }) => Effect.succeed(amount ?? 0)))
+        yield* client.on(Mended.resume(old))
+        assertSuccess(yield* finished(client, Mended, old), 0)
+      })
+  )
+
+  it.live("is told to those who await it here without any notification", () =>
+    Effect.gen(function* () {
+      const worker = yield* fromLayer(Romancy.layerMemory(hourly))
+      yield* worker.register(EchoLive)
+      yield* worker.on(Old.execute({ id: "old" }, { discard: true }))
+      const caller = yield* Effect.forkScoped(worker.on(Effect.exit(Old.execute({ id: "old" }))))
+      // By the end of these, the caller has looked and found it not begun.
+      for (let n = 0; n < 20; n++) yield* worker.on(Echo.execute({ id: `${n}` }))
+      yield* worker.register(New.toLayer(({ amount }) => Effect.succeed(amount)))
+      assertDefect(yield* within("the caller")(Fiber.join(caller)), "is blocked")
+    })
+  )
+
+  it.live("is blocked when a recorded value is of another schema, and nothing is compensated", () =>
+    Effect.gen(function* () {
+      const { client, sql, status, worker } = yield* workerAndClient()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const old = DurableDeferred.make("old", { success: Schema.String })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.gen(function* () {
+            const step = yield* Flow.withCompensation(
+              Activity.make({
+                name: "step",
+                success: Schema.String,
+                execute: Effect.succeed("step")
+              }),
+              () => log.add("compensated")
+            )
+            const second = Activity.make({
+              name: "second",
+              success: Schema.String,
+              execute: Effect.succeed("second")
+            })
+            return [step, yield* second, yield* DurableDeferred.await(old)].join()
+          })
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Suspended")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":{"old":1}}'
+        where name = 'second'`
+      yield* client.on(succeed(Flow, id, old, "deferred"))
+      const blocked = yield* status(id, "Blocked")
+      assert.match(
+        JSON.stringify(blocked.result),
+        /The step second cannot be read: Expected string/
+      )
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":"mended"}'
+        where name = 'second'`
+      yield* sql`update romancy_deferreds set exit = '{"_tag":"Success","value":7}'`
+      yield* client.on(Flow.resume(id))
+      yield* status(id, "Running").pipe(Effect.raceFirst(status(id, "Blocked")))
+      const again = yield* status(id, "Blocked")
+      assert.match(JSON.stringify(again.result), /The deferred old cannot be read: Expected string/)
+      yield* sql`update romancy_deferreds set exit = '{"_tag":"Success","value":"done"}'`
+      yield* client.on(Flow.resume(id))
+      assertSuccess(yield* finished(client, Flow, id), "step,mended,done")
+      assert.strictEqual(log.count("compensated"), 0)
+    })
+  )
+
+  it.live("is blocked also when it is a recorded result that does not", () =>
+    Effect.gen(function* () {
+      const { client, sql, status, worker } = yield* workerAndClient()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.andThen(
+            Activity.make({ name: "step", execute: Effect.void }),
+            DurableDeferred.await(go)
+          )
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Suspended")
+      yield* sql`update romancy_steps set exit = '{"_tag":"Nonsense"}'`
+      yield* client.on(Flow.resume(id))
+      const blocked = yield* status(id, "Blocked")
+      assert.match(JSON.stringify(blocked.result), /The step step cannot be read: Expected/)
+      yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":null}'`
+      yield* client.on(Flow.resume(id))
+      yield* status(id, "Suspended")
+      yield* client.on(succeed(Flow, id, go, undefined))
+      assertSuccess(yield* finished(client, Flow, id), undefined)
+    })
+  )
+})

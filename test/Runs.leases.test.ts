@@ -1,0 +1,229 @@
+/** A run whose lease is lost, in doubt, given away by a worker that stops, or taken again. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import { steal } from "./conformance/Postgres.ts"
+import { assertSuccess } from "./contract/Harness.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeLog,
+  type Runtime,
+  start,
+  within,
+  workerAndClient
+} from "./support/Runtimes.ts"
+
+const Echo = define("Echo", { success: Schema.String })
+const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+
+/** A step that waits at a gate, and another one. */
+const twoSteps = Effect.fnUntraced(function* (
+  log: ReturnType<typeof makeLog>,
+  gate: Deferred.Deferred<void>
+) {
+  yield* Activity.make({
+    name: "first",
+    execute: Effect.andThen(log.add("first"), Deferred.await(gate))
+  })
+  yield* Activity.make({ name: "second", execute: log.add("second") })
+  return "done"
+})
+
+describe("a run that was fenced", () => {
+  it.live("commits nothing and begins nothing any more", () =>
+    Effect.gen(function* () {
+      const { client, rows, sql, status, worker } = yield* workerAndClient()
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(Flow.toLayer(() => twoSteps(log, gate)))
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      yield* steal(sql, id)
+      yield* Deferred.succeed(gate, undefined)
+      // A workflow behind it goes all the way through.
+      yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "1" }))
+      assert.include(yield* status(id, "Running"), { owner: "thief", token: 2 })
+      assert.strictEqual(yield* rows("steps"), 0)
+      assert.strictEqual(log.count("second"), 0)
+    })
+  )
+})
+
+describe("a worker that may have lost its lease without knowing", () => {
+  it.live("begins no step before a heartbeat has been answered", () =>
+    Effect.gen(function* () {
+      // A process that was frozen: time has gone by, and nothing that waits for it has noticed.
+      let frozenMillis = 0
+      const real = yield* Clock.Clock
+      const millis = () => real.currentTimeMillisUnsafe() + frozenMillis
+      const clock: Clock.Clock = Object.assign(Object.create(real), {
+        currentTimeMillisUnsafe: millis,
+        currentTimeMillis: Effect.sync(millis)
+      })
+      const { client, rows, sql, worker } = yield* workerAndClient(
+        {},
+        Layer.succeed(Clock.Clock, clock)
+      )
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      yield* worker.register(Flow.toLayer(() => twoSteps(log, gate)))
+      yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      frozenMillis = 2 * 3_600_000
+      yield* Deferred.succeed(gate, undefined)
+      yield* eventually("the first step", rows("steps"), (count) => count === 1)
+      // A workflow behind it goes all the way through.
+      yield* worker.register(EchoLive)
+      yield* client.on(Echo.execute({ id: "1" }))
+      assert.strictEqual(log.count("second"), 0)
+      // The heartbeat comes when somebody has found the listening session dead.
+      yield* sql`select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'romancy-listener'`
+      yield* log.seen("second")
+    })
+  )
+})
+
+describe("a worker that stops", () => {
+  it.live("lets the step that has begun finish, and gives the rest to another at once", () =>
+    Effect.gen(function* () {
+      const { client, rows, url, worker } = yield* workerAndClient()
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const live = Flow.toLayer(() => twoSteps(log, gate))
+      yield* worker.register(live)
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(Layer.merge(live, EchoLive))
+      // What was registered last ends first, and so says that the worker has begun to stop.
+      yield* worker.register(Layer.effectDiscard(Effect.addFinalizer(() => log.add("stopping"))))
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* log.seen("stopping")
+      for (let n = 0; n < 5; n++) yield* other.on(Echo.execute({ id: `${n}` }))
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assertSuccess(yield* finished(client, Flow, id), "done")
+      assert.deepStrictEqual(log.events, ["first", "stopping", "second"])
+      yield* eventually("one worker left", rows("workers"), (n) => n === 1)
+    })
+  )
+
+  it.live("gives each workflow away when its own step is done, however long another's takes", () =>
+    Effect.gen(function* () {
+      const { client, url, worker } = yield* workerAndClient({ shutdownTimeout: "1 hour" })
+      const gates = { short: yield* Deferred.make<void>(), long: yield* Deferred.make<void>() }
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const live = Flow.toLayer(({ id }) =>
+        Effect.gen(function* () {
+          yield* Activity.make({
+            name: "first",
+            execute: Effect.andThen(log.add(id), Deferred.await(gates[id as keyof typeof gates]))
+          })
+          yield* Activity.make({ name: "second", execute: log.add(`${id} again`) })
+          return id
+        })
+      )
+      yield* worker.register(live)
+      const short = yield* client.on(Flow.execute({ id: "short" }, { discard: true }))
+      const long = yield* client.on(Flow.execute({ id: "long" }, { discard: true }))
+      yield* Effect.all([log.seen("short"), log.seen("long")])
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(live)
+      yield* worker.register(Layer.effectDiscard(Effect.addFinalizer(() => log.add("stopping"))))
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* log.seen("stopping")
+      yield* Deferred.succeed(gates.short, undefined)
+      assertSuccess(yield* finished(client, Flow, short), "short")
+      assert.isUndefined(stopping.pollUnsafe())
+      yield* Deferred.succeed(gates.long, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assertSuccess(yield* finished(client, Flow, long), "long")
+    })
+  )
+
+  it.live("does not wait for a step without end longer than it was told to", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* workerAndClient({ shutdownTimeout: "50 millis" })
+      const log = makeLog()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "endless",
+            execute: Effect.andThen(log.add("begun"), Effect.never)
+          })
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("begun")
+      const exit = yield* within("the end of the worker")(Effect.exit(worker.stop))
+      assert.isTrue(Exit.isSuccess(exit))
+      assert.isNull((yield* status(id, "Runnable")).owner)
+    })
+  )
+})
+
+describe("an instance that this worker claims again while its fenced run cannot be interrupted", () => {
+  it.live("goes on when that has ended, and keeps nobody else waiting", () =>
+    Effect.gen(function* () {
+      const { client, notify, row, sql, worker } = yield* workerAndClient({
+        shutdownTimeout: "1 hour"
+      })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.Number })
+      let runs = 0
+      yield* worker.register(
+        Layer.merge(
+          EchoLive,
+          Flow.toLayer(() =>
+            Activity.make({
+              name: "step",
+              success: Schema.Number,
+              execute: Effect.suspend(() => {
+                const run = ++runs
+                return Effect.as(
+                  Effect.andThen(log.add("begun"), Effect.uninterruptible(Deferred.await(gate))),
+                  run
+                )
+              })
+            })
+          )
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("begun")
+      const { token } = (yield* row(id))!
+      yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
+      yield* notify("romancy_workflow_resumable")
+      yield* eventually("a second claim", row(id), (row) => row?.token === token + 1)
+      for (let n = 0; n < 3; n++) yield* finishes(client, `${n}`)
+      assert.strictEqual(log.count("begun"), 1)
+      yield* Deferred.succeed(gate, undefined)
+      // What the fenced run came to is not in the record: the step ran again.
+      assertSuccess(yield* finished(client, Flow, id), 2)
+    })
+  )
+})
+
+const finishes = (client: Runtime, id: string) =>
+  Effect.flatMap(client.on(Echo.execute({ id }, { discard: true })), (executionId) =>
+    finished(client, Echo, executionId)
+  )
