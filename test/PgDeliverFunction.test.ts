@@ -1,9 +1,6 @@
 /** What deliveries that run at the same time leave to one another. */
-import * as PgClient from "@effect/sql-pg/PgClient"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   deliver,
   mail,
@@ -12,27 +9,21 @@ import {
   publish,
   receive,
   subscribed
-} from "./conformance/Channels.ts"
-import { register, self } from "./conformance/Harness.ts"
-import { hold, layer } from "./conformance/Postgres.ts"
+} from "./conformance/Messages.ts"
+import { hold, makeLive, route, stores } from "./conformance/Postgres.ts"
 
-const live = <E, R>(name: string, body: Effect.Effect<void, E, R>) =>
-  it.live(name, () =>
-    Effect.provide(Effect.scoped(body) as Effect.Effect<void, E>, Layer.fresh(layer()))
-  )
+const live = makeLive()
 
 describe("deliveries at the same time", () => {
   live(
     "do not take the same, and whoever finds fewer than he may looks again",
     Effect.gen(function* () {
-      const sql = yield* PgClient.PgClient
-      const store = yield* WorkflowStore
-      yield* register(store, self)
+      const { sql, store } = yield* stores
       for (const id of ["a", "b", "c", "d"]) {
         yield* receive(yield* subscribed(store, id, news), news, 1)
       }
       yield* publish(message(news, 1))
-      yield* sql`select romancy_route(100, false)`
+      yield* route(sql)
       const other = yield* hold(
         sql,
         sql`select from romancy_subscriptions where workflow_name = 'Order' and served
@@ -48,9 +39,7 @@ describe("deliveries at the same time", () => {
   live(
     "do not end the same receives when their time is over",
     Effect.gen(function* () {
-      const sql = yield* PgClient.PgClient
-      const store = yield* WorkflowStore
-      yield* register(store, self)
+      const { sql, store } = yield* stores
       for (const id of ["a", "b", "c"]) {
         yield* receive(yield* subscribed(store, id, mail), mail, 1, 0)
       }
