@@ -57,8 +57,12 @@ export const timers: Measurement = {
           Effect.gen(function* () {
             const worker = workers.get(entrant)!
             const name = `${labelOf(entrant)}/timers/${round}`
+            // As many as in a round, which compiles what they need.
             if (round === 0)
-              yield* Fleet.ask(worker, { ...sleep(`${name}/warm`, 5, 100), patienceMillis: 500 })
+              yield* Fleet.ask(worker, {
+                ...sleep(`${name}/warm`, count, spread),
+                patienceMillis: 500
+              })
             const { asleepInTime, lateness } = yield* Fleet.ask<{
               lateness: ReadonlyArray<number>
               asleepInTime: boolean
