@@ -137,7 +137,7 @@ sleeping as materialized (
     and i.status = 'Suspended' and not i.failed for no key update of i skip locked
 ), removed as (
   delete from ${table(context, "timers")} t using sleeping
-  where t.execution_id = sleeping.execution_id and t.name = (select d.name from due d)
+  where t.execution_id = sleeping.execution_id and t.name = (select min(d.name) from due d)
   returning t.execution_id, t.name, t.deferred_name, t.due_at
 ), written as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, completed_at)
