@@ -166,15 +166,15 @@ with kept as materialized (
   where execution_id = ${executionId} and channel = ${channel} and mode = ${mode}
     and exists (select from kept) for no key update
 ), routed as (
-  update ${table(context, "messages")} m set state = 'Routed' from mine
-  where m.message_id in (select message_id from kept)
+  update ${table(context, "messages")} m set state = 'Routed'
+  where m.message_id = any(array(select message_id from kept)) and exists (select from mine)
 ), put as (
   insert into ${table(context, "inbox")} (execution_id, channel, mode, message_id)
   select execution_id, ${channel}, ${mode}, message_id from kept, mine
 )
-update ${subscriptions} s set served = true from mine
-where s.execution_id = mine.execution_id and s.channel = ${channel} and s.mode = ${mode}
-  and s.waiting is not null` as unknown as Rows<object>
+update ${subscriptions} s set served = true
+where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${mode}
+  and s.waiting is not null and exists (select from mine)` as unknown as Rows<object>
   }
 )
 

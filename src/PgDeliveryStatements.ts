@@ -46,7 +46,9 @@ interface DeliveryRow {
 
 /**
  * Removes messages that are past their retention, but for those in an inbox and those kept for the
- * living subscribers of a competing channel. Served by `messages_aged (published_at)`.
+ * living subscribers of a competing channel. Served by `messages_aged (published_at)`: the time is one
+ * value, since no index is read up to a function's; the inbox is asked for each message, and what is
+ * removed is an array, since a plan for any number would rather read both whole.
  *
  * @since 0.1.0
  * @category statements
@@ -56,17 +58,18 @@ export const sweep = (
   options: { readonly retentionMillis: number; readonly limit: number }
 ) =>
   context.sql`
-with old as (
+with moment as materialized (select ${context.now} as now), old as materialized (
   select m.message_id from ${table(context, "messages")} m
-  where m.published_at < ${context.now} - ${options.retentionMillis}::float8 * interval '1 millisecond'
+  where m.published_at < (select now from moment) - ${options.retentionMillis}::float8 * interval '1 millisecond'
     and m.state <> 'New'
-    and not exists (select from ${table(context, "inbox")} b where b.message_id = m.message_id)
+    and not exists (select from ${table(context, "inbox")} b where b.message_id = m.message_id offset 0)
     and not (m.state = 'Kept' and m.mode = 'competing' and exists (
       select from ${table(context, "subscriptions")} s
       where s.channel = m.channel and s.mode = 'competing'))
   order by m.published_at limit ${options.limit}::int4 for update skip locked
 ), gone as (
-  delete from ${table(context, "messages")} m using old where m.message_id = old.message_id
+  delete from ${table(context, "messages")} m
+  where m.message_id = any(array(select message_id from old))
   returning m.message_id
 )
 select count(*)::int4 as gone from gone` as unknown as Rows<{ readonly gone: number }>

@@ -240,7 +240,11 @@ select l.ord::int4 as ord, l.parent_id in (select execution_id from held) as hel
 from locked l where l.ord > 0 ${heldRows(context, "'Fenced', null, 0")}` as unknown as Rows<Ended>
 })
 
-const completeLoneOrAll = PgStatement.lone(completeAlone, completeAll)
+const completeLoneOrAll = PgStatement.lone(
+  completeAlone,
+  completeAll,
+  (row) => row.parentId === undefined
+)
 
 /**
  * A parent that the completion of a child has woken.

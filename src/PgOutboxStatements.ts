@@ -379,18 +379,18 @@ export const sweep = (
 ) => {
   const { now, sql } = context
   return sql`
-with old as materialized (
+with moment as materialized (select ${now} as now), old as materialized (
   select position from ${table(context, "outbox")}
-  where state = 'Delivered' and finished_at < ${now} - ${millis(context, options.deliveredMillis)}
+  where state = 'Delivered' and finished_at < (select now from moment) - ${millis(context, options.deliveredMillis)}
   order by finished_at limit ${options.limit}::int4 for update skip locked
 ), dead as materialized (
   select position from ${table(context, "outbox")}
   where state in ('Refused', 'Expired')
-    and finished_at < ${now} - ${millis(context, options.deadMillis)}
+    and finished_at < (select now from moment) - ${millis(context, options.deadMillis)}
   order by position limit ${options.limit}::int4 for update skip locked
 ), gone as (
   delete from ${table(context, "outbox")}
-  where position in (select position from old) or position in (select position from dead)
+  where position = any(array(select position from old union all select position from dead))
   returning position
 )
 select count(*)::int4 as swept from gone` as unknown as Rows<{ readonly swept: number }>

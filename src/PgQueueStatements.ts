@@ -338,10 +338,10 @@ export const sweep = (
   }
 ) =>
   context.sql`
-with old as materialized (
+with moment as materialized (select ${context.now} as now), old as materialized (
   select q.sequence from ${table(context, "queue")} q
   where q.state = ${options.state} and q.state <> 'Pending'
-    and q.ended_at <= ${context.now} - ${after(context, context.sql`${options.olderThanMillis}`)}
+    and q.ended_at <= (select now from moment) - ${after(context, context.sql`${options.olderThanMillis}`)}
   order by q.ended_at limit ${options.limit}::int4 for update skip locked
 ), gone as (
   delete from ${table(context, "queue")} q

@@ -51,7 +51,6 @@ with living as materialized (
     ${read((row) => row.payload)}::json, ${read((row) => row.awaited)}::boolean, worker_id,
     case when worker_id is null then 0 else 1 end, ${now}, ${now}
   from (select (select worker_id from living) as worker_id) l
-  where ${read((row) => row.parentId === undefined)}::boolean
   on conflict do nothing
   returning i.execution_id, i.status, i.token
 )
@@ -113,7 +112,7 @@ from folded n join ${table(context, "instances")} e using (execution_id)
 where execution_id not in (select execution_id from written)` as unknown as Rows<StartRow>
 )
 
-const startLoneOrAll = PgStatement.lone(startNew, startAll)
+const startLoneOrAll = PgStatement.lone(startNew, startAll, (row) => row.parentId === undefined)
 
 interface StartRow {
   readonly execution_id: string

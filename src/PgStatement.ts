@@ -66,7 +66,8 @@ export const batch = <Row, A>(
  * Makes a statement of the rows of a batch from one for a lone row and one for many. Somebody waits for
  * the answer to a lone row, and most of what a batch costs there is starting its plan. The lone
  * statement answers with one row where what it was for is done, else with none, and has done nothing:
- * then the other says why. It is not asked where nobody is to wait for what others have locked.
+ * then the other says why. It is not asked where nobody is to wait for what others have locked, nor for
+ * a row that it is not `meant` for.
  *
  * @since 0.1.0
  * @category constructors
@@ -74,11 +75,12 @@ export const batch = <Row, A>(
 export const lone =
   <Row, A>(
     one: (context: StatementContext, row: Row) => Rows<A>,
-    many: (context: StatementContext, rows: ReadonlyArray<Row>) => Rows<A>
+    many: (context: StatementContext, rows: ReadonlyArray<Row>) => Rows<A>,
+    meant: (row: Row) => boolean = () => true
   ) =>
   (context: StatementContext, rows: ReadonlyArray<Row>): Rows<A> => {
     const [first, ...more] = rows
-    return first === undefined || more.length > 0 || !context.wait
+    return first === undefined || more.length > 0 || !context.wait || !meant(first)
       ? many(context, rows)
       : Effect.flatMap(one(context, first), (answers) =>
           answers.length === 0 ? many(context, rows) : Effect.succeed(answers)

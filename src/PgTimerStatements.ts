@@ -107,7 +107,8 @@ interface Fired {
 /**
  * Fires the one that is due, where no other is and its instance sleeps, and takes that: nearly always
  * so where an alarm has asked. Somebody waits, and most of what {@link fireTimers} costs for one is
- * starting its plan. Where it answers with nothing it has taken nothing, and that one is to be asked.
+ * starting its plan. Where it answers with nothing it has woken nothing (one whose deferred somebody has
+ * completed is gone by then), and that one is to be asked.
  * Served by `timers_due (workflow_name, due_at)`, of each name the first two, and by primary keys.
  *
  * @since 0.1.0

@@ -197,9 +197,14 @@ class Line {
     deadline: Duration.Duration
   ): Effect.Effect<A, E, R> =>
     Effect.suspend(() => {
-      const disarm = this.arm(deadline, "No answer within")
-      return Effect.onExit(Effect.mapError(effect, this.explain), () => {
-        disarm()
+      let disarm: (() => void) | undefined
+      // Armed within what disarms: the fiber may yield before, and be interrupted there.
+      const armed = Effect.suspend(() => {
+        disarm = this.arm(deadline, "No answer within")
+        return Effect.mapError(effect, this.explain)
+      })
+      return Effect.onExit(armed, () => {
+        disarm?.()
         this.cancelled?.()
         this.cancelled = undefined
         return Effect.void

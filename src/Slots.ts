@@ -71,31 +71,33 @@ export const make = Effect.fnUntraced(function* (here: {
       })
     )
 
-  const take: Runs["Service"]["admit"] = (sources, claim) => {
-    doubtful = true
-    promised = Math.max(0, Math.min(free(), mostPerClaim))
-    const askedMillis = tenure.nowMillis
-    return Effect.flatMap(claim(promised), (answer) => {
-      const begun = { sources: Array.from(sources), askedMillis }
-      const launched = Effect.forEach(
-        answer.claimed,
-        (taken) => {
-          const { record, stored } = taken
-          return launch(taken, { ...begun, record, stored })
-        },
-        { discard: true }
-      )
-      return Effect.map(launched, () => {
-        doubtful = answer.lost === true
-        return answer
-      })
-    }).pipe(
-      Effect.onExit(() => {
+  const take: Runs["Service"]["admit"] = (sources, claim) =>
+    Effect.onExit(
+      Effect.suspend(() => {
+        doubtful = true
+        promised = Math.max(0, Math.min(free(), mostPerClaim))
+        const askedMillis = tenure.nowMillis
+        return Effect.flatMap(claim(promised), (answer) => {
+          const begun = { sources: Array.from(sources), askedMillis }
+          const launched = Effect.forEach(
+            answer.claimed,
+            (taken) => {
+              const { record, stored } = taken
+              return launch(taken, { ...begun, record, stored })
+            },
+            { discard: true }
+          )
+          return Effect.map(launched, () => {
+            doubtful = answer.lost === true
+            return answer
+          })
+        })
+      }),
+      () => {
         promised = 0
         return Effect.void
-      })
+      }
     )
-  }
 
   return {
     admit,

@@ -63,4 +63,34 @@ describe("PgStatement", () => {
       assert.strictEqual(built(), 2)
     })
   )
+
+  it.effect(
+    "for a lone row asks the one for it, and the one for a batch where that does nothing",
+    () =>
+      Effect.gen(function* () {
+        const asked: Array<string> = []
+        const one = (_: StatementContext, row: number) =>
+          Effect.sync(() => {
+            asked.push(`one ${row}`)
+            return row > 1 ? ["one"] : []
+          }) as unknown as Rows<string>
+        const many = (_: StatementContext, rows: ReadonlyArray<number>) =>
+          Effect.sync(() => {
+            asked.push(`many ${rows}`)
+            return rows.map(() => "many")
+          }) as unknown as Rows<string>
+        const lone = PgStatement.lone(one, many, (row) => row < 9)
+        const ask = (rows: ReadonlyArray<number>, wait = true) =>
+          Effect.map(lone({ wait } as StatementContext, rows), (answers) => [
+            answers.join(),
+            asked.splice(0).join(", ")
+          ])
+        assert.deepStrictEqual(yield* ask([2]), ["one", "one 2"])
+        assert.deepStrictEqual(yield* ask([1]), ["many", "one 1, many 1"])
+        assert.deepStrictEqual(yield* ask([2, 3]), ["many,many", "many 2,3"])
+        // Where nobody is to wait, and for what it is not meant for.
+        assert.deepStrictEqual(yield* ask([2], false), ["many", "many 2"])
+        assert.deepStrictEqual(yield* ask([9]), ["many", "many 9"])
+      })
+  )
 })

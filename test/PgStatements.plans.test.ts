@@ -7,9 +7,12 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { Statement } from "effect/sql/Statement"
 import * as PgDispatchStatements from "../src/PgDispatchStatements.ts"
+import * as PgChannelStatements from "../src/PgChannelStatements.ts"
+import * as PgDeliveryStatements from "../src/PgDeliveryStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
 import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
 import * as PgOutboxStatements from "../src/PgOutboxStatements.ts"
+import * as PgQueueStatements from "../src/PgQueueStatements.ts"
 import * as PgRecordStatements from "../src/PgRecordStatements.ts"
 import * as PgStartStatements from "../src/PgStartStatements.ts"
 import * as PgStatements from "../src/PgStatements.ts"
@@ -74,8 +77,40 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       PgOutboxStatements.claim(context, { relayId: "r", limit: 10, chain: 10, leaseMillis: 1000 }),
     "outbox, next of a key": (context) =>
       PgOutboxStatements.advance(context, [{ key: "k", chain: 10, tell: true }]),
+    "settle in the outbox": (context) =>
+      PgOutboxStatements.settle(context, [
+        { lease: { position: 1, relayId: "r", token: 1 }, settlement: { _tag: "Delivered" } }
+      ]),
+    "sweep of the outbox": (context) =>
+      PgOutboxStatements.sweep(context, { deliveredMillis: 1, deadMillis: 1, limit: 10 }),
+    collect: (context) =>
+      PgChannelStatements.collect(context, { executionId: "a", channel: "c", mode: "event" }),
+    unsubscribe: (context) =>
+      PgChannelStatements.unsubscribe(context, [
+        { lease: held, channel: "c", mode: "event", unhandled: [] }
+      ]),
+    "sweep of messages": (context) =>
+      PgDeliveryStatements.sweep(context, { retentionMillis: 1, limit: 10 }),
+    "take from queues": (context) =>
+      PgQueueStatements.take(context, {
+        leaseMillis: 1000,
+        wanted: [{ queueName: "q", limit: 1, maxAttempts: 1 }]
+      }),
+    "sweep of queues": (context) =>
+      PgQueueStatements.sweep(context, { state: "Completed", olderThanMillis: 1, limit: 10 }),
     "mark awaited": (context) => PgDispatchStatements.markAwaited(context, ["a"])
   }
+
+/** What may be read whole: what is dead is seldom, and in the order in which it is listed. */
+const few = ["outbox_dead"]
+
+/** Where a condition on the first columns of an index would not be enough, that on the others. */
+const bounds: Readonly<Record<string, { readonly scan: RegExp; readonly by: RegExp }>> = {
+  // One subscription, not all of its channel.
+  collect: { scan: /Scan .*on romancy_subscr/, by: /Index Cond: .*execution_id/ },
+  // What ended long ago, not all that ended.
+  "sweep of queues": { scan: /queue_ended/, by: /Index Cond: .*ended_at/ }
+}
 
 /** The scans of tables in a plan that no condition on an index bounds. */
 const unbounded = (plan: ReadonlyArray<string>) =>
@@ -93,7 +128,17 @@ const finished = Effect.fnUntraced(function* (sql: Sessions["Service"]) {
   yield* sql`insert into romancy_outbox
     (publication, event_id, event, state, next_attempt_at, created_at, queued_at, finished_at)
     select n, n, '{}', 'Delivered', now(), now(), now(), now() from generate_series(1, 2000) n`
-  yield* sql`analyze romancy_instances, romancy_outbox`
+  yield* sql`insert into romancy_messages (message_id, channel, mode, body, metadata, state, published_at)
+    select n, 'c', 'event', '1', '{}', 'Routed', now() from generate_series(1, 2000) n`
+  yield* sql`insert into romancy_subscriptions
+    (execution_id, channel, mode, workflow_name, horizon, subscribed_at, waiting)
+    select 'done-' || n, 'c', 'event', 'Order', pg_current_snapshot(), now(), 'receive'
+    from generate_series(1, 2000) n`
+  yield* sql`insert into romancy_queue
+    (queue_name, id, state, element, attempts, token, ready_at, created_at, ended_at)
+    select 'q', n, 'Completed', '1', 1, 1, now(), now(), now() from generate_series(1, 2000) n`
+  yield* sql`analyze romancy_instances, romancy_outbox, romancy_messages, romancy_subscriptions,
+    romancy_queue`
 })
 
 describe.each([
@@ -127,11 +172,21 @@ describe.each([
           if ("compile" in built) yield* query(...(built as Statement<unknown>).compile())
           else yield* Effect.ignore(built)
           assert.isNotEmpty(current, name)
-          assert.deepStrictEqual(unbounded(current), [], name)
+          assert.deepStrictEqual(
+            unbounded(current).filter((line) => !few.some((index) => line.includes(index))),
+            [],
+            name
+          )
           const read = (index: string) => current.some((line) => line.includes(index))
           // What is read for a worker, or for a workflow, is not for an instance.
           assert.strictEqual(read("instances_owned"), name === "owned", name)
           assert.strictEqual(read("instances_runnable"), name.includes("claim"), name)
+          const bound = bounds[name]
+          if (bound !== undefined) {
+            const found = current.filter((_, at) => bound.scan.test(current[at - 1] ?? ""))
+            assert.isNotEmpty(found, name)
+            for (const line of found) assert.match(line, bound.by, name)
+          }
           // And what is due is not a line.
           assert.strictEqual(read("outbox_line"), name.startsWith("outbox"), name)
         }

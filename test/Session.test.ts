@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { connect, createServer, type Socket } from "node:net"
 import * as Tls from "node:tls"
@@ -156,6 +157,26 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       yield* Fiber.interrupt(fiber)
       assert.lengthOf(yield* waiting, 0)
       assert.deepStrictEqual(yield* session.query("select 2 as n"), [{ n: 2 }])
+    })
+  )
+
+  it.effect("has no deadline for a statement that was interrupted wherever its fiber was", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      for (let turns = 0; turns < 6; turns++) {
+        const session = yield* open({ url }, { statementTimeout: "100 millis" })
+        // It gives way to others every few operations.
+        const often = Effect.provideService(
+          session.query("select 1"),
+          Scheduler.MaxOpsBeforeYield,
+          3
+        )
+        const fiber = yield* Effect.forkChild(often, { startImmediately: true })
+        for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+        yield* Fiber.interrupt(fiber)
+        const longer = session.query("select pg_sleep(0.15), 2 as n", [], "5 seconds")
+        assert.strictEqual((yield* longer)[0]!.n, 2)
+      }
     })
   )
 
