@@ -138,7 +138,8 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
         })
         const read = heard.filter((id) => id !== undefined && id !== "after").map(Number)
         assert.isAtLeast(read.length, 100)
-        assert.isBelow(read.length, 5000)
+        // How many come together is the network's affair: some one hundred and fifty at the least.
+        assert.isBelow(read.length, 9000)
         assert.deepStrictEqual(
           read,
           read.toSorted((a, b) => a - b)
