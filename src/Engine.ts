@@ -114,6 +114,9 @@ const make = (options: { readonly client: boolean }) =>
       askedMillis: number
     ) {
       const record = claimed.fresh ? undefined : (yield* store.load([claimed.executionId]))[0]
+      // Found claimed for this worker: by a statement whose answer was lost, or by a dispatcher, and
+      // then it may have run here and be over.
+      if (!claimed.fresh && !(yield* store.holds(claimed))) return
       yield* runs.launch(claimed, { record, payload, sources: ["home"], askedMillis })
     })
 

@@ -101,9 +101,12 @@ export const make = Effect.fnUntraced(function* (here: {
 
   return {
     admit,
-    /** Keeps a slot for a start at home, if there is one; give it back with the function. */
+    /**
+     * Keeps a slot for a start at home, if there is one; give it back with the function. What runs
+     * here has one: a start that claimed it would take that claim for its own, of a lost answer.
+     */
     reserve: (executionId: string): Option.Option<() => void> => {
-      if (free() <= 0 || starting.has(executionId)) return Option.none()
+      if (free() <= 0 || starting.has(executionId) || runs.has(executionId)) return Option.none()
       starting.add(executionId)
       return Option.some(() => void starting.delete(executionId))
     },

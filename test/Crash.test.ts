@@ -165,23 +165,31 @@ describe("a claim whose answer is lost", () => {
       const a = yield* fleet.recruit({ url: proxy.through(fleet.url), lockTimeout: "1 minute" })
       // What the claim has to wait for, so that the network can break before its answer.
       const user = yield* Database.connect(fleet.url)
-      const claimWaits = fleet.sql`select from pg_stat_activity
+      const claimWaits = fleet.sql<{ knows: boolean }>`select query_start > (
+          select max(created_at) from romancy_instances) as knows
+        from pg_stat_activity
         where application_name = 'romancy-writer' and wait_event_type = 'Lock'
           and query like '%picked%'`
-      yield* user.withTransaction(
-        Effect.gen(function* () {
-          yield* user`select from romancy_workers where worker_id = ${a.workerId} for update`
-          yield* fleet.asClient(Slow.execute({ id: "s" }, { discard: true }))
-          yield* fleet.until("the claim", claimWaits, (rows) => rows.length > 0)
-          yield* proxy.blackHole
-        })
-      )
-      const { owner } = yield* fleet.state("s", "Running")
+      const cutOff = (id: string) =>
+        user.withTransaction(
+          Effect.gen(function* () {
+            yield* user`select from romancy_workers where worker_id = ${a.workerId} for update`
+            yield* fleet.asClient(Slow.execute({ id }, { discard: true }))
+            const [claim] = yield* fleet.until("the claim", claimWaits, (rows) => rows.length > 0)
+            if (claim!.knows) yield* proxy.blackHole
+            return claim!.knows
+          })
+        )
+      // One that had begun before there was anything to claim would find nothing.
+      let tries = 1
+      while (!(yield* cutOff(`s${tries}`))) tries++
+      const id = `s${tries}`
+      const { owner } = yield* fleet.state(id, "Running")
       assert.strictEqual(owner, a.workerId)
       yield* proxy.reset
       yield* proxy.resume
-      yield* a.did("s", "after")
-      assert.deepStrictEqual(yield* fleet.linesOf("s"), ["slow A", "after A"])
+      yield* a.did(id, "after")
+      assert.deepStrictEqual(yield* fleet.linesOf(id), ["slow A", "after A"])
     })
   )
 })
