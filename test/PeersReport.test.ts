@@ -30,7 +30,9 @@ const participant = (
 const participants = [
   participant("floor, sql-pg", "default", "floor"),
   participant("Romancy", "default"),
+  participant("Romancy", "preloaded"),
   participant("DBOS", "default"),
+  participant("DBOS", "fast"),
   participant("graphile-worker", "default", "jobs")
 ]
 
@@ -84,6 +86,22 @@ describe("the goals of the benchmark against peers", () => {
     assert.strictEqual(verdict("fastest of all", wakesOf([3, 30, 3], [4, 40, 4]))?.met, true)
     const beaten = verdict("fastest of all", wakesOf([4, 40, 4], [3, 30, 3]))
     assert.deepStrictEqual([beaten?.met, beaten?.found], [false, "1.33 × DBOS (default)"])
+  })
+
+  it("set who starts his work on the clock beside who does, and who finds it there beside who does", () => {
+    const rates = (mine: number, preloaded: number) => [
+      ...rounds(Keys.steps(0), "Romancy (default)", [mine]),
+      ...rounds(Keys.steps(0), "DBOS (default)", [10]),
+      ...rounds(Keys.steps(0), "Romancy (preloaded)", [preloaded]),
+      ...rounds(Keys.steps(0), "DBOS (fast)", [20])
+    ]
+    const met = verdict("0 steps", rates(90, 170))
+    assert.deepStrictEqual(
+      [met?.met, met?.found],
+      [true, "9.00 × DBOS (default), 8.50 × DBOS (fast)"]
+    )
+    assert.strictEqual(verdict("0 steps", rates(70, 170))?.met, false)
+    assert.strictEqual(verdict("0 steps", rates(90, 150))?.met, false)
   })
 
   it("are not met by what was not measured", () => {

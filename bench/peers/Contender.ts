@@ -74,7 +74,9 @@ export const contenders: ReadonlyArray<Contender> = [
     configurations: {
       default:
         "as it comes, which is also the fast one: who waits is parked in memory for up to 5 s",
-      suspends: "`parkDuration: 0`: who waits is suspended, and claimed and replayed when woken"
+      suspends: "`parkDuration: 0`: who waits is suspended, and claimed and replayed when woken",
+      preloaded:
+        "`maxWorkflowsPerBatch: 500`; workflows started by a client, before there is a worker"
     },
     lacks: {}
   },

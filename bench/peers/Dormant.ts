@@ -11,7 +11,14 @@ import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
 import { windows } from "./Idle.ts"
-import { fastOnly, type Measurement, offering, outfit, type Recorder } from "./Measurement.ts"
+import {
+  fastOnly,
+  type Measurement,
+  offering,
+  outfit,
+  type Recorder,
+  withoutVariants
+} from "./Measurement.ts"
 import { interleave } from "./Rounds.ts"
 import * as Statements from "./Statements.ts"
 import { oneByOne } from "./Wake.ts"
@@ -90,7 +97,7 @@ export const dormants: Measurement = {
     Effect.gen(function* () {
       yield* Statements.count
       const able = yield* offering(
-        yield* fastOnly(entrants, allKeys, record),
+        yield* fastOnly(withoutVariants(entrants, "suspends"), allKeys, record),
         "dormant",
         allKeys,
         record

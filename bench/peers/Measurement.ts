@@ -13,6 +13,7 @@ import { digits } from "../Figure.ts"
 import { median } from "../Samples.ts"
 import { type Ability, type Entrant, labelOf } from "./Contender.ts"
 import type { Sample, Section } from "./Findings.ts"
+import type { Configuration } from "./System.ts"
 
 export interface Size {
   readonly quick: boolean
@@ -90,9 +91,14 @@ export const offering = (
         )
   })
 
-/** Without the variant that differs only in how it waits. */
-export const withoutVariants = (entrants: ReadonlyArray<Entrant>) =>
-  entrants.filter(({ configuration }) => configuration !== "suspends")
+/** Those that differ from another configuration in one thing, which few measurements are about. */
+const variants: ReadonlyArray<Configuration> = ["suspends", "preloaded"]
+
+/** Without the variants, but for the one that the measurement is about. */
+export const withoutVariants = (entrants: ReadonlyArray<Entrant>, about?: Configuration) =>
+  entrants.filter(
+    ({ configuration }) => configuration === about || !variants.includes(configuration)
+  )
 
 /** Each in its fast configuration alone; the default is recorded as left out. */
 export const fastOnly = (

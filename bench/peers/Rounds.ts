@@ -89,7 +89,8 @@ const preparing = 2
 
 /**
  * Rounds of trials that are prepared together and then begun one by one, so that no preparation
- * disturbs a trial; after `aloneMillis` the next begins beside one that has not ended.
+ * disturbs a trial; after `aloneMillis` the next begins beside one that has not ended. All of a round
+ * have ended when the next is prepared.
  */
 export const inTurn = Effect.fnUntraced(function* (options: {
   readonly entrants: ReadonlyArray<Entrant>
@@ -102,7 +103,6 @@ export const inTurn = Effect.fnUntraced(function* (options: {
 }) {
   const { aloneMillis, entrants, keys, record, rounds, settle, trial } = options
   const failures = new Map<Entrant, number>()
-  const beside: Array<Fiber.Fiber<void>> = []
   for (let round = 0; round < rounds; round++) {
     const able = entrants.filter((entrant) => (failures.get(entrant) ?? 0) < failuresMax)
     const begun: Array<{ turn: Deferred.Deferred<void>; fiber: Fiber.Fiber<void> }> = []
@@ -125,8 +125,7 @@ export const inTurn = Effect.fnUntraced(function* (options: {
     for (const { fiber, turn } of begun) {
       yield* Deferred.succeed(turn, undefined)
       yield* Effect.raceFirst(Fiber.join(fiber), Effect.sleep(aloneMillis))
-      beside.push(fiber)
     }
+    yield* Effect.forEach(begun, ({ fiber }) => Fiber.join(fiber), { discard: true })
   }
-  yield* Effect.forEach(beside, Fiber.join, { discard: true })
 })

@@ -23,8 +23,11 @@ export interface Orders {
   readonly alert?: boolean
 }
 
-/** `suspends`: Romancy as if nothing could stay in memory. */
-export type Configuration = "default" | "fast" | "suspends"
+/**
+ * `suspends`: Romancy as if nothing could stay in memory. `preloaded`: Romancy, whose work is there
+ * before its worker is.
+ */
+export type Configuration = "default" | "fast" | "suspends" | "preloaded"
 
 /** How an open system tells that the work of an execution has begun; ends when the work may. */
 export type Ran = (id: string) => Promise<void>

@@ -59,13 +59,14 @@ const sizeOf = Effect.fnUntraced(function* (
   return Math.min(countMax, Math.max(warmUps[0]!, Math.round(found * seconds)))
 })
 
-const offersSteps = ({ contender }: Entrant) => contender.lacks.steps === undefined
+const startsOne = ({ configuration, contender }: Entrant) =>
+  contender.lacks.steps === undefined && configuration !== "preloaded"
 
 export const throughput: Measurement = {
   name: "throughput",
   title: "Workflows a second",
   about:
-    "One worker process. Romancy, DBOS (default) and Effect's cluster start workflows and await their results; the others find theirs preloaded, which is in their favour: their clock runs from the start of the worker (DBOS: of the first workflow) to the end of the last. A plain job is a workflow without steps that keeps no record of how far it has come. One at a time: 5 steps, from the call that starts one to its result; the floor is the same rows as Romancy writes, committed one by one by the bare driver.",
+    "One worker process. Romancy (default), DBOS (default) and Effect's cluster start workflows and await their results; the others find theirs preloaded, which is in their favour: their clock runs from the start of the worker (DBOS: of the first workflow) to the end of the last. A plain job is a workflow without steps that keeps no record of how far it has come. One at a time: 5 steps, from the call that starts one to its result; the floor is the same rows as Romancy writes, committed one by one by the bare driver.",
   figures: [
     { name: "0 steps", key: Keys.steps(0), unit: "/s", better: "more", of: "median", chart: true },
     { name: "1 step", key: Keys.steps(1), unit: "/s", better: "more", of: "median" },
@@ -82,7 +83,7 @@ export const throughput: Measurement = {
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
       const keys = [...loads.map(Keys.steps), Keys.oneAtATime]
-      const workers = yield* outfit(withoutVariants(entrants), keys, record, workerOf)
+      const workers = yield* outfit(withoutVariants(entrants, "preloaded"), keys, record, workerOf)
       const runners = [...workers.keys()].filter(({ contender }) => contender.kind !== "floor")
       const seconds = quick ? 0.5 : 1
       for (const steps of loads) {
@@ -118,7 +119,7 @@ export const throughput: Measurement = {
         })
       }
       const able = yield* offering([...workers.keys()], "steps", [Keys.oneAtATime], record)
-      yield* oneAtATime(able.filter(offersSteps), workers, quick ? 20 : 60, rounds, record)
+      yield* oneAtATime(able.filter(startsOne), workers, quick ? 20 : 60, rounds, record)
     })
 }
 

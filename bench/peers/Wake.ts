@@ -13,7 +13,7 @@ import { median, now } from "../Samples.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
-import { type Measurement, outfit } from "./Measurement.ts"
+import { type Measurement, outfit, withoutVariants } from "./Measurement.ts"
 import { interleave } from "./Rounds.ts"
 
 /** How long one contender is asked in one round, unless it has had enough events before. */
@@ -137,7 +137,7 @@ export const wakes: Measurement = {
   run: (entrants, { quick, rounds }, record) =>
     Effect.gen(function* () {
       const crews = yield* outfit(
-        entrants,
+        withoutVariants(entrants, "suspends"),
         [Keys.wake, Keys.lanesRate, Keys.lanesLatency],
         record,
         Fleet.crew

@@ -50,13 +50,20 @@ const wait = Effect.fnUntraced(function* (id: string) {
 
 const payloadOf = (id: string, steps: number) => ({ id, steps, once: false, waits: false })
 
-const run = Effect.fnUntraced(function* ({ count, name, steps }: Load, concurrency: number) {
-  const began = now()
-  yield* Effect.forEach(
+/** Starts what a load consists of, and awaits the results unless they are of no interest. */
+export const runAll = (
+  { count, name, steps }: Load,
+  options: { readonly concurrency: number; readonly discard: boolean }
+) =>
+  Effect.forEach(
     Array.from({ length: count }, (_, index) => `${name}/${index}`),
-    (id) => Steps.execute(payloadOf(id, steps)),
-    { concurrency, discard: true }
+    (id) => Steps.execute(payloadOf(id, steps), options),
+    { concurrency: options.concurrency, discard: true }
   )
+
+const run = Effect.fnUntraced(function* (load: Load, concurrency: number) {
+  const began = now()
+  yield* runAll(load, { concurrency, discard: false })
   return now() - began
 })
 
