@@ -13,7 +13,7 @@
  * Guarantees: a burst of any size is at most one look in progress and one to come; whatever arrives
  * after a look has begun leads to another, so the last wake is never dropped. Where notifications
  * have led to one look in vain after another, because others were faster, the next that nothing else
- * asks for waits up to 20 ms, and has in it what arrives meanwhile.
+ * asks for waits up to 20 ms, those that follow up to 40 ms, and has in it what arrives meanwhile.
  *
  * @since 0.1.0
  */
@@ -105,12 +105,14 @@ export const make = Effect.fnUntraced(function* (
 
 /**
  * So many looks in vain, none of them so long after the one before, are followed by a pause of so
- * long, counted from the last. A lone notification goes at once, and so does what follows on a look
- * that has found something before as much time has passed.
+ * long, counted from the last; one more, by one that is twice as long. A lone notification goes at
+ * once, and so does what follows on a look that has found something before as much time has passed.
  */
 const vainLooksMax = 2
 const vainWindowMillis = 100
 const vainPauseMillis = 20
+const pauseMillis = (vainLooks: number): number =>
+  vainLooks < vainLooksMax ? 0 : vainPauseMillis * (vainLooks > vainLooksMax ? 2 : 1)
 /** How long a clock that stands still, as in a test, keeps a look waiting that is to be paced. */
 const standstill = Duration.seconds(2)
 
@@ -152,8 +154,8 @@ const makeBox = Effect.gen(function* () {
     }
   }
   const pause = Effect.suspend(() => {
-    const left = lastVainMillis + vainPauseMillis - nowMillis()
-    return vainLooks < vainLooksMax || left <= 0
+    const left = lastVainMillis + pauseMillis(vainLooks) - nowMillis()
+    return left <= 0
       ? Effect.void
       : Effect.raceAllFirst([Effect.sleep(left), urgent.await, liveClock.sleep(standstill)])
   })

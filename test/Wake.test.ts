@@ -126,6 +126,20 @@ describe("Wake", () => {
       })
     )
 
+    it.effect("waits for twice as long with those that follow", () =>
+      Effect.gen(function* () {
+        const { look, looked, wake } = yield* vain(2)
+        for (const millis of [20, 40, 40]) {
+          assert.deepStrictEqual(yield* look(false), [])
+          yield* TestClock.adjust(millis - 1)
+          assert.deepStrictEqual(yield* looked, [])
+          yield* TestClock.adjust(1)
+          assert.deepStrictEqual(yield* looked, [notified])
+          wake.looked(new Set(notified), false)
+        }
+      })
+    )
+
     it.effect("is not kept waiting for ever by a clock that stands still", () =>
       Effect.gen(function* () {
         const { look, looked } = yield* vain(2)
@@ -142,7 +156,7 @@ describe("Wake", () => {
 
     it.effect("counts from the last of them, so that rare ones wait for nothing", () =>
       Effect.gen(function* () {
-        const { look } = yield* vain(4, "20 millis")
+        const { look } = yield* vain(4, "40 millis")
         yield* TestClock.adjust("99 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
       })
