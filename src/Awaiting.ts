@@ -2,7 +2,7 @@
  * The executions that callers in this process wait for, wherever they run.
  *
  * Reads: completions of this process, `WorkflowCompleted` notifications, ticks of the poller.
- * Feeds: `Engine`.
+ * Feeds: `Engine`; `Demand`, so that a client listens while somebody waits.
  * Guarantees: a caller learns of a completion by notification, and within the poll interval when
  * that was lost. All waits of a process are answered by one query, however many there are.
  *
@@ -13,6 +13,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import { Demand } from "./Demand.ts"
 import { isFinal, type Outcome, type Status, WorkflowStore } from "./WorkflowStore.ts"
 
 interface Wait {
@@ -60,6 +61,7 @@ export class Awaiting extends Context.Service<
 const maxIdsPerQuery = 1000
 
 const make = Effect.gen(function* () {
+  const demand = yield* Demand
   const store = yield* WorkflowStore
   const waits = new Map<string, Wait>()
   const due = new Set<string>()
@@ -126,9 +128,11 @@ const make = Effect.gen(function* () {
         const mine = wait
         mine.callers++
         mine.stale = false
-        return Effect.ensuring(
-          Deferred.await(done),
-          Effect.sync(() => void mine.callers--)
+        return demand.during(
+          Effect.ensuring(
+            Deferred.await(done),
+            Effect.sync(() => void mine.callers--)
+          )
         )
       })
   })

@@ -1,8 +1,8 @@
 /**
  * One life of the listening session: connect, LISTEN, prove that notifications arrive, then beat
- * until it is lost.
+ * until it is lost; and rest while nobody waits for any.
  *
- * Reads: PostgreSQL; `Heartbeat`; `SelfTest`.
+ * Reads: PostgreSQL; `Heartbeat`; `SelfTest`; `Demand`.
  * Feeds: `Listener`.
  * Guarantees: whatever is open is closed with the scope, in bounded time.
  *
@@ -15,6 +15,7 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import { liveClock } from "./Deadlines.ts"
+import { Demand } from "./Demand.ts"
 import * as Notification from "./Notification.ts"
 import { type ChannelName, channel, type RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError } from "./RomancyError.ts"
@@ -27,6 +28,7 @@ import * as Session from "./Session.ts"
  * - `channels`: those to listen on, without their prefix; `self_test` among them
  * - `onNotifications`: run for what arrives, but for self-tests; must not wait
  * - `onListening`: run once notifications are seen to arrive
+ * - `onRest`: run each time that it has begun to rest, and when it listens again (`false`)
  *
  * @since 0.1.0
  * @category models
@@ -43,6 +45,7 @@ export interface Options {
     notifications: ReadonlyArray<Notification.Notification>
   ) => Effect.Effect<unknown>
   readonly onListening: Effect.Effect<void>
+  readonly onRest: (rests: boolean) => Effect.Effect<void>
 }
 
 /**
@@ -68,6 +71,23 @@ export const hold = Effect.fnUntraced(function* (
   const queues = yield* Effect.forEach(options.channels, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
+  const beating = Effect.forever(
+    Effect.andThen(
+      liveClock.sleep(config.heartbeatInterval),
+      session.within(heartbeat.beat(session), config.heartbeatTimeout)
+    )
+  )
+  // The queues stay: what arrives is told apart by its channel.
+  const names = options.channels.map((name) => channel(config, name))
+  const demand = yield* Demand
+  const resting = Effect.gen(function* () {
+    yield* demand.ended
+    yield* session.query("unlisten *")
+    yield* options.onRest(true)
+    yield* demand.begun
+    for (const name of names) yield* session.query(`listen "${name}"`)
+    yield* options.onRest(false)
+  }).pipe(Effect.forever)
   const beats = Effect.gen(function* () {
     if (!(yield* test.run)) {
       // Silence may also mean that the session has just died.
@@ -76,10 +96,7 @@ export const hold = Effect.fnUntraced(function* (
     }
     yield* session.within(heartbeat.connected(session), config.statementTimeout)
     yield* options.onListening
-    while (true) {
-      yield* liveClock.sleep(config.heartbeatInterval)
-      yield* session.within(heartbeat.beat(session), config.heartbeatTimeout)
-    }
+    return yield* Effect.raceFirst(beating, resting)
   })
   const drains = queues.map((queue) => drain(queue, receive))
   return yield* Effect.raceAllFirst([beats, ...drains])

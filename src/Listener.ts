@@ -7,6 +7,8 @@
  *      ▲  └────── connection failed ──▶ Lost                                               │
  *      │  └────── self-test did not arrive, LISTEN refused ──▶ NotDelivering               │
  *      └──────────────────── after a delay of the schedule ◀───────────┴───────────────────┘
+ *
+ *  Listening ── nobody in this process waits (a client) ──▶ Resting ── somebody does ──▶ Listening
  * ```
  *
  * Reads: PostgreSQL, over one `Session` of its own; `Heartbeat`, for what a sign of life does.
@@ -42,6 +44,8 @@ import type { Session } from "./Session.ts"
  * - `Off`: there is none, by configuration or because the runtime has stopped
  * - `Connecting`: being established and tested
  * - `Listening`: notifications arrive
+ * - `Resting`: the session is there, proved and alive, and hears nothing, because nobody in this
+ *   process waits for anything; it listens again as soon as somebody does (of clients only)
  * - `NotDelivering`: the database accepts the session, but notifications do not arrive over it
  * - `Lost`: there is no connection; the next attempt follows after `nextDelay`
  *
@@ -52,7 +56,7 @@ import type { Session } from "./Session.ts"
  * @category models
  */
 export interface ListenerStatus {
-  readonly _tag: "Off" | "Connecting" | "Listening" | "NotDelivering" | "Lost"
+  readonly _tag: "Off" | "Connecting" | "Listening" | "Resting" | "NotDelivering" | "Lost"
   readonly since: DateTime.Utc
   readonly attempt: number
   readonly error?: SqlError | ListenError
@@ -108,8 +112,8 @@ export class Listener extends Context.Service<
     )
 
   /**
-   * {@link layer} for a process that runs nothing: it hears of completions and of queues,
-   * and is not woken by what only workers act on.
+   * {@link layer} for a process that runs nothing: it hears of completions and of queues, is not
+   * woken by what only workers act on, and rests while nobody waits (`Demand`).
    *
    * @since 0.1.0
    * @category layers
@@ -158,14 +162,15 @@ const make = Effect.fnUntraced(function* (channels: ReadonlyArray<ChannelName>) 
   const verdict = yield* Deferred.make<void, ListenError>()
   const client = yield* PgClient.PgClient
   const heartbeat = yield* Heartbeat
-  const keeper = new Keeper(config, listener.status, verdict, (onListening) =>
+  const keeper = new Keeper(config, listener.status, verdict, ({ onListening, onRest }) =>
     ListenSession.hold({
       config,
       client: client.config,
       channels,
       heartbeat,
       onNotifications: bus.publish,
-      onListening
+      onListening,
+      onRest
     })
   )
   yield* Effect.forkScoped(keeper.run)
@@ -173,9 +178,9 @@ const make = Effect.fnUntraced(function* (channels: ReadonlyArray<ChannelName>) 
   return listener
 })
 
-/** Holds one session until it is lost, and runs an effect when notifications are seen to arrive. */
+/** Holds one session until it is lost, and says when notifications arrive and when it rests. */
 type Hold = (
-  onListening: Effect.Effect<void>
+  told: Pick<ListenSession.Options, "onListening" | "onRest">
 ) => Effect.Effect<never, SqlError | ListenError, Scope.Scope>
 
 /** Keeps a listening session: opens it, watches it, and opens the next when it is lost. */
@@ -211,7 +216,7 @@ class Keeper {
   private readonly once: Effect.Effect<Duration.Duration> = Effect.suspend(() =>
     Effect.scoped(
       this.connecting.pipe(
-        Effect.andThen(this.hold(this.listening)),
+        Effect.andThen(this.hold({ onListening: this.listening, onRest: this.rest })),
         // Still in the scope, so that the loss is known before the farewell to a dead peer is over.
         Effect.catchCause((cause) => this.failed(cause))
       )
@@ -242,6 +247,9 @@ class Keeper {
       Effect.andThen(Deferred.succeed(this.verdict, undefined))
     )
   })
+
+  private readonly rest = (rests: boolean): Effect.Effect<void> =>
+    this.become({ _tag: rests ? "Resting" : "Listening" })
 
   private failed(cause: Cause.Cause<SqlError | ListenError>): Effect.Effect<Duration.Duration> {
     const error = Cause.squash(cause)

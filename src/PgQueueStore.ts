@@ -23,6 +23,7 @@ import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import { liveClock } from "./Deadlines.ts"
 import * as Dispatcher from "./Dispatcher.ts"
+import { Demand } from "./Demand.ts"
 import { Listener } from "./Listener.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgQueueStatements from "./PgQueueStatements.ts"
@@ -52,6 +53,7 @@ const failureLengthMax = 10_000
 
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
+  const demand = yield* Demand
   const listener = yield* Listener
   const owner = yield* WorkerId
   const { afterCommit, anywhere, batched, direct, once } = yield* PgExecution
@@ -220,7 +222,7 @@ const make = Effect.gen(function* () {
       const { maxAttempts, name } = options
       const taker = takers.enter(name, Math.min(maxAttempts, 2 ** 31 - 1))
       wake.ring("home")
-      return restore(taker.element).pipe(
+      return demand.during(restore(taker.element)).pipe(
         Effect.onExit((exit) => {
           const late = Exit.isSuccess(exit) ? undefined : taker.leave()
           return late === undefined ? Effect.void : giveBack(late)

@@ -4,6 +4,7 @@
  * | listener | a poll every |
  * | --- | --- |
  * | `Listening` | `notifyFallbackInterval`: the net under lost notifications |
+ * | `Resting` | `notifyFallbackInterval`: nobody waits for what they would find |
  * | anything else | the interval of the dispatcher: this is the latency then |
  *
  * Reads: the status of `Listener`; Effect's `Clock`.
@@ -44,12 +45,14 @@ export interface Options {
  */
 export const make = (options: Options): Stream.Stream<"poll" | "sweep"> =>
   SubscriptionRef.changes(options.status).pipe(
-    Stream.map((status) => status._tag === "Listening"),
+    Stream.map(({ _tag }) => (_tag === "Listening" || _tag === "Resting" ? _tag : "Deaf")),
     Stream.changes,
-    Stream.switchMap((listening) =>
-      listening
-        ? Stream.concat(Stream.succeed("sweep" as const), every(options.fallback))
-        : every(options.interval)
+    Stream.switchMap((regime) =>
+      regime === "Deaf"
+        ? every(options.interval)
+        : regime === "Resting"
+          ? every(options.fallback)
+          : Stream.concat(Stream.succeed("sweep" as const), every(options.fallback))
     )
   )
 

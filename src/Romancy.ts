@@ -33,6 +33,7 @@ import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Awaiting } from "./Awaiting.ts"
 import * as ChannelDispatcher from "./ChannelDispatcher.ts"
 import type { Channels } from "./Channels.ts"
+import * as Demand from "./Demand.ts"
 import * as Digests from "./Digests.ts"
 import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
@@ -116,7 +117,8 @@ const client = Layer.mergeAll(Engine.layerClient, messages, queues).pipe(
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
   Layer.provideMerge(store),
-  Layer.provideMerge(identity)
+  Layer.provideMerge(identity),
+  Layer.provide(Demand.layer)
 )
 
 /** The same on the memory of one process, where every wake is at home. */

@@ -11,6 +11,7 @@ import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
+import * as TcpProxy from "./support/TcpProxy.ts"
 import { completion, request, running, self } from "./conformance/Harness.ts"
 import {
   define,
@@ -93,6 +94,27 @@ describe("callers who await what runs elsewhere", () => {
       assert.deepStrictEqual(Array.from(new Set(results)), ["slow same"])
       assert.strictEqual(yield* within("the other")(Fiber.join(other)), "slow other")
       assert.isAtMost(yield* looks, 20)
+    })
+  )
+
+  it.live("learn of what ended before the listener, which was at rest, listened again", () =>
+    Effect.gen(function* () {
+      const { awaited, open, sql, url, worker } = yield* world(hourly)
+      const proxy = yield* TcpProxy.make(url)
+      const client = yield* start(url, {
+        config: { ...hourly, listenUrl: proxy.through(url) },
+        layer: Romancy.layerClient
+      })
+      yield* Effect.all([client.until("Resting"), worker.until("Listening")])
+      yield* proxy.blackHole
+      const [caller] = yield* callers(client, ["1"])
+      yield* eventually("that it is awaited", awaited, (n) => n === 1)
+      yield* open
+      const ended = sql<{ n: number }>`select count(*)::int4 as n from romancy_instances
+        where status = 'Completed'`
+      yield* eventually("its end", ended, ([row]) => row!.n === 1)
+      yield* proxy.resume
+      assert.strictEqual(yield* within("the result")(Fiber.join(caller!)), "slow 1")
     })
   )
 

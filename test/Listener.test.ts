@@ -1,13 +1,16 @@
 /** The session of a listener: where it is opened, what is heard on it, and its end. */
 import { assert, layer } from "@effect/vitest"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
+import * as Demand from "../src/Demand.ts"
 import { Listener } from "../src/Listener.ts"
 import { channels } from "../src/RomancyConfig.ts"
 import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
@@ -67,6 +70,42 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
           { _tag: "QueueFilled" },
           { _tag: "WorkflowCompleted", instanceIds: ["last"] }
         ])
+      })
+  )
+
+  it.effect(
+    "of a client rests while nobody waits, on the same session, and hears then nothing",
+    () =>
+      Effect.gen(function* () {
+        const { notify, sessions, url } = yield* foreign
+        let demand = Context.get(Context.empty(), Demand.Demand)
+        const { listener, statuses } = yield* start(
+          { url },
+          { prefix: "resting" },
+          Layer.effect(
+            Listener,
+            Effect.flatMap(Demand.Demand, (counted) => {
+              demand = counted
+              return Effect.map(Layer.build(Listener.layerClient), Context.get(Listener))
+            })
+          ).pipe(Layer.provide(Demand.layer)) as typeof Listener.layerClient
+        )
+        const subscription = yield* listener.subscribe
+        yield* statuses.until("Resting")
+        const session = yield* sessions("resting")
+        yield* notify("resting_queue", '{"queue_name":"unheard"}')
+        const over = yield* Deferred.make<void>()
+        const waits = yield* Effect.forkScoped(demand.during(Deferred.await(over)))
+        yield* statuses.until("Listening")
+        yield* notify("resting_queue", '{"queue_name":"heard"}')
+        assert.deepStrictEqual(yield* PubSub.take(subscription), {
+          _tag: "QueueFilled",
+          queueName: "heard"
+        })
+        yield* Deferred.succeed(over, undefined)
+        yield* Fiber.join(waits)
+        yield* statuses.until("Resting")
+        assert.deepStrictEqual(yield* sessions("resting"), session)
       })
   )
 

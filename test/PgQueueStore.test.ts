@@ -239,12 +239,12 @@ describe("a durable queue", () => {
   )
 
   live(
-    "is worked on by a client, which runs no workflow",
+    "is worked on by a client, which runs no workflow and was at rest until it waited for items",
     Effect.gen(function* () {
       const { url } = yield* makeDatabase
       const worker = yield* start(url, { config: hourly })
       const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
-      yield* Effect.all([worker.until("Listening"), client.until("Listening")])
+      yield* Effect.all([worker.until("Listening"), client.until("Resting")])
       const Calls = DurableQueue.make({
         name: "calls",
         payload: { n: Schema.Int },
@@ -254,6 +254,7 @@ describe("a durable queue", () => {
       const Flow = define("Flow", { error: Schema.String })
       yield* worker.register(Flow.toLayer(() => DurableQueue.process(Calls, { n: 1 })))
       yield* client.register(DurableQueue.worker(Calls, () => Effect.fail("refused")))
+      yield* client.until("Listening")
       const error = yield* within("the result")(Effect.flip(worker.on(Flow.execute({ id: "1" }))))
       assert.strictEqual(error, "refused")
     })

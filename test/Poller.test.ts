@@ -56,6 +56,20 @@ describe("Poller", () => {
     })
   )
 
+  it.effect("polls at the fallback interval while it rests, and sweeps when it listens again", () =>
+    Effect.gen(function* () {
+      const { adjust, become, seen } = yield* started("Listening")
+      yield* become("Resting")
+      assert.deepStrictEqual(yield* seen, ["sweep at 0"])
+      yield* adjust(29_999)
+      assert.deepStrictEqual(yield* seen, [])
+      yield* adjust(1)
+      assert.deepStrictEqual(yield* seen, ["poll at 30000"])
+      yield* become("Listening")
+      assert.deepStrictEqual(yield* seen, ["sweep at 30000"])
+    })
+  )
+
   it.effect("sweeps once and then polls only at the fallback interval, while listening", () =>
     Effect.gen(function* () {
       const { adjust, seen } = yield* started("Listening")

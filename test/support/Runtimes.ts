@@ -60,7 +60,7 @@ export interface Runtime {
   ) => Effect.Effect<Effect.Effect<void>, E, Exclude<R, Services | Scope.Scope>>
   /** Ends the runtime in order. */
   readonly stop: Effect.Effect<void>
-  /** Waits for a status of the listener. */
+  /** Waits for a status of the listener; one that rests has listened. */
   readonly until: (tag: ListenerStatus["_tag"]) => Effect.Effect<void>
 }
 
@@ -100,7 +100,9 @@ export const fromLayer = Effect.fnUntraced(function* <A, E>(layer: Layer.Layer<A
     stop: Scope.close(scope, Exit.void),
     until: (tag) =>
       SubscriptionRef.changes(Context.get(context, Listener).status).pipe(
-        Stream.filter((status) => status._tag === tag),
+        Stream.filter(
+          (status) => status._tag === tag || (tag === "Listening" && status._tag === "Resting")
+        ),
         Stream.runHead,
         Effect.asVoid,
         within(`a listener that is ${tag}`)
