@@ -71,23 +71,25 @@ export const hold = Effect.fnUntraced(function* (
   const queues = yield* Effect.forEach(options.channels, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
-  const beating = Effect.forever(
-    Effect.andThen(
-      liveClock.sleep(config.heartbeatInterval),
-      session.within(heartbeat.beat(session), config.heartbeatTimeout)
-    )
-  )
+  const beating = Effect.gen(function* () {
+    while (true) {
+      yield* liveClock.sleep(config.heartbeatInterval)
+      yield* session.within(heartbeat.beat(session), config.heartbeatTimeout)
+    }
+  })
   // The queues stay: what arrives is told apart by its channel.
   const names = options.channels.map((name) => channel(config, name))
   const demand = yield* Demand
   const resting = Effect.gen(function* () {
-    yield* demand.ended
-    yield* session.query("unlisten *")
-    yield* options.onRest(true)
-    yield* demand.begun
-    for (const name of names) yield* session.query(`listen "${name}"`)
-    yield* options.onRest(false)
-  }).pipe(Effect.forever)
+    while (true) {
+      yield* demand.ended
+      yield* session.query("unlisten *")
+      yield* options.onRest(true)
+      yield* demand.begun
+      for (const name of names) yield* session.query(`listen "${name}"`)
+      yield* options.onRest(false)
+    }
+  })
   const beats = Effect.gen(function* () {
     if (!(yield* test.run)) {
       // Silence may also mean that the session has just died.
