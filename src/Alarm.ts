@@ -16,6 +16,7 @@ import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import { liveClock } from "./Deadlines.ts"
 import type { Notification } from "./Notification.ts"
 
 /**
@@ -52,7 +53,16 @@ export const make = Effect.fnUntraced(function* (
   let deadline: bigint | undefined
   let sleeper: Fiber.Fiber<void> | undefined
 
-  /** Is due, or sleeps for what is left: a timer may end a fraction of a millisecond early. */
+  // The timers of the process have no finer grain than a millisecond, and are late by most of one. The
+  // last of it is therefore waited for awake, turn by turn, as long as time goes by itself.
+  const rest = (millis: number): Effect.Effect<void> =>
+    clock !== liveClock
+      ? clock.sleep(Duration.millis(Math.ceil(millis)))
+      : millis < 1
+        ? Effect.yieldNow
+        : clock.sleep(Duration.millis(Math.floor(millis)))
+
+  /** Is due, or waits for what is left: a timer may end a fraction of a millisecond early. */
   const arm = (): void => {
     const before = sleeper
     sleeper = undefined
@@ -64,8 +74,7 @@ export const make = Effect.fnUntraced(function* (
       onDue()
       return
     }
-    // Timers have no finer grain than a millisecond.
-    const fiber = fork(clock.sleep(Duration.millis(Math.ceil(Number(nanos) / 1_000_000))))
+    const fiber = fork(rest(Number(nanos) / 1_000_000))
     sleeper = fiber
     fiber.addObserver(() => {
       if (sleeper === fiber) arm()
