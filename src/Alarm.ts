@@ -37,6 +37,12 @@ export interface Alarm {
 }
 
 /**
+ * Questions do not take the same time to the database. One that comes there a moment too early finds
+ * nothing, and another follows.
+ */
+const slackNanos = 400_000n
+
+/**
  * Makes an alarm that is not set, and calls back each time it is due until the scope closes. The
  * callback must not wait, nor throw. There is one sleep at a time, and nothing between its end and
  * the callback: whatever lies there makes a timer late.
@@ -53,10 +59,11 @@ export const make = Effect.fnUntraced(function* (
   let deadline: bigint | undefined
   let sleeper: Fiber.Fiber<void> | undefined
 
-  // The timers of the process have no finer grain than a millisecond, and are late by most of one. The
-  // last of it is therefore waited for awake, turn by turn, as long as time goes by itself.
+  // Time that goes by itself. The timers of the process have no finer grain than a millisecond, and are
+  // late by most of one: the last of it is waited for awake, turn by turn.
+  const flows = clock === liveClock
   const rest = (millis: number): Effect.Effect<void> =>
-    clock !== liveClock
+    !flows
       ? clock.sleep(Duration.millis(Math.ceil(millis)))
       : millis < 1
         ? Effect.yieldNow
@@ -84,7 +91,8 @@ export const make = Effect.fnUntraced(function* (
     const duration = Duration.fromInputUnsafe(remaining)
     if (closed || !Duration.isFinite(duration)) return
     const nanos = BigInt(Math.max(0, Math.ceil(Duration.toMillis(duration) * 1_000_000)))
-    const next = clock.monotonicTimeNanosUnsafe() + nanos
+    const slack = flows && nanos > 0n ? slackNanos : 0n
+    const next = clock.monotonicTimeNanosUnsafe() + nanos + slack
     if (deadline !== undefined && deadline <= next) return
     deadline = next
     arm()
