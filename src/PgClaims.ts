@@ -7,7 +7,7 @@
  * each time.
  *
  * Reads: `PgExecution`, the statements of dispatch.
- * Feeds: `PgWorkflowStore`, `PgChannelStore`.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`, `PgOutboxStore`, `PgQueueStore`.
  * Guarantees: what one record does to an answer keeps nobody else waiting. The look after one that
  * failed does without records, and each is then read apart; what cannot be read in this way either is
  * said of its instance alone.
@@ -55,6 +55,50 @@ export const sparing = <Options, A extends { readonly passed: boolean }>(
 /** Whether an answer failed to come for what would be in it, and would fail to come again. */
 const mayBeTooMuch = (reason: unknown): boolean =>
   PgFailure.isUnanswered(reason) || PgFailure.blamesRow(reason)
+
+/**
+ * How much to take at once, of what has a limit each and none together.
+ *
+ * - `most`: so many of a limit, and at least one
+ * - `taking`: a claim of so many; half as many are taken after a failure that may be one of the answer,
+ *   twice as many after each answer, up to the limit
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Portion {
+  readonly most: (limit: number) => number
+  readonly taking: <A>(claim: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+}
+
+/** Of the largest limit there is, one. */
+const halvingsMax = 14
+
+/**
+ * Makes the portion of a kind of claims.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const portion = (): Portion => {
+  let halvings = 0
+  return {
+    most: (limit) => Math.max(1, limit >> halvings),
+    taking: (claim) =>
+      claim.pipe(
+        Effect.tap(() =>
+          Effect.sync(() => {
+            halvings = Math.max(0, halvings - 1)
+          })
+        ),
+        Effect.tapError(({ reason }) =>
+          Effect.sync(() => {
+            if (mayBeTooMuch(reason)) halvings = Math.min(halvings + 1, halvingsMax)
+          })
+        )
+      )
+  }
+}
 
 /**
  * Reads what is known of many, in halves where that is too much for one answer. What is too much for

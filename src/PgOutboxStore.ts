@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { OutboxStore } from "./OutboxStore.ts"
+import * as PgClaims from "./PgClaims.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgOutboxStatements from "./PgOutboxStatements.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
@@ -28,21 +29,35 @@ const make = Effect.gen(function* () {
   const settle = yield* batched("settle an event", PgOutboxStatements.settle)
   const advance = yield* batched("advance a key", PgOutboxStatements.advance)
 
+  const portion = PgClaims.portion()
+
   return OutboxStore.of({
     publish: (publication) =>
       Effect.flatMap(transaction, (ambient) =>
         Effect.as(publish(publication), Option.isSome(ambient) ? "InTransaction" : "Committed")
       ),
     claim: (options) =>
-      Effect.map(
-        once("claim events", (context) => PgOutboxStatements.claim(context, options)),
-        (rows) => ({
-          claimed: rows.flatMap((row) => (row.position === null ? [] : [toEvent(row, options)])),
-          handled: rows[0]!.handled,
-          passed: rows[0]!.passed,
-          nextMillis: rows[0]!.next ?? undefined
-        })
-      ),
+      Effect.suspend(() => {
+        const limit = portion.most(options.limit)
+        return Effect.map(
+          portion.taking(
+            once("claim events", (context) =>
+              PgOutboxStatements.claim(context, { ...options, limit })
+            )
+          ),
+          (rows) => {
+            const { handled, next, passed } = rows[0]!
+            return {
+              claimed: rows.flatMap((row) =>
+                row.position === null ? [] : [toEvent(row, options)]
+              ),
+              handled,
+              passed: passed || (handled === limit && limit < options.limit),
+              nextMillis: next ?? undefined
+            }
+          }
+        )
+      }),
     settle: (lease, settlement) =>
       Effect.map(settle({ lease, settlement }), ({ written }) => (written ? "Written" : "Fenced")),
     advance: (options) => Effect.map(advance(options), ({ advanced }) => advanced),

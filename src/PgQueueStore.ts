@@ -25,6 +25,7 @@ import { liveClock } from "./Deadlines.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Demand } from "./Demand.ts"
 import { Listener } from "./Listener.ts"
+import * as PgClaims from "./PgClaims.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgQueueStatements from "./PgQueueStatements.ts"
 import { QueueTakers } from "./QueueTakers.ts"
@@ -60,6 +61,7 @@ const make = Effect.gen(function* () {
   const leaseMillis = Duration.toMillis(config.leaseDuration)
 
   const takers = new QueueTakers<Taken>()
+  const portion = PgClaims.portion()
   /** What is leased to this process and not settled yet. */
   const held = new Set<Taken>()
   const wake = yield* Wake.make({
@@ -92,10 +94,14 @@ const make = Effect.gen(function* () {
   }
 
   const drain = Effect.fnUntraced(function* () {
-    const wanted = takers.wanted(config.maxMessagesPerBatch)
+    const wanted = takers
+      .wanted(config.maxMessagesPerBatch)
+      .map((queue) => ({ ...queue, limit: portion.most(queue.limit) }))
     if (wanted.length === 0) return { full: false }
-    const rows = yield* once("take from queues", (context) =>
-      PgQueueStatements.take(context, { wanted, leaseMillis })
+    const rows = yield* portion.taking(
+      once("take from queues", (context) =>
+        PgQueueStatements.take(context, { wanted, leaseMillis })
+      )
     )
     const found = rows.flatMap((row) => (row.sequence === null ? [] : row))
     const [looked] = rows

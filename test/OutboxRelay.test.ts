@@ -21,7 +21,7 @@ import {
   unavailable,
   world
 } from "./support/Relays.ts"
-import { eventually, makeDatabase, start } from "./support/Runtimes.ts"
+import { eventually, makeDatabase, start, tooLarge } from "./support/Runtimes.ts"
 
 describe("a relay", () => {
   it.live(
@@ -36,6 +36,22 @@ describe("a relay", () => {
         assert.strictEqual(yield* calls(claims), before)
         yield* publish(client, ["e1"])
         yield* until(1)
+      })
+  )
+
+  it.live(
+    "claims fewer where one answer cannot hold what it claims, and goes on until all is sent",
+    () =>
+      Effect.gen(function* () {
+        const { accepted, calls, client, sql, until } = yield* world()
+        yield* eventually("a first look", calls(claims), (n) => n >= 1)
+        yield* tooLarge(sql, "romancy_outbox", "state = 'Sending'")
+        const ids = numbered(20)
+        yield* client.on(
+          Effect.forEach(ids, (id) => Outbox.publish(event(id)), { concurrency: 20 })
+        )
+        yield* until(20)
+        assert.sameMembers(accepted, ids)
       })
   )
 

@@ -179,13 +179,48 @@ describe("a record that is more than one answer can hold", () => {
   )
 })
 
-describe("what is known of many", () => {
-  const late = new ConnectionError({ cause: new PgFailure.Unanswered("late"), operation: "query" })
-  const refused = new UnknownError({ cause: { code: "54000" }, operation: "query" })
-  const away = new ConnectionError({ cause: new Error("ECONNREFUSED"), operation: "query" })
-  const failing = (reason: SqlError["reason"]) =>
-    Effect.fail(new StoreError({ operation: "read", reason: new SqlError({ reason }) }))
+const late = new ConnectionError({ cause: new PgFailure.Unanswered("late"), operation: "query" })
+const refused = new UnknownError({ cause: { code: "54000" }, operation: "query" })
+const away = new ConnectionError({ cause: new Error("ECONNREFUSED"), operation: "query" })
+const failing = (reason: SqlError["reason"]) =>
+  Effect.fail(new StoreError({ operation: "read", reason: new SqlError({ reason }) }))
 
+describe("a portion of what has a limit each and none together", () => {
+  const taken = (outcomes: ReadonlyArray<SqlError["reason"] | undefined>) =>
+    Effect.gen(function* () {
+      const portion = PgClaims.portion()
+      const asked: Array<number> = []
+      for (const reason of [...outcomes, undefined]) {
+        asked.push(portion.most(10))
+        yield* Effect.ignore(portion.taking(reason === undefined ? Effect.void : failing(reason)))
+      }
+      return asked
+    })
+
+  it.effect("is halved by an answer that did not come, and doubled by each that does", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* taken([late, refused, undefined, undefined]), [10, 5, 2, 5, 10])
+    })
+  )
+
+  it.effect("is never less than one, and whole again soon", () =>
+    Effect.gen(function* () {
+      const failures = Array.from({ length: 100 }, () => late)
+      const answers = Array.from({ length: 14 }, () => undefined)
+      const asked = yield* taken([...failures, ...answers])
+      assert.deepStrictEqual(asked.slice(0, 6), [10, 5, 2, 1, 1, 1])
+      assert.strictEqual(asked.at(-1), 10)
+    })
+  )
+
+  it.effect("is not changed by a failure that has nothing to do with what is taken", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* taken([away, away]), [10, 10, 10])
+    })
+  )
+})
+
+describe("what is known of many", () => {
   for (const [name, reason] of Object.entries({ late, refused })) {
     it.live(`is read in parts when the answer is ${name}, without what is too much by itself`, () =>
       Effect.gen(function* () {

@@ -22,7 +22,8 @@ import {
   pair,
   polling,
   start,
-  within
+  within,
+  tooLarge
 } from "./support/Runtimes.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 import { live, rowOf, waiting } from "./support/QueueTakers.ts"
@@ -42,6 +43,23 @@ describe("a taker that waits", () => {
       assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
       const [said] = yield* ear.said("queue")
       assert.strictEqual(JSON.parse(said!).queue_name, "q")
+    })
+  )
+
+  live(
+    "is not kept waiting for ever by others with whom it would be too much for one answer",
+    Effect.gen(function* () {
+      const { sql, url } = yield* makeDatabase
+      const runtime = yield* start(url, { config: hourly })
+      const queue = yield* runtime.on(numbers("q"))
+      yield* tooLarge(sql, "romancy_queue", "owner is not null")
+      const all = Array.from({ length: 20 }, (_, n) => n)
+      yield* Effect.forEach(all, (n) => queue.offer(n), { concurrency: 20 })
+      const takers = yield* Effect.forEach(all, () => waiting(queue))
+      assert.sameMembers(
+        Array.from(yield* within("the elements")(Effect.forEach(takers, Fiber.join))),
+        all
+      )
     })
   )
 

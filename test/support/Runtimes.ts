@@ -354,3 +354,17 @@ export const eavesdrop = Effect.fnUntraced(function* (url: Redacted.Redacted, pr
       )
   }
 })
+
+/**
+ * Lets no statement change more than two rows of a table at once into such as `taken` says, as if its
+ * answer were too large.
+ */
+export const tooLarge = (sql: PgClient.PgClient, table: string, taken: string) =>
+  sql.unsafe(`do $do$ begin
+    create function too_large() returns trigger language plpgsql as $$ begin
+      if (select count(*) from changed where ${taken}) > 2 then
+        raise program_limit_exceeded using message = 'string buffer exceeds maximum';
+      end if;
+      return null; end $$;
+    create trigger too_large after update on ${table} referencing new table as changed
+      for each statement execute function too_large(); end $do$`)
