@@ -151,7 +151,7 @@ const make = Effect.gen(function* () {
   const leave = (run: Run, ended: Ended) => {
     if (runs.get(run.executionId) === run) runs.delete(run.executionId)
     run.settle(ended)
-    slots.freed()
+    slots.vacated(run.lease)
   }
   const departure = yield* makeDeparture({
     runs,
@@ -175,6 +175,7 @@ const make = Effect.gen(function* () {
     drive,
     abandon: (run) => abandon(run),
     hold: (executionId) => slots.hold(executionId),
+    isOver: (claimed) => slots.isOver(claimed),
     resumed
   })
   const slots = yield* makeSlots({ runs, launch, tenure })

@@ -6,8 +6,10 @@ import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
-import { finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
+import * as Romancy from "../src/Romancy.ts"
+import { define, finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 
 describe("a start of an execution that has begun here meanwhile", () => {
@@ -72,6 +74,106 @@ describe("a start of an execution that has begun here meanwhile", () => {
       yield* Fiber.join(second)
       yield* database.status(id, "Completed")
       assert.deepStrictEqual(log.events, ["body", "step"])
+    })
+  )
+
+  const Flow = define("Flow")
+  const early = DurableDeferred.make("early")
+  const claim = ({ text }: PgProxy.Statement) => text.includes("for update of i skip locked")
+  const secondStart = ({ text }: PgProxy.Statement) => text.includes("n.claim_for")
+  const proof = ({ text }: PgProxy.Statement) => text.includes("true as holds")
+
+  /** A worker whose dispatcher has claimed an execution, and does not know it yet. */
+  const claimed = Effect.gen(function* () {
+    const database = yield* makeDatabase
+    const proxy = yield* PgProxy.make(database.url)
+    const log = makeLog()
+    const worker = yield* start(proxy.through(database.url), {
+      config: { ...hourly, parkDuration: 0 }
+    })
+    yield* worker.register(Flow.toLayer(() => log.add("body")))
+    yield* worker.until("Listening")
+    const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+    const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
+    const execute = Flow.execute({ id: "1" }, { discard: true })
+    const id = yield* client.on(execute)
+    yield* claiming.reached
+    return { claiming, database, id, log, proxy, second: worker.on(execute), worker }
+  })
+
+  it.live("begins nothing where a dispatcher had claimed it, and it ended before the answer", () =>
+    Effect.gen(function* () {
+      const { claiming, id, log, proxy, second, worker } = yield* claimed
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
+      yield* answer.reached
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body"])
+    })
+  )
+
+  it.live("begins nothing where it ended while it was asked whether it is still its own", () =>
+    Effect.gen(function* () {
+      const { claiming, id, log, proxy, second, worker } = yield* claimed
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: proof })
+      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
+      yield* answer.reached
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body"])
+    })
+  )
+
+  it.live("leaves nothing to begin to the dispatcher that claimed it and hears of it late", () =>
+    Effect.gen(function* () {
+      const { claiming, database, id, log, second, worker } = yield* claimed
+      yield* second
+      yield* finished(worker, Flow, id)
+      yield* claiming.release
+      // Claimed by the same dispatcher, once it has done with the first.
+      const next = Flow.execute({ id: "2" }, { discard: true })
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      yield* finished(worker, Flow, yield* client.on(next))
+      assert.deepStrictEqual(log.events, ["body", "body"])
+    })
+  )
+
+  it.live("begins nothing where another worker has it by the time of the answer", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const lasting = { leaseDuration: "10 minutes", heartbeatInterval: "1 minute" } as const
+      const a = yield* start(proxy.through(database.url), { config: { ...hourly, ...lasting } })
+      yield* a.register(Flow.toLayer(() => log.add("body at A")))
+      yield* a.until("Listening")
+      const [entry] = yield* database.sql<{ id: string }>`select worker_id as id
+        from romancy_workers`
+      const b = yield* start(database.url, { config: hourly })
+      yield* b.register(Flow.toLayer(() => log.add("body at B")))
+      yield* b.until("Listening")
+      // What something was completed for before it began is read after it is claimed.
+      const token = DurableDeferred.tokenFromPayload(early, {
+        workflow: Flow,
+        payload: { id: "1" }
+      })
+      yield* b.on(DurableDeferred.succeed(early, { token: yield* token, value: undefined }))
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const starting = yield* Effect.forkScoped(
+        a.on(Flow.execute({ id: "1" }, { discard: true })),
+        { startImmediately: true }
+      )
+      yield* answer.reached
+      yield* database.sql`select romancy_bury(${entry!.id}, false, now(), true)`
+      yield* log.seen("body at B")
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body at B"])
     })
   )
 })
