@@ -156,7 +156,8 @@ const make = Effect.gen(function* () {
   const departure = yield* makeDeparture({
     runs,
     leave,
-    signal: (...of) => signal(...of)
+    signal: (...of) => signal(...of),
+    hold: (executionId) => slots.hold(executionId)
   })
 
   /** A hook of the user's is not waited for, and what it dies of harms nobody. */

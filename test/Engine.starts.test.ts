@@ -1,7 +1,9 @@
 /** What a start finds that was asked for while another was under way. */
 import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
@@ -9,7 +11,18 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import * as Romancy from "../src/Romancy.ts"
-import { define, finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
+import { transactional } from "../src/Transactional.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeDatabase,
+  makeLog,
+  start,
+  statement,
+  suspended
+} from "./support/Runtimes.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 
 describe("a start of an execution that has begun here meanwhile", () => {
@@ -79,6 +92,11 @@ describe("a start of an execution that has begun here meanwhile", () => {
 
   const Flow = define("Flow")
   const early = DurableDeferred.make("early")
+  const succeedEarly = (id: string) =>
+    Effect.flatMap(
+      DurableDeferred.tokenFromPayload(early, { workflow: Flow, payload: { id } }),
+      (token) => DurableDeferred.succeed(early, { token, value: undefined })
+    )
   const claim = ({ text }: PgProxy.Statement) => text.includes("for update of i skip locked")
   const secondStart = ({ text }: PgProxy.Statement) => text.includes("n.claim_for")
   const proof = ({ text }: PgProxy.Statement) => text.includes("true as holds")
@@ -94,11 +112,23 @@ describe("a start of an execution that has begun here meanwhile", () => {
     yield* worker.register(Flow.toLayer(() => log.add("body")))
     yield* worker.until("Listening")
     const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-    const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
-    const execute = Flow.execute({ id: "1" }, { discard: true })
-    const id = yield* client.on(execute)
-    yield* claiming.reached
-    return { claiming, database, id, log, proxy, second: worker.on(execute), worker }
+    const attempt = Effect.fnUntraced(function* (n: number) {
+      const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
+      const execute = Flow.execute({ id: String(n) }, { discard: true })
+      const id = yield* client.on(execute)
+      yield* claiming.reached
+      const isClaimed = (yield* database.row(id))?.status === "Running"
+      if (isClaimed) return { claiming, client, id, log, proxy, second: worker.on(execute), worker }
+      // That claim had begun before there was anything to claim.
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      log.events.splice(0)
+      return undefined
+    })
+    let n = 1
+    let found = yield* attempt(n)
+    while (found === undefined) found = yield* attempt(++n)
+    return found
   })
 
   it.live("begins nothing where a dispatcher had claimed it, and it ended before the answer", () =>
@@ -131,14 +161,13 @@ describe("a start of an execution that has begun here meanwhile", () => {
 
   it.live("leaves nothing to begin to the dispatcher that claimed it and hears of it late", () =>
     Effect.gen(function* () {
-      const { claiming, database, id, log, second, worker } = yield* claimed
+      const { claiming, client, id, log, second, worker } = yield* claimed
       yield* second
       yield* finished(worker, Flow, id)
       yield* claiming.release
       // Claimed by the same dispatcher, once it has done with the first.
-      const next = Flow.execute({ id: "2" }, { discard: true })
-      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-      yield* finished(worker, Flow, yield* client.on(next))
+      const next = client.on(Flow.execute({ id: "next" }, { discard: true }))
+      yield* finished(worker, Flow, yield* next)
       assert.deepStrictEqual(log.events, ["body", "body"])
     })
   )
@@ -174,6 +203,80 @@ describe("a start of an execution that has begun here meanwhile", () => {
       yield* answer.release
       yield* Fiber.join(starting)
       assert.deepStrictEqual(log.events, ["body at B"])
+    })
+  )
+
+  it.live("begins nothing while what was run here is given back", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const ends = yield* Deferred.make<void>()
+      const worker = yield* start(proxy.through(database.url), { config: hourly })
+      const lossy = Effect.gen(function* () {
+        const client = yield* PgClient.PgClient
+        if (log.count("body") === 1) yield* client`select pg_terminate_backend(pg_backend_pid())`
+        else yield* Deferred.await(ends)
+      })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.andThen(
+            log.add("body"),
+            transactional(Activity.make({ name: "step", execute: Effect.orDie(lossy) }))
+          )
+        )
+      )
+      yield* worker.until("Listening")
+      const giving = yield* proxy.stopAt({
+        statement: 1,
+        when: "before",
+        of: ({ text }) => text.includes("'Runnable', owner = null, woken_at")
+      })
+      const execute = worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      const id = yield* execute
+      yield* giving.reached
+      yield* execute
+      assert.deepStrictEqual(log.events, ["body"])
+      yield* giving.release
+      yield* log.seen("body", 2)
+      yield* Deferred.succeed(ends, undefined)
+      yield* finished(worker, Flow, id)
+      assert.deepStrictEqual(log.events, ["body", "body"])
+    })
+  )
+
+  it.live("leaves its slot to what was looked for in vain meanwhile", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const worker = yield* start(proxy.through(database.url), {
+        config: { ...hourly, maxConcurrentWorkflows: 1, parkDuration: 0 }
+      })
+      yield* worker.register(
+        Flow.toLayer(({ id }) => (id === "1" ? Effect.void : DurableDeferred.await(early)))
+      )
+      yield* worker.until("Listening")
+      const execute = (id: string) => worker.on(Flow.execute({ id }, { discard: true }))
+      yield* finished(worker, Flow, yield* execute("1"))
+      const id = yield* execute("2")
+      yield* database.status(id, "Suspended")
+      yield* suspended(worker, Flow, id)
+      // A look may be followed by another, which would find what comes here.
+      let [looks, same] = [0, 0]
+      yield* eventually("the last look", database.calls(statement.claim), (n) => {
+        same = n === looks ? same + 1 : 0
+        looks = n
+        return same === 40
+      })
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const again = yield* Effect.forkScoped(execute("1"), { startImmediately: true })
+      yield* answer.reached
+      yield* worker.on(succeedEarly("2"))
+      // The dispatcher has looked by the time that this is answered.
+      assert.isTrue(Option.isNone(yield* worker.on(Flow.poll(id))))
+      yield* answer.release
+      yield* Fiber.join(again)
+      yield* finished(worker, Flow, id)
     })
   )
 })
