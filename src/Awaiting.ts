@@ -154,14 +154,16 @@ const make = Effect.gen(function* () {
           waits.set(executionId, wait)
           look([executionId])
         }
-        const { done } = wait
         const mine = wait
-        mine.callers++
-        mine.stale = false
+        // Whoever is counted is uncounted: no interruption comes between.
         return demand.during(
-          Effect.ensuring(
-            Deferred.await(done),
-            Effect.sync(() => void mine.callers--)
+          Effect.acquireUseRelease(
+            Effect.sync(() => {
+              mine.callers++
+              mine.stale = false
+            }),
+            () => Deferred.await(mine.done),
+            () => Effect.sync(() => void mine.callers--)
           )
         )
       })

@@ -138,13 +138,11 @@ export const make = Effect.fnUntraced(function* (here: {
     hold:
       (executionId: string) =>
       <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-        Effect.suspend(() => {
-          enter(executionId)
-          return Effect.ensuring(
-            effect,
-            Effect.sync(() => exit(executionId))
-          )
-        }),
+        Effect.acquireUseRelease(
+          Effect.sync(() => enter(executionId)),
+          () => effect,
+          () => Effect.sync(() => exit(executionId))
+        ),
     /** Whether the run of a claim has been here, and gone, since the claim was asked for. */
     isOver: ({ executionId, token }: Store.Lease): boolean =>
       (starting.get(executionId)?.leftToken ?? 0) >= token ||

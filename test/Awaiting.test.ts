@@ -4,6 +4,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import { Awaiting } from "../src/Awaiting.ts"
 import * as MemoryWorkflowStore from "../src/MemoryWorkflowStore.ts"
@@ -256,6 +257,22 @@ describe("the waits of a process", () => {
       yield* look
       yield* look
       assert.deepStrictEqual(yield* look, [])
+    })
+  )
+
+  it.live("have no caller who was interrupted as he came", () =>
+    Effect.gen(function* () {
+      const { awaiting, store } = yield* unit
+      yield* running(store, "a")
+      // A fiber yields after so many operations, wherever it is then.
+      for (let operations = 2; operations < 20; operations++) {
+        const caller = yield* Effect.forkScoped(
+          Effect.provideService(awaiting.outcome("a"), References.MaxOpsBeforeYield, operations),
+          { startImmediately: true }
+        )
+        yield* Fiber.interrupt(caller)
+        assert.isFalse(awaiting.isAwaited("a"), `after ${operations} operations`)
+      }
     })
   )
 
