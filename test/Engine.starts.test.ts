@@ -10,7 +10,6 @@ import * as SchemaTransformation from "effect/SchemaTransformation"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
-import * as Romancy from "../src/Romancy.ts"
 import { transactional } from "../src/Transactional.ts"
 import {
   define,
@@ -97,80 +96,7 @@ describe("a start of an execution that has begun here meanwhile", () => {
       DurableDeferred.tokenFromPayload(early, { workflow: Flow, payload: { id } }),
       (token) => DurableDeferred.succeed(early, { token, value: undefined })
     )
-  const claim = ({ text }: PgProxy.Statement) => text.includes("for update of i skip locked")
   const secondStart = ({ text }: PgProxy.Statement) => text.includes("n.claim_for")
-  const proof = ({ text }: PgProxy.Statement) => text.includes("true as holds")
-
-  /** A worker whose dispatcher has claimed an execution, and does not know it yet. */
-  const claimed = Effect.gen(function* () {
-    const database = yield* makeDatabase
-    const proxy = yield* PgProxy.make(database.url)
-    const log = makeLog()
-    const worker = yield* start(proxy.through(database.url), {
-      config: { ...hourly, parkDuration: 0 }
-    })
-    yield* worker.register(Flow.toLayer(() => log.add("body")))
-    yield* worker.until("Listening")
-    const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-    const attempt = Effect.fnUntraced(function* (n: number) {
-      const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
-      const execute = Flow.execute({ id: String(n) }, { discard: true })
-      const id = yield* client.on(execute)
-      yield* claiming.reached
-      const isClaimed = (yield* database.row(id))?.status === "Running"
-      if (isClaimed) return { claiming, client, id, log, proxy, second: worker.on(execute), worker }
-      // That claim had begun before there was anything to claim.
-      yield* claiming.release
-      yield* finished(worker, Flow, id)
-      log.events.splice(0)
-      return undefined
-    })
-    let n = 1
-    let found = yield* attempt(n)
-    while (found === undefined) found = yield* attempt(++n)
-    return found
-  })
-
-  it.live("begins nothing where a dispatcher had claimed it, and it ended before the answer", () =>
-    Effect.gen(function* () {
-      const { claiming, id, log, proxy, second, worker } = yield* claimed
-      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
-      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-      yield* answer.reached
-      yield* claiming.release
-      yield* finished(worker, Flow, id)
-      yield* answer.release
-      yield* Fiber.join(starting)
-      assert.deepStrictEqual(log.events, ["body"])
-    })
-  )
-
-  it.live("begins nothing where it ended while it was asked whether it is still its own", () =>
-    Effect.gen(function* () {
-      const { claiming, id, log, proxy, second, worker } = yield* claimed
-      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: proof })
-      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-      yield* answer.reached
-      yield* claiming.release
-      yield* finished(worker, Flow, id)
-      yield* answer.release
-      yield* Fiber.join(starting)
-      assert.deepStrictEqual(log.events, ["body"])
-    })
-  )
-
-  it.live("leaves nothing to begin to the dispatcher that claimed it and hears of it late", () =>
-    Effect.gen(function* () {
-      const { claiming, client, id, log, second, worker } = yield* claimed
-      yield* second
-      yield* finished(worker, Flow, id)
-      yield* claiming.release
-      // Claimed by the same dispatcher, once it has done with the first.
-      const next = client.on(Flow.execute({ id: "next" }, { discard: true }))
-      yield* finished(worker, Flow, yield* next)
-      assert.deepStrictEqual(log.events, ["body", "body"])
-    })
-  )
 
   it.live("begins nothing where another worker has it by the time of the answer", () =>
     Effect.gen(function* () {
