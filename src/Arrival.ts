@@ -3,8 +3,9 @@
  *
  * Reads: claims, with their records or the way to them.
  * Feeds: the runs that are here; `Replay`, by what drives a run; `Departure`, where it cannot be read.
- * Guarantees: one run of an instance at a time; a claim that had to wait begins only if it is still
- * this worker's; what cannot be read is set aside alone; what nobody here runs any more is given back.
+ * Guarantees: one run of an instance at a time, and one of a claim, however many bring it; a claim that
+ * had to wait begins only if it is still this worker's; what cannot be read is set aside alone; what
+ * nobody here runs any more is given back.
  *
  * @since 0.1.0
  */
@@ -26,7 +27,8 @@ type Launch = Runs["Service"]["launch"]
 
 /**
  * Makes what begins to run a claimed instance. `runs` are those that are here, `drive` runs one until
- * it has left, `abandon` ends one, `hold` keeps the slot of one that is to come.
+ * it has left, `abandon` ends one, `hold` keeps the slot of one that is to come, `isOver` says whether a
+ * claim has had its run.
  *
  * @since 0.1.0
  * @category constructors
@@ -40,9 +42,10 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly hold: (
     executionId: string
   ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  readonly isOver: (claimed: Store.Claimed) => boolean
   readonly resumed: (resumption: Resumption) => void
 }) {
-  const { abandon, block, drive, hold, registrations, resumed, runs } = here
+  const { abandon, block, drive, hold, isOver, registrations, resumed, runs } = here
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const self = yield* WorkerId
@@ -56,7 +59,7 @@ export const make = Effect.fnUntraced(function* (here: {
       return undefined
     }
     const before = runs.get(claimed.executionId)
-    if (before?.lease.token === claimed.token) return before
+    if (begun(before, claimed)) return before
     if (before !== undefined) return yield* replace(before, claimed, options.sources)
     if (options.stored !== undefined) {
       return yield* fetch(claimed, options.stored, options.sources)
@@ -66,6 +69,9 @@ export const make = Effect.fnUntraced(function* (here: {
       yield* block(claimed, claimed.workflowName, prepared.cause)
       return undefined
     }
+    // To read it may have taken its time, and somebody else brought the same claim.
+    const other = runs.get(claimed.executionId)
+    if (begun(other, claimed)) return other
     const run = prepared.value
     runs.set(run.executionId, run)
     run.driver = fork(
@@ -90,6 +96,10 @@ export const make = Effect.fnUntraced(function* (here: {
     }
     return run
   })
+
+  /** Whether a claim has its run, or has had it. */
+  const begun = (present: Run | undefined, claimed: Store.Claimed): boolean =>
+    present?.lease.token === claimed.token || isOver(claimed)
 
   /**
    * Begins with a claim when something is over that nobody else waits for, if it is still this

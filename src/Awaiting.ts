@@ -4,15 +4,18 @@
  * Reads: completions of this process, `WorkflowCompleted` notifications, ticks of the poller.
  * Feeds: `Engine`; `Demand`, so that a client listens while somebody waits.
  * Guarantees: a caller learns of a completion by notification, and within the poll interval when
- * that was lost. All waits of a process are answered by one query, however many there are.
+ * that was lost; while none can be asked for, because somebody has the instance locked, it is looked
+ * after again and again. All waits of a process are answered by one query, however many there are.
  *
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import { liveClock } from "./Deadlines.ts"
 import { Demand } from "./Demand.ts"
 import { isFinal, type Outcome, type Status, WorkflowStore } from "./WorkflowStore.ts"
 
@@ -23,6 +26,8 @@ interface Wait {
   status: Status | undefined
   /** Nobody waits since the last look at everything; the next one forgets it. */
   stale: boolean
+  /** How long after a look that could not ask for a notification the next comes. */
+  againMillis: number
 }
 
 /**
@@ -60,6 +65,10 @@ export class Awaiting extends Context.Service<
 /** More ids than this go into another query. */
 const maxIdsPerQuery = 1000
 
+/** Most have an instance locked for a moment, and few for long. */
+const againMillisMin = 10
+const againMillisMax = 1000
+
 const make = Effect.gen(function* () {
   const demand = yield* Demand
   const store = yield* WorkflowStore
@@ -88,6 +97,24 @@ const make = Effect.gen(function* () {
     return waits.keys()
   }
 
+  /** Those of whose end nobody would be told. By the live clock, as long as a lock lasts. */
+  const lookAgain = (outcomes: ReadonlyArray<Outcome>) => {
+    const ids = outcomes.map(({ executionId }) => executionId).filter((id) => waits.has(id))
+    if (ids.length === 0) return Effect.void
+    let millis = 0
+    for (const id of ids) {
+      const wait = waits.get(id)!
+      millis = Math.max(millis, wait.againMillis)
+      wait.againMillis = Math.min(2 * wait.againMillis, againMillisMax)
+    }
+    return Effect.forkChild(
+      Effect.andThen(
+        liveClock.sleep(Duration.millis(millis)),
+        Effect.sync(() => look(ids))
+      )
+    )
+  }
+
   yield* Effect.gen(function* () {
     while (true) {
       yield* asked.await
@@ -108,6 +135,7 @@ const make = Effect.gen(function* () {
         if (wait !== undefined) wait.status = outcome.status
         if (isFinal(outcome.status) || outcome.status === "Blocked") resolve(outcome)
       }
+      yield* lookAgain(outcomes.filter(({ awaited }) => awaited === false))
     }
   }).pipe(Effect.forkScoped)
 
@@ -120,18 +148,22 @@ const make = Effect.gen(function* () {
       Effect.suspend(() => {
         let wait = waits.get(executionId)
         if (wait === undefined) {
-          wait = { done: Deferred.makeUnsafe(), callers: 0, status: undefined, stale: false }
+          const done = Deferred.makeUnsafe<Outcome>()
+          const againMillis = againMillisMin
+          wait = { done, callers: 0, status: undefined, stale: false, againMillis }
           waits.set(executionId, wait)
           look([executionId])
         }
-        const { done } = wait
         const mine = wait
-        mine.callers++
-        mine.stale = false
+        // Whoever is counted is uncounted: no interruption comes between.
         return demand.during(
-          Effect.ensuring(
-            Deferred.await(done),
-            Effect.sync(() => void mine.callers--)
+          Effect.acquireUseRelease(
+            Effect.sync(() => {
+              mine.callers++
+              mine.stale = false
+            }),
+            () => Deferred.await(mine.done),
+            () => Effect.sync(() => void mine.callers--)
           )
         )
       })

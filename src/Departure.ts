@@ -27,7 +27,7 @@ import * as Store from "./WorkflowStore.ts"
 
 /**
  * The ways to leave. `runs` are those that are here, `leave` takes one off them and tells who
- * waits for it, `signal` makes one look at its record.
+ * waits for it, `signal` makes one look at its record, `hold` keeps the slot of one meanwhile.
  *
  * @since 0.1.0
  * @category constructors
@@ -36,8 +36,11 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly runs: ReadonlyMap<string, Run>
   readonly leave: (run: Run, ended: Ended) => void
   readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
+  readonly hold: (
+    executionId: string
+  ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 }) {
-  const { leave, runs, signal } = here
+  const { hold, leave, runs, signal } = here
   const store = yield* Store.WorkflowStore
   const channels = yield* ChannelStore
   const config = yield* RomancyConfig
@@ -150,10 +153,15 @@ export const make = Effect.fnUntraced(function* (here: {
 
   const giveBack = Effect.fnUntraced(function* (run: Run) {
     yield* closeReplay(run)
-    leave(run, Exit.succeed(new Workflow.Suspended({})))
-    yield* store
-      .release([run.lease])
-      .pipe(Effect.catch((error) => Effect.logWarning("could not give a workflow back", error)))
+    // Until it is given back it is this worker's: a start would find it claimed, and begin it again.
+    yield* hold(run.executionId)(
+      Effect.suspend(() => {
+        leave(run, Exit.succeed(new Workflow.Suspended({})))
+        return Effect.catch(store.release([run.lease]), (error) =>
+          Effect.logWarning("could not give a workflow back", error)
+        )
+      })
+    )
   })
 
   const block = Effect.fnUntraced(function* (

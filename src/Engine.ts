@@ -160,7 +160,7 @@ const make = (options: { readonly client: boolean }) =>
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
       Effect.callback((resume) => {
         const waiter = (exit: Ended) => resume(exit)
-        run.waiters.set(waiter, parent)
+        run.wait(waiter, parent)
         return Effect.sync(() => void run.waiters.delete(waiter))
       })
 

@@ -316,7 +316,7 @@ where i.status = 'Running' and i.owner = ${workerId}` as unknown as Rows<Lease>
 export const outcomes = PgStatement.make<ReadonlyArray<string>, OutcomeRow>((context, read) => {
   const executionIds = read((ids) => ids)
   return context.sql`
-select i.execution_id, i.workflow_name, i.status, i.owner, i.result
+select i.execution_id, i.workflow_name, i.status, i.owner, i.result, i.awaited
 from ${table(context, "instances")} i
 where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<OutcomeRow>
 })
@@ -327,12 +327,12 @@ interface OutcomeRow {
   readonly status: Status
   readonly owner: string | null
   readonly result: unknown
+  readonly awaited: boolean
 }
 
 /**
- * Asks for a notification of the completion of instances, and says which of them are `held` by
- * somebody else. The outcome is read by a later statement, whose snapshot shows any completion that
- * this one had to wait for.
+ * Asks for a notification of the completion of instances, but for those that somebody else holds. A
+ * later statement reads the outcomes, and which of them are `awaited`.
  *
  * @since 0.1.0
  * @category statements

@@ -35,8 +35,7 @@ import * as Store from "./WorkflowStore.ts"
 const make = Effect.gen(function* () {
   const self = yield* WorkerId
   const execution = yield* PgExecution
-  const { anywhere, batched, direct, fail, once, run, theirContext, theirs, transaction } =
-    execution
+  const { anywhere, batched, direct, fail, once, theirContext, theirs, transaction } = execution
 
   const woken = (row: {
     readonly status: Store.Status | null
@@ -63,28 +62,12 @@ const make = Effect.gen(function* () {
   const holds = yield* batched("prove a lease", PgLeaseStatements.holds)
   const release = yield* batched("release a workflow", PgLeaseStatements.release)
 
-  /** Those that somebody else holds are waited for once; a poll finds them in the end. */
+  /** Nobody waits for those that somebody else holds: who awaits them asks again. */
   const markAwaited = (executionIds: ReadonlyArray<string>) =>
     direct(
       "await workflows",
       (context) => PgDispatchStatements.markAwaited(context, executionIds),
       false
-    ).pipe(
-      Effect.flatMap((held) =>
-        held.length === 0
-          ? Effect.void
-          : Effect.catchIf(
-              run((context) =>
-                PgDispatchStatements.markAwaited(
-                  context,
-                  held.map((row) => row.execution_id)
-                )
-              ),
-              (error) => PgFailure.isLockTimeout(error) || PgFailure.isTransient(error),
-              () => Effect.void
-            )
-      ),
-      Effect.catchTag("SqlError", fail("await workflows"))
     )
 
   /** What a start came to, for the one who asked. */
@@ -161,7 +144,7 @@ const make = Effect.gen(function* () {
   const outcomes = PgClaims.inParts((executionIds) =>
     Effect.map(
       once("await workflows", (context) => PgDispatchStatements.outcomes(context, executionIds)),
-      (rows) => rows.map(toOutcome)
+      (rows) => rows.map((row) => ({ ...toOutcome(row), awaited: row.awaited }))
     )
   )
 

@@ -124,6 +124,8 @@ export class Run {
   stopping = false
   /** Callers in this process, and which of them are runs of a parent. */
   readonly waiters = new Map<(exit: Ended) => void, Run | undefined>()
+  /** How it ended for now, once it has left. */
+  private ended: Ended | undefined = undefined
   driver: Fiber.Fiber<void> | undefined = undefined
 
   constructor(options: {
@@ -297,8 +299,15 @@ export class Run {
     return Array.from(this.waiters.values()).includes(parent)
   }
 
+  /** Has a caller told how the run ends for now; at once, if it has left since he found it. */
+  wait(waiter: (exit: Ended) => void, parent: Run | undefined): void {
+    if (this.ended === undefined) this.waiters.set(waiter, parent)
+    else waiter(this.ended)
+  }
+
   /** Tells those who wait here how the run ended for now. */
   settle(exit: Ended): void {
+    this.ended = exit
     const waiters = Array.from(this.waiters.keys())
     this.waiters.clear()
     for (const waiter of waiters) waiter(exit)

@@ -151,12 +151,13 @@ const make = Effect.gen(function* () {
   const leave = (run: Run, ended: Ended) => {
     if (runs.get(run.executionId) === run) runs.delete(run.executionId)
     run.settle(ended)
-    slots.freed()
+    slots.vacated(run.lease)
   }
   const departure = yield* makeDeparture({
     runs,
     leave,
-    signal: (...of) => signal(...of)
+    signal: (...of) => signal(...of),
+    hold: (executionId) => slots.hold(executionId)
   })
 
   /** A hook of the user's is not waited for, and what it dies of harms nobody. */
@@ -175,6 +176,7 @@ const make = Effect.gen(function* () {
     drive,
     abandon: (run) => abandon(run),
     hold: (executionId) => slots.hold(executionId),
+    isOver: (claimed) => slots.isOver(claimed),
     resumed
   })
   const slots = yield* makeSlots({ runs, launch, tenure })

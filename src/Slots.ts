@@ -4,7 +4,8 @@
  * Reads: claims from the dispatchers, reservations of starts at home.
  * Feeds: `Runs`, which launches what was claimed; the doorbell, when a slot is free that was missed.
  * Guarantees: one claim at a time, for no more than the slots that are free; what was claimed with
- * an answer that was lost is given back; nothing that was claimed a moment ago is taken for lost.
+ * an answer that was lost is given back; nothing that was claimed a moment ago is taken for lost, and
+ * nothing for claimed that has run here since it was asked for.
  *
  * @since 0.1.0
  */
@@ -36,13 +37,34 @@ export const make = Effect.fnUntraced(function* (here: {
   const doorbell = yield* Doorbell
   const self = yield* WorkerId
 
+  // A start and a dispatcher may both be told of one claim, and the answer of either may come when
+  // its run is over: whoever asks notes what leaves meanwhile, and under which token.
   /** Instances that are about to run here, and have a slot. */
-  const starting = new Set<string>()
+  const starting = new Map<string, { holders: number; leftToken: number }>()
+  /** What has left since the claim that is under way was asked for. */
+  let left: Map<string, number> | undefined
   // What a claim that is under way may bring is spoken for; starts at home have the rest.
   let promised = 0
   let starved = false
   const mostPerClaim = Math.max(config.maxWorkflowsPerBatch, config.maxTimersPerBatch)
   const free = () => config.maxConcurrentWorkflows - runs.size - starting.size - promised
+
+  const enter = (executionId: string): void => {
+    const entry = starting.get(executionId)
+    if (entry === undefined) starting.set(executionId, { holders: 1, leftToken: 0 })
+    else entry.holders++
+  }
+  const exit = (executionId: string): void => {
+    if (--starting.get(executionId)!.holders > 0) return
+    starting.delete(executionId)
+    freed()
+  }
+  /** There may be a slot where there was none. */
+  const freed = (): void => {
+    if (!starved || free() <= 0) return
+    starved = false
+    doorbell.workflows("home")
+  }
 
   /** Gives back what this worker owns and does not run: claims whose answer was lost. */
   const reconcile = Effect.flatMap(store.owned(self), (leases) =>
@@ -76,6 +98,7 @@ export const make = Effect.fnUntraced(function* (here: {
       Effect.suspend(() => {
         doubtful = true
         promised = Math.max(0, Math.min(free(), mostPerClaim))
+        left = new Map()
         const askedMillis = tenure.nowMillis
         return Effect.flatMap(claim(promised), (answer) => {
           const begun = { sources: Array.from(sources), askedMillis }
@@ -95,6 +118,7 @@ export const make = Effect.fnUntraced(function* (here: {
       }),
       () => {
         promised = 0
+        left = undefined
         return Effect.void
       }
     )
@@ -107,29 +131,32 @@ export const make = Effect.fnUntraced(function* (here: {
      */
     reserve: (executionId: string): Option.Option<() => void> => {
       if (free() <= 0 || starting.has(executionId) || runs.has(executionId)) return Option.none()
-      starting.add(executionId)
-      return Option.some(() => void starting.delete(executionId))
+      enter(executionId)
+      return Option.some(() => exit(executionId))
     },
     /** Holds the slot of an instance that has been claimed, while an effect runs. */
     hold:
       (executionId: string) =>
       <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-        Effect.suspend(() => {
-          starting.add(executionId)
-          return Effect.ensuring(
-            effect,
-            Effect.sync(() => void starting.delete(executionId))
-          )
-        }),
+        Effect.acquireUseRelease(
+          Effect.sync(() => enter(executionId)),
+          () => effect,
+          () => Effect.sync(() => exit(executionId))
+        ),
+    /** Whether the run of a claim has been here, and gone, since the claim was asked for. */
+    isOver: ({ executionId, token }: Store.Lease): boolean =>
+      (starting.get(executionId)?.leftToken ?? 0) >= token ||
+      (left?.get(executionId) ?? 0) >= token,
     /** There was no slot for something: the next that is free is to be told. */
     starve: () => {
       starved = true
     },
     /** A run has left. */
-    freed: () => {
-      if (!starved) return
-      starved = false
-      doorbell.workflows("home")
+    vacated: ({ executionId, token }: Store.Lease): void => {
+      left?.set(executionId, token)
+      const entry = starting.get(executionId)
+      if (entry !== undefined) entry.leftToken = token
+      freed()
     }
   }
 })

@@ -221,6 +221,8 @@ export interface Outcome {
   readonly owner: string | undefined
   /** The encoded result of a final instance, the encoded cause of a failed suspension. */
   readonly result: unknown
+  /** Whether its end will be told to those who wait: said to who awaits it, if it has to be asked for. */
+  readonly awaited?: boolean
 }
 
 /**
@@ -390,7 +392,8 @@ export class WorkflowStore extends Context.Service<
     /** What a worker owns, to find claims whose answer was lost. */
     readonly owned: (workerId: string) => Effect.Effect<ReadonlyArray<Lease>, StoreError>
 
-    // Reading. `awaitOutcomes` also asks for a notification when one of them completes.
+    // Reading. `awaitOutcomes` also asks for a notification when one of them completes;
+    // what somebody else holds it leaves as it is, and says so.
     readonly outcome: (executionId: string) => Effect.Effect<Option.Option<Outcome>, StoreError>
     readonly awaitOutcomes: (
       executionIds: ReadonlyArray<string>

@@ -4,6 +4,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import { Awaiting } from "../src/Awaiting.ts"
 import * as MemoryWorkflowStore from "../src/MemoryWorkflowStore.ts"
@@ -11,7 +12,10 @@ import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
+import { hold } from "./conformance/Postgres.ts"
 import { completion, request, running, self } from "./conformance/Harness.ts"
 import {
   define,
@@ -114,6 +118,36 @@ describe("callers who await what runs elsewhere", () => {
         where status = 'Completed'`
       yield* eventually("its end", ended, ([row]) => row!.n === 1)
       yield* proxy.resume
+      assert.strictEqual(yield* within("the result")(Fiber.join(caller!)), "slow 1")
+    })
+  )
+
+  it.live("learn of it where somebody had it locked for long when they began to wait", () =>
+    Effect.gen(function* () {
+      const { looks, open, status, url, worker } = yield* world(hourly)
+      const proxy = yield* PgProxy.make(url)
+      const client = yield* start(proxy.through(url), {
+        config: hourly,
+        layer: Romancy.layerClient
+      })
+      yield* Effect.all([client.until("Listening"), worker.until("Listening")])
+      const id = yield* client.on(Slow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Running")
+      const before = yield* looks
+      const asking = yield* proxy.stopAt({
+        statement: 1,
+        when: "before",
+        of: ({ text }) => text.includes("awaited = true from locked")
+      })
+      const [caller] = yield* callers(client, ["1"])
+      yield* asking.reached
+      const sql = yield* TestDatabase.connect(url)
+      const user = yield* hold(sql, sql`select from romancy_instances for update`)
+      yield* asking.release
+      // The first is his own.
+      yield* eventually("a look that could not ask", looks, (n) => n > before + 1)
+      yield* user.rollback
+      yield* open
       assert.strictEqual(yield* within("the result")(Fiber.join(caller!)), "slow 1")
     })
   )
@@ -223,6 +257,22 @@ describe("the waits of a process", () => {
       yield* look
       yield* look
       assert.deepStrictEqual(yield* look, [])
+    })
+  )
+
+  it.live("have no caller who was interrupted as he came", () =>
+    Effect.gen(function* () {
+      const { awaiting, store } = yield* unit
+      yield* running(store, "a")
+      // A fiber yields after so many operations, wherever it is then.
+      for (let operations = 2; operations < 20; operations++) {
+        const caller = yield* Effect.forkScoped(
+          Effect.provideService(awaiting.outcome("a"), References.MaxOpsBeforeYield, operations),
+          { startImmediately: true }
+        )
+        yield* Fiber.interrupt(caller)
+        assert.isFalse(awaiting.isAwaited("a"), `after ${operations} operations`)
+      }
     })
   )
 

@@ -1,13 +1,27 @@
 /** What a start finds that was asked for while another was under way. */
 import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
-import { finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
+import { transactional } from "../src/Transactional.ts"
+import {
+  define,
+  eventually,
+  finished,
+  hourly,
+  makeDatabase,
+  makeLog,
+  start,
+  statement,
+  suspended
+} from "./support/Runtimes.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 
 describe("a start of an execution that has begun here meanwhile", () => {
@@ -72,6 +86,123 @@ describe("a start of an execution that has begun here meanwhile", () => {
       yield* Fiber.join(second)
       yield* database.status(id, "Completed")
       assert.deepStrictEqual(log.events, ["body", "step"])
+    })
+  )
+
+  const Flow = define("Flow")
+  const early = DurableDeferred.make("early")
+  const succeedEarly = (id: string) =>
+    Effect.flatMap(
+      DurableDeferred.tokenFromPayload(early, { workflow: Flow, payload: { id } }),
+      (token) => DurableDeferred.succeed(early, { token, value: undefined })
+    )
+  const secondStart = ({ text }: PgProxy.Statement) => text.includes("n.claim_for")
+
+  it.live("begins nothing where another worker has it by the time of the answer", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const lasting = { leaseDuration: "10 minutes", heartbeatInterval: "1 minute" } as const
+      const a = yield* start(proxy.through(database.url), { config: { ...hourly, ...lasting } })
+      yield* a.register(Flow.toLayer(() => log.add("body at A")))
+      yield* a.until("Listening")
+      const [entry] = yield* database.sql<{ id: string }>`select worker_id as id
+        from romancy_workers`
+      const b = yield* start(database.url, { config: hourly })
+      yield* b.register(Flow.toLayer(() => log.add("body at B")))
+      yield* b.until("Listening")
+      // What something was completed for before it began is read after it is claimed.
+      const token = DurableDeferred.tokenFromPayload(early, {
+        workflow: Flow,
+        payload: { id: "1" }
+      })
+      yield* b.on(DurableDeferred.succeed(early, { token: yield* token, value: undefined }))
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const starting = yield* Effect.forkScoped(
+        a.on(Flow.execute({ id: "1" }, { discard: true })),
+        { startImmediately: true }
+      )
+      yield* answer.reached
+      yield* database.sql`select romancy_bury(${entry!.id}, false, now(), true)`
+      yield* log.seen("body at B")
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body at B"])
+    })
+  )
+
+  it.live("begins nothing while what was run here is given back", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const ends = yield* Deferred.make<void>()
+      const worker = yield* start(proxy.through(database.url), { config: hourly })
+      const lossy = Effect.gen(function* () {
+        const client = yield* PgClient.PgClient
+        if (log.count("body") === 1) yield* client`select pg_terminate_backend(pg_backend_pid())`
+        else yield* Deferred.await(ends)
+      })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.andThen(
+            log.add("body"),
+            transactional(Activity.make({ name: "step", execute: Effect.orDie(lossy) }))
+          )
+        )
+      )
+      yield* worker.until("Listening")
+      const giving = yield* proxy.stopAt({
+        statement: 1,
+        when: "before",
+        of: ({ text }) => text.includes("'Runnable', owner = null, woken_at")
+      })
+      const execute = worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      const id = yield* execute
+      yield* giving.reached
+      yield* execute
+      assert.deepStrictEqual(log.events, ["body"])
+      yield* giving.release
+      yield* log.seen("body", 2)
+      yield* Deferred.succeed(ends, undefined)
+      yield* finished(worker, Flow, id)
+      assert.deepStrictEqual(log.events, ["body", "body"])
+    })
+  )
+
+  it.live("leaves its slot to what was looked for in vain meanwhile", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const worker = yield* start(proxy.through(database.url), {
+        config: { ...hourly, maxConcurrentWorkflows: 1, parkDuration: 0 }
+      })
+      yield* worker.register(
+        Flow.toLayer(({ id }) => (id === "1" ? Effect.void : DurableDeferred.await(early)))
+      )
+      yield* worker.until("Listening")
+      const execute = (id: string) => worker.on(Flow.execute({ id }, { discard: true }))
+      yield* finished(worker, Flow, yield* execute("1"))
+      const id = yield* execute("2")
+      yield* database.status(id, "Suspended")
+      yield* suspended(worker, Flow, id)
+      // A look may be followed by another, which would find what comes here.
+      let [looks, same] = [0, 0]
+      yield* eventually("the last look", database.calls(statement.claim), (n) => {
+        same = n === looks ? same + 1 : 0
+        looks = n
+        return same === 40
+      })
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const again = yield* Effect.forkScoped(execute("1"), { startImmediately: true })
+      yield* answer.reached
+      yield* worker.on(succeedEarly("2"))
+      // The dispatcher has looked by the time that this is answered.
+      assert.isTrue(Option.isNone(yield* worker.on(Flow.poll(id))))
+      yield* answer.release
+      yield* Fiber.join(again)
+      yield* finished(worker, Flow, id)
     })
   )
 })

@@ -1,0 +1,138 @@
+/** Two that are told of one claim: the dispatcher that made it, and a start that finds it made. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Schema from "effect/Schema"
+import * as SchemaTransformation from "effect/SchemaTransformation"
+import * as Activity from "effect/workflow/Activity"
+import * as Workflow from "effect/workflow/Workflow"
+import * as Romancy from "../src/Romancy.ts"
+import * as PgProxy from "./support/PgProxy.ts"
+import { define, finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
+
+describe("a start of an execution that a dispatcher has claimed", () => {
+  const Flow = define("Flow")
+  const claim = ({ text }: PgProxy.Statement) => text.includes("for update of i skip locked")
+  const secondStart = ({ text }: PgProxy.Statement) => text.includes("n.claim_for")
+  const proof = ({ text }: PgProxy.Statement) => text.includes("true as holds")
+
+  /** A worker whose dispatcher has claimed an execution, and does not know it yet. */
+  const claimed = Effect.gen(function* () {
+    const database = yield* makeDatabase
+    const proxy = yield* PgProxy.make(database.url)
+    const log = makeLog()
+    const worker = yield* start(proxy.through(database.url), {
+      config: { ...hourly, parkDuration: 0 }
+    })
+    yield* worker.register(Flow.toLayer(() => log.add("body")))
+    yield* worker.until("Listening")
+    const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+    const attempt = Effect.fnUntraced(function* (n: number) {
+      const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
+      const execute = Flow.execute({ id: String(n) }, { discard: true })
+      const id = yield* client.on(execute)
+      yield* claiming.reached
+      const isClaimed = (yield* database.row(id))?.status === "Running"
+      if (isClaimed) return { claiming, client, id, log, proxy, second: worker.on(execute), worker }
+      // That claim had begun before there was anything to claim.
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      log.events.splice(0)
+      return undefined
+    })
+    let n = 1
+    let found = yield* attempt(n)
+    while (found === undefined) found = yield* attempt(++n)
+    return found
+  })
+
+  it.live("begins nothing where it ended before the answer", () =>
+    Effect.gen(function* () {
+      const { claiming, id, log, proxy, second, worker } = yield* claimed
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
+      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
+      yield* answer.reached
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body"])
+    })
+  )
+
+  it.live("begins nothing where it ended while it was asked whether it is still its own", () =>
+    Effect.gen(function* () {
+      const { claiming, id, log, proxy, second, worker } = yield* claimed
+      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: proof })
+      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
+      yield* answer.reached
+      yield* claiming.release
+      yield* finished(worker, Flow, id)
+      yield* answer.release
+      yield* Fiber.join(starting)
+      assert.deepStrictEqual(log.events, ["body"])
+    })
+  )
+
+  it.live("leaves nothing to begin to the dispatcher that claimed it and hears of it late", () =>
+    Effect.gen(function* () {
+      const { claiming, client, id, log, second, worker } = yield* claimed
+      yield* second
+      yield* finished(worker, Flow, id)
+      yield* claiming.release
+      // Claimed by the same dispatcher, once it has done with the first.
+      const next = client.on(Flow.execute({ id: "next" }, { discard: true }))
+      yield* finished(worker, Flow, yield* next)
+      assert.deepStrictEqual(log.events, ["body", "body"])
+    })
+  )
+
+  it.live("leaves nothing to begin to the dispatcher that is still reading it", () =>
+    Effect.gen(function* () {
+      const reading = yield* Deferred.make<void>()
+      const read = yield* Deferred.make<void>()
+      const ends = yield* Deferred.make<void>()
+      const log = makeLog()
+      // To read what one is started with may take its time.
+      const Slow = Schema.String.pipe(
+        Schema.decodeTo(
+          Schema.String,
+          SchemaTransformation.transformEffect({
+            decode: (text: string) =>
+              Effect.andThen(
+                Deferred.succeed(reading, undefined),
+                Effect.as(Deferred.await(read), text)
+              ),
+            encode: (text: string) => Effect.succeed(text)
+          })
+        )
+      )
+      const Read = Workflow.make("Read", { payload: { id: Slow }, idempotencyKey: ({ id }) => id })
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: hourly })
+      yield* worker.register(
+        Read.toLayer(({ id }) =>
+          Effect.andThen(
+            log.add(id),
+            Activity.make({ name: "step", execute: Deferred.await(ends) })
+          )
+        )
+      )
+      yield* worker.until("Listening")
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      const execute = (id: string) => Read.execute({ id }, { discard: true })
+      const id = yield* client.on(execute("1"))
+      yield* Deferred.await(reading)
+      yield* worker.on(execute("1"))
+      yield* log.seen("1")
+      yield* Deferred.succeed(read, undefined)
+      // Claimed by the same dispatcher, once it has done with the first.
+      yield* client.on(execute("2"))
+      yield* log.seen("2")
+      yield* Deferred.succeed(ends, undefined)
+      yield* finished(worker, Read, id)
+      assert.deepStrictEqual(log.events, ["1", "2"])
+    })
+  )
+})

@@ -1,0 +1,39 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Exit from "effect/Exit"
+import * as Workflow from "effect/workflow/Workflow"
+import { type Ended, Run } from "../src/Run.ts"
+import { define } from "./support/Runtimes.ts"
+
+const run = () =>
+  new Run({
+    claimed: {
+      ...{ executionId: "a", workflowName: "Flow", parentId: undefined, payload: undefined },
+      ...{ waitedMillis: 0, token: 1, wakes: 0, resumes: 0, interrupt: "None", fresh: true }
+    },
+    workflow: define("Flow"),
+    payload: {},
+    askedMillis: 0
+  })
+
+const ended: Ended = Exit.succeed(new Workflow.Suspended({}))
+
+describe("a run", () => {
+  it("tells who waits how it ended, once", () => {
+    const seen: Array<Ended> = []
+    const one = run()
+    one.wait((exit) => seen.push(exit), undefined)
+    assert.deepStrictEqual(seen, [])
+    one.settle(ended)
+    one.settle(ended)
+    assert.deepStrictEqual(seen, [ended])
+  })
+
+  it("tells it at once who found it before it left, and waits after that", () => {
+    const seen: Array<Ended> = []
+    const one = run()
+    one.settle(ended)
+    one.wait((exit) => seen.push(exit), undefined)
+    assert.deepStrictEqual(seen, [ended])
+    assert.strictEqual(one.waiters.size, 0)
+  })
+})
