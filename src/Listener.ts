@@ -113,7 +113,8 @@ export class Listener extends Context.Service<
 
   /**
    * {@link layer} for a process that runs nothing: it hears of completions and of queues, is not
-   * woken by what only workers act on, and rests while nobody waits (`Demand`).
+   * woken by what only workers act on, and rests while nobody awaits an execution or takes from a
+   * queue (`Demand`): whoever subscribes to its notifications hears what comes while somebody does.
    *
    * @since 0.1.0
    * @category layers
