@@ -16,7 +16,6 @@ import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { liveClock } from "./Deadlines.ts"
 import type { Notification } from "./Notification.ts"
 
 /**
@@ -37,12 +36,6 @@ export interface Alarm {
 }
 
 /**
- * Questions do not take the same time to the database. One that comes there a moment too early finds
- * nothing, and another follows.
- */
-const slackNanos = 400_000n
-
-/**
  * Makes an alarm that is not set, and calls back each time it is due until the scope closes. The
  * callback must not wait, nor throw. There is one sleep at a time, and nothing between its end and
  * the callback: whatever lies there makes a timer late.
@@ -59,17 +52,7 @@ export const make = Effect.fnUntraced(function* (
   let deadline: bigint | undefined
   let sleeper: Fiber.Fiber<void> | undefined
 
-  // Time that goes by itself. The timers of the process have no finer grain than a millisecond, and are
-  // late by most of one: the last of it is waited for awake, turn by turn.
-  const flows = clock === liveClock
-  const rest = (millis: number): Effect.Effect<void> =>
-    !flows
-      ? clock.sleep(Duration.millis(Math.ceil(millis)))
-      : millis < 1
-        ? Effect.yieldNow
-        : clock.sleep(Duration.millis(Math.floor(millis)))
-
-  /** Is due, or waits for what is left: a timer may end a fraction of a millisecond early. */
+  /** Is due, or sleeps for what is left: a timer may end a fraction of a millisecond early. */
   const arm = (): void => {
     const before = sleeper
     sleeper = undefined
@@ -81,7 +64,8 @@ export const make = Effect.fnUntraced(function* (
       onDue()
       return
     }
-    const fiber = fork(rest(Number(nanos) / 1_000_000))
+    // Timers have no finer grain than a millisecond.
+    const fiber = fork(clock.sleep(Duration.millis(Math.ceil(Number(nanos) / 1_000_000))))
     sleeper = fiber
     fiber.addObserver(() => {
       if (sleeper === fiber) arm()
@@ -91,8 +75,7 @@ export const make = Effect.fnUntraced(function* (
     const duration = Duration.fromInputUnsafe(remaining)
     if (closed || !Duration.isFinite(duration)) return
     const nanos = BigInt(Math.max(0, Math.ceil(Duration.toMillis(duration) * 1_000_000)))
-    const slack = flows && nanos > 0n ? slackNanos : 0n
-    const next = clock.monotonicTimeNanosUnsafe() + nanos + slack
+    const next = clock.monotonicTimeNanosUnsafe() + nanos
     if (deadline !== undefined && deadline <= next) return
     deadline = next
     arm()

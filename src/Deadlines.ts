@@ -10,7 +10,6 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
@@ -21,7 +20,7 @@ import type * as Fiber from "effect/Fiber"
  * @since 0.1.0
  * @category references
  */
-export const liveClock: Clock.Clock = Context.get(Context.empty(), Clock.Clock)
+export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
 
 /**
  * After the event loop was blocked a deadline has passed although the answer came in time and just

@@ -1,13 +1,11 @@
-import { assert, describe, it, vi } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as Alarm from "../src/Alarm.ts"
-import { liveClock } from "../src/Deadlines.ts"
 
 const started = Effect.gen(function* () {
   const clock = yield* Clock.Clock
@@ -106,26 +104,6 @@ describe("Alarm", () => {
       assert.deepStrictEqual(slept, [10, 1])
       yield* adjust(0.25)
       assert.strictEqual(at.length, 1)
-    })
-  )
-
-  it.live("waits for the last of it awake, since a timer may end most of a millisecond late", () =>
-    Effect.gen(function* () {
-      const sleep = vi.spyOn(liveClock, "sleep")
-      yield* Effect.addFinalizer(() => Effect.sync(() => sleep.mockRestore()))
-      const nowMillis = () => Number(liveClock.monotonicTimeNanosUnsafe()) / 1e6
-      const due = yield* Deferred.make<number>()
-      const alarm = yield* Alarm.make(() => Deferred.doneUnsafe(due, Effect.succeed(nowMillis())))
-      const setMillis = nowMillis()
-      alarm.setUnsafe(5.5)
-      assert.isAtLeast((yield* Deferred.await(due)) - setMillis, 5.5)
-      const slept = sleep.mock.calls.map(([duration]) => Duration.toMillis(duration))
-      assert.isAbove(slept.length, 0)
-      // Never for more than what is left.
-      assert.isBelow(
-        slept.reduce((sum, millis) => sum + millis),
-        5.5
-      )
     })
   )
 
