@@ -47,33 +47,24 @@ describe("a start of an execution that a dispatcher has claimed", () => {
     return found
   })
 
-  it.live("begins nothing where it ended before the answer", () =>
-    Effect.gen(function* () {
-      const { claiming, id, log, proxy, second, worker } = yield* claimed
-      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: secondStart })
-      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-      yield* answer.reached
-      yield* claiming.release
-      yield* finished(worker, Flow, id)
-      yield* answer.release
-      yield* Fiber.join(starting)
-      assert.deepStrictEqual(log.events, ["body"])
-    })
-  )
-
-  it.live("begins nothing where it ended while it was asked whether it is still its own", () =>
-    Effect.gen(function* () {
-      const { claiming, id, log, proxy, second, worker } = yield* claimed
-      const answer = yield* proxy.stopAt({ statement: 1, when: "after", of: proof })
-      const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-      yield* answer.reached
-      yield* claiming.release
-      yield* finished(worker, Flow, id)
-      yield* answer.release
-      yield* Fiber.join(starting)
-      assert.deepStrictEqual(log.events, ["body"])
-    })
-  )
+  for (const [when, of] of [
+    ["before the answer", secondStart],
+    ["while it was asked whether it is still its own", proof]
+  ] as const) {
+    it.live(`begins nothing where it ended ${when}`, () =>
+      Effect.gen(function* () {
+        const { claiming, id, log, proxy, second, worker } = yield* claimed
+        const answer = yield* proxy.stopAt({ statement: 1, when: "after", of })
+        const starting = yield* Effect.forkScoped(second, { startImmediately: true })
+        yield* answer.reached
+        yield* claiming.release
+        yield* finished(worker, Flow, id)
+        yield* answer.release
+        yield* Fiber.join(starting)
+        assert.deepStrictEqual(log.events, ["body"])
+      })
+    )
+  }
 
   it.live("leaves nothing to begin to the dispatcher that claimed it and hears of it late", () =>
     Effect.gen(function* () {
