@@ -11,7 +11,9 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
 import type * as Effect from "effect/Effect"
+import type * as Schema from "effect/Schema"
 import type { StoreError } from "./RomancyError.ts"
 import type { Claims, Lease, News } from "./WorkflowStore.ts"
 
@@ -171,7 +173,7 @@ export const receivedExit = (message: {
   readonly body: unknown
   readonly metadata: unknown
   readonly publishedAt: string
-}) => ({ _tag: "Success", value: { _tag: "Message", ...message } })
+}) => ({ _tag: "Success" as const, value: { _tag: "Message" as const, ...message } })
 
 /**
  * The encoded exit of a receive whose time ended first.
@@ -179,7 +181,40 @@ export const receivedExit = (message: {
  * @since 0.1.0
  * @category constructors
  */
-export const timedOutExit = { _tag: "Success", value: { _tag: "TimedOut" } }
+export const timedOutExit = {
+  _tag: "Success" as const,
+  value: { _tag: "TimedOut" as const }
+}
+
+/**
+ * What a receive comes to: a message, or the end of its time.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Outcome =
+  | {
+      readonly _tag: "Message"
+      readonly id: number
+      readonly body: Schema.Json
+      readonly metadata: { readonly [key: string]: Schema.Json }
+      readonly publishedAt: DateTime.Utc
+    }
+  | { readonly _tag: "TimedOut" }
+
+/**
+ * Reads what is recorded of a receive: the value of {@link receivedExit} or {@link timedOutExit}, which
+ * nobody else writes. Somebody waits for it, and a schema takes several times as long after a silence.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const toOutcome = (recorded: unknown): Outcome => {
+  const outcome = recorded as (ReturnType<typeof receivedExit> | typeof timedOutExit)["value"]
+  return outcome._tag === "TimedOut"
+    ? outcome
+    : ({ ...outcome, publishedAt: DateTime.makeUnsafe(outcome.publishedAt) } as Outcome)
+}
 
 /**
  * The name of the deferred that a receive of an instance completes: the `n`th on its channel.

@@ -11,7 +11,7 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import type { ChannelKey, Publication } from "./ChannelStore.ts"
+import type { ChannelKey, Outcome, Publication } from "./ChannelStore.ts"
 import type { ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 
 type Body = WorkflowEngine | WorkflowInstance
@@ -29,14 +29,10 @@ export class Channels extends Context.Service<
     ) => Effect.Effect<void, ChannelConflict>
     readonly subscribe: (key: ChannelKey) => Effect.Effect<void, ChannelConflict, Body>
     readonly unsubscribe: (key: ChannelKey) => Effect.Effect<void, never, Body>
-    /**
-     * Asks for the next message, and awaits what it comes to under the name of the deferred that is
-     * completed with it.
-     */
-    readonly receive: <A, E, R>(
+    /** Asks for the next message, and waits for what it comes to. */
+    readonly receive: (
       key: ChannelKey,
-      timeoutMillis: number | undefined,
-      awaiting: (deferredName: string) => Effect.Effect<A, E, R>
-    ) => Effect.Effect<A, E | NotSubscribed, R | WorkflowInstance>
+      timeoutMillis: number | undefined
+    ) => Effect.Effect<Outcome, NotSubscribed, Body>
   }
 >()("romancy/Channels") {}

@@ -9,28 +9,12 @@
  *
  * @since 0.1.0
  */
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { RepeatedName } from "./RomancyError.ts"
 import { type Run, stepKey } from "./Run.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
-
-/**
- * Annotates a step whose name is made of one that has been checked, and so is a little longer than
- * what a program may give.
- *
- * @since 0.1.0
- * @category annotations
- */
-export const Derived = Context.Reference<boolean>("romancy/Derived", { defaultValue: () => false })
-
-/**
- * @since 0.1.0
- * @category annotations
- */
-export const derived: Context.Context<never> = Context.make(Derived, true)
 
 /**
  * Steps whose record an execution had when it ended, and that its body did not ask for: renamed, or

@@ -10,28 +10,10 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
-import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Channels } from "./Channels.ts"
-import type { ChannelKey } from "./ChannelStore.ts"
+import type { ChannelKey, Outcome } from "./ChannelStore.ts"
 import type { NotSubscribed } from "./RomancyError.ts"
-
-/**
- * What a receive comes to, as it is recorded.
- *
- * @since 0.1.0
- * @category schemas
- */
-export const Outcome = Schema.Union([
-  Schema.TaggedStruct("Message", {
-    id: Schema.Int,
-    body: Schema.Json,
-    metadata: Schema.Record(Schema.String, Schema.Json),
-    publishedAt: Schema.DateTimeUtcFromString
-  }),
-  Schema.TaggedStruct("TimedOut", {})
-])
 
 /**
  * Waits for the next message, at most for so long. Whose time is over fails with what `timedOut`
@@ -45,7 +27,7 @@ export const next = Effect.fnUntraced(function* <E>(
   timeout: Duration.Input | undefined,
   timedOut: (afterMillis: number) => E
 ): Effect.fn.Return<
-  Extract<typeof Outcome.Type, { readonly _tag: "Message" }>,
+  Extract<Outcome, { readonly _tag: "Message" }>,
   E | NotSubscribed,
   Channels | WorkflowEngine | WorkflowInstance
 > {
@@ -54,8 +36,6 @@ export const next = Effect.fnUntraced(function* <E>(
     timeout === undefined
       ? undefined
       : Math.ceil(Duration.toMillis(Duration.fromInputUnsafe(timeout)))
-  const outcome = yield* channels.receive(key, timeoutMillis, (name) =>
-    DurableDeferred.await(DurableDeferred.make(name, { success: Outcome }))
-  )
+  const outcome = yield* channels.receive(key, timeoutMillis)
   return outcome._tag === "TimedOut" ? yield* Effect.fail(timedOut(timeoutMillis ?? 0)) : outcome
 })

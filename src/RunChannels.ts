@@ -10,22 +10,29 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
-import * as Activity from "effect/workflow/Activity"
-import { type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import * as BodyRun from "./BodyRun.ts"
 import { Channels } from "./Channels.ts"
-import { type ChannelKey, ChannelStore, type Publication, receiveName } from "./ChannelStore.ts"
+import {
+  type ChannelKey,
+  ChannelStore,
+  type Publication,
+  receiveName,
+  toOutcome
+} from "./ChannelStore.ts"
+import * as DerivedStep from "./DerivedStep.ts"
 import { Doorbell } from "./Doorbell.ts"
-import { derived, Names } from "./Names.ts"
+import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 import type { Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
-
-type Body = WorkflowEngine | WorkflowInstance
 
 const make = Effect.gen(function* () {
   const store = yield* ChannelStore
@@ -63,12 +70,11 @@ const make = Effect.gen(function* () {
     const run = yield* BodyRun.find(runs)
     if (run === undefined) return yield* send({ ...publication, origin: undefined })
     const name = run.nameOf("publish", publication)
-    return yield* Activity.make({
+    return yield* DerivedStep.take(run, names, {
       name,
-      annotations: derived,
       error: ChannelConflict,
       execute: send({ ...publication, origin: `${run.executionId}/${name}` })
-    }) as Effect.Effect<void, ChannelConflict, Body> as Effect.Effect<void, ChannelConflict>
+    }) as Effect.Effect<void, ChannelConflict>
   })
 
   const subscribe: Channels["Service"]["subscribe"] = Effect.fnUntraced(function* (key) {
@@ -83,9 +89,8 @@ const make = Effect.gen(function* () {
             ? Effect.fail(conflict(key))
             : Effect.void
     )
-    yield* Activity.make({
+    yield* DerivedStep.take(run, names, {
       name: run.nameOf("subscribe", key),
-      annotations: derived,
       error: ChannelConflict,
       execute
     })
@@ -97,7 +102,7 @@ const make = Effect.gen(function* () {
     const run = yield* bodyOf("The end of a subscription")
     run.channels.subscribed.delete(keyText(key))
     const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
-    yield* Activity.make({ name: run.nameOf("unsubscribe", key), annotations: derived, execute })
+    yield* DerivedStep.take(run, names, { name: run.nameOf("unsubscribe", key), execute })
   })
 
   /** The time left is counted from the first time that the receive was asked for. */
@@ -128,31 +133,37 @@ const make = Effect.gen(function* () {
     }
   })
 
-  const receive: Channels["Service"]["receive"] = Effect.fnUntraced(
-    function* (key, timeoutMillis, awaiting) {
-      const run = yield* bodyOf("A receive")
-      const absent = !run.channels.subscribed.has(keyText(key))
-      if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
-      const name = receiveName(key, run.count("receive", key))
-      // Whoever waits for an event wants those from now on.
-      if (absent) yield* Effect.orDie(subscribe(key)) as Effect.Effect<void>
-      const turn = run.channels.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
-      run.channels.turns.set(keyText(key), turn)
-      const asking = Effect.suspend(() => {
-        if (run.stopping) return Effect.never
-        return begins(run, name)
-          ? Effect.uninterruptible(run.flight(ask(run, key, name, timeoutMillis)))
-          : Effect.void
-      })
-      const outcome = Effect.tap(awaiting(name), () =>
-        Effect.sync(() => void run.channels.handled.add(name))
-      )
-      return yield* turn.withPermit(Effect.andThen(asking, outcome))
+  const receive: Channels["Service"]["receive"] = Effect.fnUntraced(function* (key, timeoutMillis) {
+    const run = yield* bodyOf("A receive")
+    const absent = !run.channels.subscribed.has(keyText(key))
+    if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
+    const name = receiveName(key, run.count("receive", key))
+    // Whoever waits for an event wants those from now on.
+    if (absent) yield* Effect.orDie(subscribe(key)) as Effect.Effect<void>
+    const got = (recorded: unknown) => {
+      run.channels.handled.add(name)
+      return toOutcome(recorded)
     }
-  )
+    // What is known need not be asked for, nor wait for its turn to ask.
+    const known = run.deferreds.get(name)
+    if (known !== undefined && Exit.isSuccess(known)) return got(known.value)
+    const turn = run.channels.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
+    run.channels.turns.set(keyText(key), turn)
+    const asking = Effect.suspend(() => {
+      if (run.stopping) return Effect.never
+      return begins(run, name)
+        ? Effect.uninterruptible(run.flight(ask(run, key, name, timeoutMillis)))
+        : Effect.void
+    })
+    const awaited = DurableDeferred.await({ ...received, name })
+    return yield* turn.withPermit(Effect.andThen(asking, Effect.map(awaited, got)))
+  })
 
   return Channels.of({ publish, subscribe, unsubscribe, receive })
 })
+
+/** Of any receive: what reads one is put together once. What it comes to is read by hand. */
+const received = DurableDeferred.make("receive", { success: Schema.Unknown })
 
 /** Whether a receive has to be asked for: what is recorded has not, and an ending run takes nothing. */
 const begins = (run: Run, name: string): boolean =>
