@@ -75,8 +75,11 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     key: string,
     recorded: Exit.Exit<unknown, unknown>
   ): Effect.Effect<Result> => {
-    const { exitSchemaPartial } = activity as unknown as Activity.Activity<Schema.Top, Schema.Top>
-    return WorkflowCodec.stepExit.check(exitSchemaPartial, recorded, activity.name).pipe(
+    const of = activity as unknown as Activity.Activity<Schema.Top, Schema.Top>
+    const checked = WorkflowCodec.isNothing(of, recorded)
+      ? Effect.void
+      : WorkflowCodec.stepExit.check(of.exitSchemaPartial, recorded, of.name)
+    return checked.pipe(
       Effect.map(() => {
         run.unread.delete(key)
         return new Workflow.Complete({ exit: recorded })

@@ -50,9 +50,11 @@ export const take = <Error extends Schema.Constraint = Schema.Never>(
   }
 ): Effect.Effect<void, Error["Type"], WorkflowEngine | WorkflowInstance> =>
   Effect.flatMap(Activity.CurrentAttempt, (attempt) => {
+    // A fiber whose run has left goes nowhere.
+    if (run.abandoned) return Effect.never
     const key = stepKey(step.name, attempt)
     const recorded = run.steps.get(key)
-    if (recorded === undefined || Exit.isFailure(recorded) || run.abandoned) {
+    if (recorded === undefined || Exit.isFailure(recorded)) {
       return Activity.make({ ...step, annotations: derived }) as Effect.Effect<
         void,
         Error["Type"],

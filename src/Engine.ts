@@ -240,15 +240,15 @@ const make = (options: { readonly client: boolean }) =>
       run: Run,
       deferred: DurableDeferred.Any,
       exit: Exit.Exit<unknown, unknown>
-    ): Effect.Effect<Exit.Exit<unknown, unknown>> =>
-      isReceive(deferred.name)
+    ): Effect.Effect<Exit.Exit<unknown, unknown>> => {
+      const of = deferred as DurableDeferred.AnyWithProps
+      return isReceive(of.name) || WorkflowCodec.isNothing(of, exit)
         ? Effect.succeed(exit)
-        : WorkflowCodec.deferredExit
-            .check((deferred as DurableDeferred.AnyWithProps).exitSchema, exit, deferred.name)
-            .pipe(
-              Effect.as(exit),
-              Effect.catch((error) => runs.unreadable(run, error))
-            )
+        : WorkflowCodec.deferredExit.check(of.exitSchema, exit, of.name).pipe(
+            Effect.as(exit),
+            Effect.catch((error) => runs.unreadable(run, error))
+          )
+    }
 
     const deferredResult: WorkflowEngine.Encoded["deferredResult"] = Effect.fnUntraced(
       function* (deferred) {

@@ -110,6 +110,18 @@ const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   "value" in encoded
 
 /**
+ * Whether what is recorded is nothing, of what gives nothing: it need not be read to see that it can
+ * be. A signal is mostly that, and somebody waits for it.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isNothing = (
+  { successSchema }: { readonly successSchema: Schema.Constraint },
+  exit: Exit.Exit<unknown, unknown>
+): boolean => successSchema === Schema.Void && Exit.isSuccess(exit) && (exit.value ?? null) === null
+
+/**
  * The exit of a step, whose defects are as they were thrown.
  *
  * @since 0.1.0
@@ -136,13 +148,12 @@ export const within = (
   what: string,
   option: "maxPayloadBytes" | "maxNameBytes",
   limit: number
-): Effect.Effect<string, TooLarge> =>
-  Effect.suspend(() => {
-    const bytes = bytesOver(text, limit)
-    return bytes === undefined
-      ? Effect.succeed(text)
-      : Effect.fail(new TooLarge({ what, option, limit, bytes }))
-  })
+): Effect.Effect<string, TooLarge> => {
+  const bytes = bytesOver(text, limit)
+  return bytes === undefined
+    ? Effect.succeed(text)
+    : Effect.fail(new TooLarge({ what, option, limit, bytes }))
+}
 
 /**
  * Fails with `TooLarge` if a name has more bytes than `maxNameBytes` allows, and with `InvalidName`
@@ -161,6 +172,15 @@ export const nameWithin = (
     : name.isWellFormed()
       ? within(name, what, "maxNameBytes", limit)
       : Effect.fail(new InvalidName({ what, character: "a lone surrogate" }))
+
+/**
+ * Whether {@link nameWithin} lets a name pass.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const nameFits = (name: string, limit: number): boolean =>
+  !name.includes("\0") && name.isWellFormed() && bytesOver(name, limit) === undefined
 
 /**
  * How many bytes a text has, if that is more than a limit.

@@ -154,10 +154,14 @@ describe("a workflow whose payload no longer decodes", () => {
       )
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* status(id, "Suspended")
-      yield* sql`update romancy_steps set exit = '{"_tag":"Nonsense"}'`
-      yield* client.on(Flow.resume(id))
-      const blocked = yield* status(id, "Blocked")
-      assert.match(JSON.stringify(blocked.result), /The step step cannot be read: Expected/)
+      for (const exit of ['{"_tag":"Nonsense"}', '{"_tag":"Success","value":"something"}']) {
+        yield* sql`update romancy_steps set exit = ${exit}::json`
+        yield* client.on(Flow.resume(id))
+        const blocked = yield* status(id, "Blocked")
+        assert.match(JSON.stringify(blocked.result), /The step step cannot be read: Expected/)
+        // So that it is seen to be blocked once more.
+        yield* sql`update romancy_instances set status = 'Suspended'`
+      }
       yield* sql`update romancy_steps set exit = '{"_tag":"Success","value":null}'`
       yield* client.on(Flow.resume(id))
       yield* status(id, "Suspended")

@@ -201,3 +201,28 @@ describe("a limit", () => {
     })
   )
 })
+
+describe("what is recorded of something that gives nothing", () => {
+  const nothing = DurableDeferred.make("nothing")
+  const text = DurableDeferred.make("text", { success: Schema.NullOr(Schema.String) })
+  const readable = (of: DurableDeferred.AnyWithProps, exit: Exit.Exit<unknown, unknown>) =>
+    Effect.map(
+      Effect.exit(WorkflowCodec.deferredExit.check(of.exitSchema, exit, of.name)),
+      Exit.isSuccess
+    )
+
+  it.effect("need not be read where it is nothing, and can be", () =>
+    Effect.gen(function* () {
+      for (const exit of [Exit.succeed(null), Exit.succeed(undefined)]) {
+        assert.isTrue(WorkflowCodec.isNothing(nothing, exit))
+        assert.isTrue(yield* readable(nothing, exit))
+      }
+    })
+  )
+
+  it("has to be read where there is something, or where something is to be", () => {
+    assert.isFalse(WorkflowCodec.isNothing(nothing, Exit.succeed("something")))
+    assert.isFalse(WorkflowCodec.isNothing(nothing, Exit.fail(null)))
+    assert.isFalse(WorkflowCodec.isNothing(text, Exit.succeed(null)))
+  })
+})
