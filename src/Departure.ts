@@ -19,6 +19,7 @@ import { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
+import type { StoreError } from "./RomancyError.ts"
 import type { Ended, Run } from "./Run.ts"
 import type { Registration } from "./Runs.ts"
 import type { WakeSource } from "./Wake.ts"
@@ -27,7 +28,8 @@ import * as Store from "./WorkflowStore.ts"
 
 /**
  * The ways to leave. `runs` are those that are here, `leave` takes one off them and tells who
- * waits for it, `signal` makes one look at its record, `hold` keeps the slot of one meanwhile.
+ * waits for it, `signal` makes one look at its record, `hold` keeps the slot of one meanwhile, `strand`
+ * says that one has left whose row does not say so.
  *
  * @since 0.1.0
  * @category constructors
@@ -39,8 +41,9 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly hold: (
     executionId: string
   ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  readonly strand: () => void
 }) {
-  const { hold, leave, runs, signal } = here
+  const { hold, leave, runs, signal, strand } = here
   const store = yield* Store.WorkflowStore
   const channels = yield* ChannelStore
   const config = yield* RomancyConfig
@@ -151,15 +154,17 @@ export const make = Effect.fnUntraced(function* (here: {
     return suspended
   })
 
+  /** Its row goes on to say that it runs here. */
+  const stranded = (what: string) => (error: StoreError) =>
+    Effect.andThen(Effect.sync(strand), Effect.logWarning(what, error))
+
   const giveBack = Effect.fnUntraced(function* (run: Run) {
     yield* closeReplay(run)
     // Until it is given back it is this worker's: a start would find it claimed, and begin it again.
     yield* hold(run.executionId)(
       Effect.suspend(() => {
         leave(run, Exit.succeed(new Workflow.Suspended({})))
-        return Effect.catch(store.release([run.lease]), (error) =>
-          Effect.logWarning("could not give a workflow back", error)
-        )
+        return Effect.catch(store.release([run.lease]), stranded("could not give a workflow back"))
       })
     )
   })
@@ -172,7 +177,8 @@ export const make = Effect.fnUntraced(function* (here: {
     yield* Effect.logError(
       "workflow blocked: what is stored of it cannot be run by this version"
     ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
-    yield* Effect.ignore(store.block(lease, JSON.stringify({ reason: Cause.pretty(cause) })))
+    const reason = JSON.stringify({ reason: Cause.pretty(cause) })
+    yield* Effect.catch(store.block(lease, reason), stranded("could not set a workflow aside"))
     awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)
     // Those who wait here may see the defect itself; the others are told that it is blocked.

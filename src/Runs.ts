@@ -157,7 +157,8 @@ const make = Effect.gen(function* () {
     runs,
     leave,
     signal: (...of) => signal(...of),
-    hold: (executionId) => slots.hold(executionId)
+    hold: (executionId) => slots.hold(executionId),
+    strand: () => slots.strand()
   })
 
   /** A hook of the user's is not waited for, and what it dies of harms nobody. */

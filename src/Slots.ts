@@ -4,8 +4,9 @@
  * Reads: claims from the dispatchers, reservations of starts at home.
  * Feeds: `Runs`, which launches what was claimed; the doorbell, when a slot is free that was missed.
  * Guarantees: one claim at a time, for no more than the slots that are free; what was claimed with
- * an answer that was lost is given back; nothing that was claimed a moment ago is taken for lost, and
- * nothing for claimed that has run here since it was asked for.
+ * an answer that was lost is given back, and so is what has left and could not be; nothing that was
+ * claimed a moment ago is taken for lost, and nothing for claimed that has run here since it was asked
+ * for.
  *
  * @since 0.1.0
  */
@@ -59,6 +60,9 @@ export const make = Effect.fnUntraced(function* (here: {
     starting.delete(executionId)
     freed()
   }
+  const strand = (): void => {
+    stranded = true
+  }
   /** There may be a slot where there was none. */
   const freed = (): void => {
     if (!starved || free() <= 0) return
@@ -82,11 +86,17 @@ export const make = Effect.fnUntraced(function* (here: {
   // what was lost, and is found by a second one at the next poll.
   let doubtful = false
   let lookAgain = false
+  /** Something has left that could neither be set aside nor given back. */
+  let stranded = false
   const admit: Runs["Service"]["admit"] = (sources, claim) =>
     claiming.withPermit(
       Effect.suspend(() => {
-        if (!doubtful && !(lookAgain && sources.has("poll"))) return take(sources, claim)
-        return Effect.flatMap(reconcile, () => {
+        if (!doubtful && !stranded && !(lookAgain && sources.has("poll"))) {
+          return take(sources, claim)
+        }
+        stranded = false
+        const reconciled = Effect.tapError(reconcile, () => Effect.sync(strand))
+        return Effect.flatMap(reconciled, () => {
           lookAgain = doubtful
           return take(sources, claim)
         })
@@ -147,6 +157,8 @@ export const make = Effect.fnUntraced(function* (here: {
     isOver: ({ executionId, token }: Store.Lease): boolean =>
       (starting.get(executionId)?.leftToken ?? 0) >= token ||
       (left?.get(executionId) ?? 0) >= token,
+    /** Something has left and is still this worker's: the next claim gives it back first. */
+    strand,
     /** There was no slot for something: the next that is free is to be told. */
     starve: () => {
       starved = true

@@ -77,6 +77,28 @@ describe("a workflow whose payload no longer decodes", () => {
       })
   )
 
+  it.live("that cannot be set aside is given back at the next look, and is set aside then", () =>
+    Effect.gen(function* () {
+      const { client, row, sql, worker } = yield* workerAndClient()
+      yield* worker.register(New.toLayer(({ amount }) => Effect.succeed(amount)))
+      yield* sql`create sequence attempts`
+      yield* sql`create function refuse() returns trigger language plpgsql as
+        'begin perform nextval(\'\'attempts\'\'); raise check_violation; end'`
+      yield* sql`create trigger refuse before update on romancy_instances for each row
+        when (new.status = 'Blocked') execute function refuse()`
+      const id = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
+      const attempts = sql<{ made: boolean }>`select is_called as made from attempts`
+      yield* eventually("an attempt", attempts, ([row]) => row!.made)
+      yield* sql`drop trigger refuse on romancy_instances`
+      assert.include(yield* row(id), { status: "Running", token: 1 })
+      let amount = 0
+      const another = Effect.suspend(() => New.execute({ id: `${++amount}`, amount }))
+      const looked = Effect.andThen(client.on(another), row(id))
+      const blocked = yield* eventually("set aside", looked, (found) => found?.status === "Blocked")
+      assert.include(blocked, { owner: null, token: 2 })
+    })
+  )
+
   it.live("is told to those who await it here without any notification", () =>
     Effect.gen(function* () {
       const worker = yield* fromLayer(Romancy.layerMemory(hourly))
