@@ -363,7 +363,7 @@ from written` as unknown as Rows<{ readonly resent: number }>
 
 /**
  * Deletes what was finished long ago, passing over what another sweeper has. Served by
- * `outbox_delivered (finished_at)` for what was delivered, by `outbox_dead (position)` for the few
+ * `outbox_delivered (finished_at)` for what was delivered, by `outbox_dead_aged (finished_at)` for the
  * others.
  *
  * @since 0.1.0
@@ -385,9 +385,9 @@ with moment as materialized (select ${now} as now), old as materialized (
   order by finished_at limit ${options.limit}::int4 for update skip locked
 ), dead as materialized (
   select position from ${table(context, "outbox")}
-  where state in ('Refused', 'Expired')
+  where state <> 'Delivered'
     and finished_at < (select now from moment) - ${millis(context, options.deadMillis)}
-  order by position limit ${options.limit}::int4 for update skip locked
+  order by finished_at limit ${options.limit}::int4 for update skip locked
 ), gone as (
   delete from ${table(context, "outbox")}
   where position = any(array(select position from old union all select position from dead))

@@ -376,6 +376,16 @@ $$`,
       name: "deliveries_side_by_side",
       // Two that looked at once took the same, and one of them nothing.
       statements: [PgDeliverFunction.deliver(table, config)]
+    },
+    {
+      id: 18,
+      name: "dead_letters_by_age",
+      // Another predicate than that of the index in which they are listed: the planner takes neither
+      // for the other.
+      statements: [
+        `create index if not exists ${index("outbox_dead_aged")}
+  on ${table.outbox} (finished_at) where state <> 'Delivered' and finished_at is not null`
+      ]
     }
   ]
 }
