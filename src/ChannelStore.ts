@@ -211,9 +211,13 @@ export type Outcome =
  */
 export const toOutcome = (recorded: unknown): Outcome => {
   const outcome = recorded as (ReturnType<typeof receivedExit> | typeof timedOutExit)["value"]
-  return outcome._tag === "TimedOut"
-    ? outcome
-    : ({ ...outcome, publishedAt: DateTime.makeUnsafe(outcome.publishedAt) } as Outcome)
+  if (outcome._tag === "TimedOut") return outcome
+  return {
+    ...outcome,
+    // Whoever gets them may write into them, and the record is read again.
+    metadata: { ...(outcome.metadata as object) },
+    publishedAt: DateTime.makeUnsafe(outcome.publishedAt)
+  } as Outcome
 }
 
 /**
