@@ -28,7 +28,7 @@ type Launch = Runs["Service"]["launch"]
 /**
  * Makes what begins to run a claimed instance. `runs` are those that are here, `drive` runs one until
  * it has left, `abandon` ends one, `hold` keeps the slot of one that is to come, `isOver` says whether a
- * claim has had its run.
+ * claim has had its run, `strand` that one is left whose row says that it is run here.
  *
  * @since 0.1.0
  * @category constructors
@@ -43,9 +43,10 @@ export const make = Effect.fnUntraced(function* (here: {
     executionId: string
   ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   readonly isOver: (claimed: Store.Claimed) => boolean
+  readonly strand: () => void
   readonly resumed: (resumption: Resumption) => void
 }) {
-  const { abandon, block, drive, hold, isOver, registrations, resumed, runs } = here
+  const { abandon, block, drive, hold, isOver, registrations, resumed, runs, strand } = here
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const self = yield* WorkerId
@@ -55,7 +56,7 @@ export const make = Effect.fnUntraced(function* (here: {
   const launch: Launch = Effect.fnUntraced(function* (claimed, options) {
     const registration = registrations.get(claimed.workflowName)
     if (registration === undefined) {
-      yield* Effect.ignore(store.release([claimed]))
+      yield* giveBack(claimed)
       return undefined
     }
     const before = runs.get(claimed.executionId)
@@ -97,6 +98,9 @@ export const make = Effect.fnUntraced(function* (here: {
     return run
   })
 
+  const giveBack = (claimed: Store.Claimed) =>
+    Effect.catch(store.release([claimed]), () => Effect.sync(strand))
+
   /** Whether a claim has its run, or has had it. */
   const begun = (present: Run | undefined, claimed: Store.Claimed): boolean =>
     present?.lease.token === claimed.token || isOver(claimed)
@@ -119,7 +123,7 @@ export const make = Effect.fnUntraced(function* (here: {
       Effect.catch((error) =>
         Effect.andThen(
           Effect.logWarning("could not begin with a workflow", error),
-          Effect.ignore(store.release([claimed]))
+          giveBack(claimed)
         )
       ),
       Effect.forkIn(scope),

@@ -137,12 +137,13 @@ export class ChannelStore extends Context.Service<
     /** Ends a subscription. What had arrived for it and was not taken goes with it. */
     readonly unsubscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<void, StoreError>
     /**
-     * Ends all subscriptions of an instance that is about to end. `unhandled` names the deferreds of
-     * competing receives whose message its body never got: those are for another subscriber.
+     * Ends all subscriptions of an instance that is about to end. `handled` names the competing
+     * receives whose message its body got: what any other has got is for another subscriber, whether
+     * the run has heard of it or not. Left out, there were no such receives.
      */
     readonly leave: (
       lease: Lease,
-      unhandled: ReadonlyArray<string>
+      handled: ReadonlyArray<string> | undefined
     ) => Effect.Effect<void, StoreError>
     readonly receive: (lease: Lease, receive: Receive) => Effect.Effect<Receipt, StoreError>
 
@@ -211,9 +212,13 @@ export type Outcome =
  */
 export const toOutcome = (recorded: unknown): Outcome => {
   const outcome = recorded as (ReturnType<typeof receivedExit> | typeof timedOutExit)["value"]
-  return outcome._tag === "TimedOut"
-    ? outcome
-    : ({ ...outcome, publishedAt: DateTime.makeUnsafe(outcome.publishedAt) } as Outcome)
+  if (outcome._tag === "TimedOut") return outcome
+  return {
+    ...outcome,
+    // Whoever gets them may write into them, and the record is read again.
+    metadata: { ...(outcome.metadata as object) },
+    publishedAt: DateTime.makeUnsafe(outcome.publishedAt)
+  } as Outcome
 }
 
 /**
@@ -224,6 +229,15 @@ export const toOutcome = (recorded: unknown): Outcome => {
  */
 export const receiveName = ({ channel, mode }: ChannelKey, n: number): string =>
   `channel/${mode}/${channel}/${n}`
+
+/**
+ * What the name of each receive of a competing message begins with, and that of the other steps on such
+ * a channel.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const competingReceives = "channel/competing/"
 
 /**
  * Whether a deferred, or what announces a deadline, is that of a receive.

@@ -63,7 +63,7 @@ export const make = Effect.fnUntraced(function* (here: {
         ? "Interrupted"
         : "Failed"
     // Before it ends, and not after: whoever finds it dead in between ends it again.
-    if (run.usesChannels) yield* channels.leave(run.lease, run.unhandled)
+    if (run.usesChannels) yield* channels.leave(run.lease, run.handledOfMany)
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
     const {
       others,

@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import {
   type ChannelKey,
   ChannelStore,
+  competingReceives,
   type Delivered,
   type Publication,
   type Published,
@@ -50,6 +51,7 @@ interface Subscription extends ChannelKey {
 export interface Instances {
   readonly nameOf: (lease: Lease) => string | undefined
   readonly deferred: (executionId: string, name: string) => string | undefined
+  readonly deferreds: (executionId: string) => ReadonlyMap<string, { readonly exit: string }>
   readonly record: (lease: Lease, name: string, exit: string) => void
   readonly complete: (executionId: string, name: string, exit: string, now: number) => Woken
   readonly news: (executionId: string, now: number) => News
@@ -195,13 +197,15 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     subscriptions.delete(keyOf(subscription.executionId, subscription))
   }
 
-  const leave = (lease: Lease, unhandled: ReadonlyArray<string>) => {
+  const leave = (lease: Lease, handled: ReadonlyArray<string> | undefined) => {
     if (instances.nameOf(lease) === undefined) return
     for (const subscription of Array.from(subscriptions.values())) {
       if (subscription.executionId === lease.executionId) end(subscription)
     }
-    for (const name of unhandled) {
-      const exit = JSON.parse(instances.deferred(lease.executionId, name) ?? "null")
+    if (handled === undefined) return
+    for (const [name, completion] of instances.deferreds(lease.executionId)) {
+      if (!name.startsWith(competingReceives) || handled.includes(name)) continue
+      const exit = JSON.parse(completion.exit)
       const message = messages.get(exit?.value?.id)
       if (message?.mode === "competing") message.kept = true
     }
@@ -251,7 +255,7 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
         const subscription = subscriptions.get(keyOf(lease.executionId, key))
         if (instances.nameOf(lease) !== undefined && subscription !== undefined) end(subscription)
       }),
-    leave: (lease, unhandled) => at(() => leave(lease, unhandled)),
+    leave: (lease, handled) => at(() => leave(lease, handled)),
     receive: (lease, request) => at((now) => receive(lease, request, now)),
     deliver: (options) => at((now) => deliver(options, now)),
     sweep: ({ limit, retentionMillis }) => at((now) => sweep(now - retentionMillis, limit))

@@ -141,6 +141,7 @@ const make = Effect.gen(function* () {
   const channels = MemoryChannelStore.make({
     nameOf: (lease) => leased(lease)?.workflowName,
     deferred: (executionId, name) => instances.get(executionId)?.deferreds.get(name)?.exit,
+    deferreds: (executionId) => instances.get(executionId)?.deferreds ?? new Map(),
     record: (lease, name, exit) =>
       void leased(lease)?.deferreds.set(name, { exit, token: lease.token }),
     complete: (executionId, name, exit, now) => {

@@ -9,7 +9,13 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import type { ChannelKey, Publication, Receipt, Receive } from "./ChannelStore.ts"
+import {
+  type ChannelKey,
+  competingReceives,
+  type Publication,
+  type Receipt,
+  type Receive
+} from "./ChannelStore.ts"
 import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
@@ -180,8 +186,9 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
- * empty. Messages of competing receives named in `unhandled` are kept for others, who are notified.
- * Served by the primary keys.
+ * empty. Messages of competing receives are then kept for others, who are notified, but for those named
+ * in `handled`. What was delivered between the snapshot and the lock would not be seen: whoever delivers
+ * counts a wake, and where that was it is asked again. Served by the primary keys.
  *
  * @since 0.1.0
  * @category statements
@@ -189,10 +196,10 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 export const unsubscribe = (context: StatementContext, rows: ReadonlyArray<Leaving>) =>
   byOrd(rows, unsubscribeAll(context, rows), { held: false })
 
-type Leaving = { readonly lease: Lease; readonly unhandled: ReadonlyArray<string> } & (
-  | ChannelKey
-  | { readonly channel: ""; readonly mode: "" }
-)
+type Leaving = {
+  readonly lease: Lease
+  readonly handled: ReadonlyArray<string> | undefined
+} & (ChannelKey | { readonly channel: ""; readonly mode: "" })
 
 const unsubscribeAll = PgStatement.batch<Leaving, Held & { readonly ord: number }>(
   (context, column) =>
@@ -200,10 +207,18 @@ const unsubscribeAll = PgStatement.batch<Leaving, Held & { readonly ord: number 
 with input as (
   select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
     ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
-    ${column((row) => JSON.stringify(row.unhandled))}::text[])
-    with ordinality as t (execution_id, token, channel, mode, unhandled, ord)
+    ${column((row) => JSON.stringify(row.handled ?? null))}::text[])
+    with ordinality as t (execution_id, token, channel, mode, handled, ord)
 ), ${locked(context)},
-mine as (select * from locked where mine),
+unseen as materialized (
+  select l.ord from locked l join ${table(context, "instances")} s using (execution_id)
+  where l.mine and l.handled <> 'null' and s.wakes <> l.has_wakes
+),
+mine as (select * from locked where mine and ord not in (select ord from unseen)),
+handled as materialized (
+  select l.execution_id, n.name from mine l cross join lateral json_array_elements_text(
+    case when l.handled = 'null' then '[]' else l.handled end::json) n (name)
+),
 gone as (
   delete from ${table(context, "subscriptions")} s using mine l
   where s.execution_id = l.execution_id
@@ -212,12 +227,15 @@ gone as (
   delete from ${table(context, "inbox")} b using mine l
   where b.execution_id = l.execution_id
     and (l.channel = '' or (b.channel = l.channel and b.mode = l.mode))
+), unhandled as materialized (
+  select d.exit from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
+    and starts_with(d.name, ${competingReceives})
+  where l.handled <> 'null' and not exists (
+    select from handled h where h.execution_id = d.execution_id and h.name = d.name)
 ), returned as (
-  update ${table(context, "messages")} m set state = 'Kept'
-  from mine l cross join lateral json_array_elements_text(l.unhandled::json) n (name)
-    join ${table(context, "deferreds")} d on d.execution_id = l.execution_id and d.name = n.name
+  update ${table(context, "messages")} m set state = 'Kept' from unhandled u
   -- Not by the operators of JSON: those refuse a NUL and half a pair, which may be in the message.
-  where m.message_id = substring(d.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint
+  where m.message_id = substring(u.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint
     and m.mode = 'competing'
   returning m.message_id, m.channel
 ), hinted as materialized (
@@ -226,7 +244,8 @@ gone as (
     from returned group by channel) h
   where ${context.hints}::boolean
 )
-select l.ord::int4 as ord, false as held, (select count(*)::int4 from hinted) as hinted
+select l.ord::int4 as ord, l.ord in (select ord from unseen) as held,
+  (select count(*)::int4 from hinted) as hinted
 from locked l ${heldRows(context, "0")}` as unknown as Rows<Held & { readonly ord: number }>
 )
 

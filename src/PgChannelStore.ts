@@ -65,9 +65,9 @@ const make = Effect.gen(function* () {
               )
             : Effect.void
       ),
-    unsubscribe: (lease, key) => Effect.asVoid(unsubscribe({ lease, ...key, unhandled: [] })),
-    leave: (lease, unhandled) =>
-      Effect.asVoid(unsubscribe({ lease, channel: "", mode: "", unhandled })),
+    unsubscribe: (lease, key) => Effect.asVoid(unsubscribe({ lease, ...key, handled: undefined })),
+    leave: (lease, handled) =>
+      Effect.asVoid(unsubscribe({ lease, channel: "", mode: "", handled })),
     receive: (lease, request) =>
       Effect.flatMap(received({ lease, ...request }), (receipt) =>
         // What is for whoever takes it lies with nobody: a message that came before this wait was

@@ -18,7 +18,7 @@ import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import type { ChannelKey } from "./ChannelStore.ts"
+import { type ChannelKey, competingReceives } from "./ChannelStore.ts"
 import type { Unreadable } from "./RomancyError.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
@@ -278,11 +278,12 @@ export class Run {
     return Array.from(this.steps.keys()).some((key) => key.includes("/channel/"))
   }
 
-  /** Receives of competing messages that came to one which the body never got. */
-  get unhandled(): ReadonlyArray<string> {
-    return Array.from(this.deferreds.keys()).filter(
-      (name) => name.startsWith("channel/competing/") && !this.channels.handled.has(name)
-    )
+  /** Receives of competing messages that its body got, if it has had to do with such channels. */
+  get handledOfMany(): ReadonlyArray<string> | undefined {
+    const competing = (name: string) => name.includes(competingReceives)
+    return Array.from(this.steps.keys()).some(competing)
+      ? Array.from(this.channels.handled).filter(competing)
+      : undefined
   }
 
   /** Whether a wake that this process knows of makes the run replay at once. Consumes it. */

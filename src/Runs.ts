@@ -178,6 +178,7 @@ const make = Effect.gen(function* () {
     abandon: (run) => abandon(run),
     hold: (executionId) => slots.hold(executionId),
     isOver: (claimed) => slots.isOver(claimed),
+    strand: () => slots.strand(),
     resumed
   })
   const slots = yield* makeSlots({ runs, launch, tenure })

@@ -15,6 +15,7 @@ import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
+import type { StoreError } from "./RomancyError.ts"
 import type { Run } from "./Run.ts"
 import type { Runs } from "./Runs.ts"
 import type { Tenure } from "./Tenure.ts"
@@ -60,9 +61,6 @@ export const make = Effect.fnUntraced(function* (here: {
     starting.delete(executionId)
     freed()
   }
-  const strand = (): void => {
-    stranded = true
-  }
   /** There may be a slot where there was none. */
   const freed = (): void => {
     if (!starved || free() <= 0) return
@@ -83,23 +81,20 @@ export const make = Effect.fnUntraced(function* (here: {
 
   const claiming = Semaphore.makeUnsafe(1)
   // An answer that was lost may have been a claim. It may also commit only after a first look for
-  // what was lost, and is found by a second one at the next poll.
+  // what was lost, and is found by a second one at the next poll. So is what has left and could neither
+  // be set aside nor given back: if that is refused again, it is claimed again no sooner.
   let doubtful = false
   let lookAgain = false
-  /** Something has left that could neither be set aside nor given back. */
-  let stranded = false
+  const strand = (): void => {
+    lookAgain = true
+  }
   const admit: Runs["Service"]["admit"] = (sources, claim) =>
     claiming.withPermit(
       Effect.suspend(() => {
-        if (!doubtful && !stranded && !(lookAgain && sources.has("poll"))) {
-          return take(sources, claim)
-        }
-        stranded = false
-        const reconciled = Effect.tapError(reconcile, () => Effect.sync(strand))
-        return Effect.flatMap(reconciled, () => {
-          lookAgain = doubtful
-          return take(sources, claim)
-        })
+        if (!doubtful && !(lookAgain && sources.has("poll"))) return take(sources, claim)
+        lookAgain = doubtful
+        const looked = Effect.onError(reconcile, () => Effect.sync(strand))
+        return Effect.andThen(doubtful ? looked : tolerated(looked), take(sources, claim))
       })
     )
 
@@ -157,7 +152,7 @@ export const make = Effect.fnUntraced(function* (here: {
     isOver: ({ executionId, token }: Store.Lease): boolean =>
       (starting.get(executionId)?.leftToken ?? 0) >= token ||
       (left?.get(executionId) ?? 0) >= token,
-    /** Something has left and is still this worker's: the next claim gives it back first. */
+    /** Something has left and is still this worker's: the next poll gives it back. */
     strand,
     /** There was no slot for something: the next that is free is to be told. */
     starve: () => {
@@ -172,3 +167,7 @@ export const make = Effect.fnUntraced(function* (here: {
     }
   }
 })
+
+/** One that cannot be given back keeps no others from being claimed. */
+const tolerated = (look: Effect.Effect<void, StoreError>): Effect.Effect<void> =>
+  Effect.catch(look, (error) => Effect.logWarning("could not give workflows back", error))

@@ -5,9 +5,11 @@ import * as Fiber from "effect/Fiber"
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Schema from "effect/Schema"
 import { TestClock } from "effect/testing"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
 import * as DbClock from "../src/DbClock.ts"
 import { assertSuccess } from "./contract/Harness.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
   eventually,
@@ -19,7 +21,16 @@ import {
   start,
   suspended
 } from "./support/Runtimes.ts"
-import { bodyOf, Mail, MailReader, News, NewsReader, waiting } from "./support/Readers.ts"
+import {
+  bodyOf,
+  Jobs,
+  Mail,
+  MailReader,
+  News,
+  NewsReader,
+  waiting,
+  Worker
+} from "./support/Readers.ts"
 
 describe("channels between processes", () => {
   it.live(
@@ -42,6 +53,45 @@ describe("channels between processes", () => {
           { channel_name: "mail", message_id: 2, target_instance_id: mail }
         ])
       })
+  )
+
+  it.live("a competing message that comes to one which is about to end is for another", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const [worker, client] = [
+        yield* start(proxy.through(database.url), { config: hourly }),
+        yield* start(database.url, { config: hourly })
+      ]
+      yield* worker.until("Listening")
+      const go = DurableDeferred.make("go")
+      const Flow = define("Flow")
+      yield* worker.register(
+        bodyOf(Flow, () =>
+          Effect.andThen(
+            Channel.subscribe(Jobs),
+            Effect.raceFirst(Effect.asVoid(Channel.receive(Jobs)), DurableDeferred.await(go))
+          )
+        )
+      )
+      const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Flow, id)
+      const leaving = yield* proxy.stopAt({
+        statement: 1,
+        when: "before",
+        of: ({ text }) => text.includes("emptied as")
+      })
+      const token = DurableDeferred.tokenFromExecutionId(go, { workflow: Flow, executionId: id })
+      yield* client.on(DurableDeferred.succeed(go, { token, value: undefined }))
+      yield* leaving.reached
+      yield* client.on(Channel.publish(Jobs, 1))
+      yield* eventually("it has come", database.rows("deferreds"), (n) => n === 2)
+      yield* leaving.release
+      yield* finished(worker, Flow, id)
+      yield* worker.register(Worker.live)
+      const next = yield* worker.on(Worker.execute({ id: "1" }, { discard: true }))
+      assertSuccess(yield* finished(worker, Worker, next), [1])
+    })
   )
 
   it.live("what a transaction publishes is delivered if and only if it commits", () =>

@@ -137,6 +137,29 @@ inEachWorld("channels", (test) => {
       assert.isTrue(DateTime.isDateTime(seen[0]?.publishedAt))
     }))
 
+  test("what a body adds to the metadata of a message is not there in a replay", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow")
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(Mail)
+            const { metadata } = yield* Channel.receive(Mail)
+            yield* log.add(JSON.stringify(metadata))
+            Object.assign(metadata, { read: true })
+            yield* Channel.receive(Mail)
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.sendTo(Mail, id, "1", { metadata: { n: 1 } }))
+      yield* log.seen('{"n":1}')
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen('{"n":1}', 2)
+    }))
+
   test("a message that is not as defined here fails the receive by name, and the next is taken", (runtime) =>
     Effect.gen(function* () {
       const Old = Channel.make("news", {

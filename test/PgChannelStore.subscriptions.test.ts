@@ -1,9 +1,21 @@
-/** What is under way while somebody subscribes: a message for him, and another first subscriber. */
+/** What is under way while somebody subscribes, or ends: a message for him, another first subscriber. */
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { running, self } from "./conformance/Harness.ts"
-import { deliver, drain, mail, message, news, publish, subscribe } from "./conformance/Messages.ts"
+import { ChannelStore, receiveName } from "../src/ChannelStore.ts"
+import {
+  deliver,
+  drain,
+  jobs,
+  mail,
+  message,
+  news,
+  publish,
+  receive,
+  subscribe,
+  subscribed
+} from "./conformance/Messages.ts"
 import { engineWaits, hold, makeLive, route, stores, until } from "./conformance/Postgres.ts"
 
 const live = makeLive({ lockTimeout: "10 seconds" })
@@ -77,4 +89,31 @@ describe("two first subscribers of different modes", () => {
       })
     )
   }
+})
+
+describe("a subscriber that ends", () => {
+  live(
+    "while a competing message is brought to it leaves that to another",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", jobs)
+      yield* receive(a, jobs, 1)
+      yield* publish(message(jobs, 1))
+      const bringing = yield* hold(
+        sql,
+        sql`with woken as (update romancy_instances set wakes = wakes + 1),
+          routed as (update romancy_messages set state = 'Routed')
+          insert into romancy_deferreds (execution_id, name, exit, completed_at)
+          select 'a', ${receiveName(jobs, 1)}, json_build_object('_tag', 'Success', 'value',
+            json_build_object('_tag', 'Message', 'id', message_id)), now() from romancy_messages`
+      )
+      const leaving = yield* Effect.forkScoped(channels.leave(a, []), { startImmediately: true })
+      yield* engineWaits(sql)
+      yield* bringing.commit
+      yield* Fiber.join(leaving)
+      const b = yield* subscribed(store, "b", jobs)
+      assert.deepStrictEqual(yield* drain(b, jobs), [1])
+    })
+  )
 })

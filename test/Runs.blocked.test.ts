@@ -1,5 +1,6 @@
 /** A run whose payload or record cannot be read: blocked with the reason, until it is mended. */
 import { assert, describe, it } from "@effect/vitest"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
@@ -16,6 +17,7 @@ import {
   fromLayer,
   hourly,
   makeLog,
+  refuse,
   statement,
   within,
   workerAndClient
@@ -77,25 +79,33 @@ describe("a workflow whose payload no longer decodes", () => {
       })
   )
 
-  it.live("that cannot be set aside is given back at the next look, and is set aside then", () =>
+  /** A worker that may not set anything aside, and how often it has tried to. */
+  const refused = Effect.fnUntraced(function* (notifyFallbackInterval: Duration.Input) {
+    const one = yield* workerAndClient({ notifyFallbackInterval })
+    const { client, sql, worker } = one
+    yield* worker.register(New.toLayer(({ amount }) => Effect.succeed(amount)))
+    const attempts = yield* refuse(sql, "new.status = 'Blocked'")
+    const id = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
+    yield* eventually("an attempt", attempts, (n) => n > 0)
+    return { ...one, attempts, id }
+  })
+
+  it.live("that cannot be set aside is given back at the next poll, and is set aside then", () =>
     Effect.gen(function* () {
-      const { client, row, sql, worker } = yield* workerAndClient()
-      yield* worker.register(New.toLayer(({ amount }) => Effect.succeed(amount)))
-      yield* sql`create sequence attempts`
-      yield* sql`create function refuse() returns trigger language plpgsql as
-        'begin perform nextval(\'\'attempts\'\'); raise check_violation; end'`
-      yield* sql`create trigger refuse before update on romancy_instances for each row
-        when (new.status = 'Blocked') execute function refuse()`
-      const id = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
-      const attempts = sql<{ made: boolean }>`select is_called as made from attempts`
-      yield* eventually("an attempt", attempts, ([row]) => row!.made)
+      const { id, sql, status } = yield* refused("100 millis")
       yield* sql`drop trigger refuse on romancy_instances`
+      assert.include(yield* status(id, "Blocked"), { owner: null })
+    })
+  )
+
+  it.live("that cannot be set aside is not tried again for each claim", () =>
+    Effect.gen(function* () {
+      const { attempts, client, id, row } = yield* refused("1 hour")
+      for (let amount = 1; amount <= 5; amount++) {
+        yield* client.on(New.execute({ id: `${amount}`, amount }))
+      }
+      assert.strictEqual(yield* attempts, 1)
       assert.include(yield* row(id), { status: "Running", token: 1 })
-      let amount = 0
-      const another = Effect.suspend(() => New.execute({ id: `${++amount}`, amount }))
-      const looked = Effect.andThen(client.on(another), row(id))
-      const blocked = yield* eventually("set aside", looked, (found) => found?.status === "Blocked")
-      assert.include(blocked, { owner: null, token: 2 })
     })
   )
 

@@ -175,9 +175,21 @@ export const channels = (it: Case): void => {
       yield* receive(a, jobs, 1)
       yield* receive(a, jobs, 2)
       // Its body got the first, and ended before it got the second.
-      yield* channels.leave(a, [receiveName(jobs, 2)])
+      yield* channels.leave(a, [receiveName(jobs, 1)])
       const b = yield* subscribed(store, "b", jobs)
       assert.deepStrictEqual(yield* drain(b, jobs), [2])
+    }))
+
+  it("a competing message that its receiver was not told of is for another", (store) =>
+    Effect.gen(function* () {
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", jobs)
+      yield* receive(a, jobs, 1)
+      yield* publish(message(jobs, 1))
+      yield* deliver()
+      yield* channels.leave(a, [])
+      const b = yield* subscribed(store, "b", jobs)
+      assert.deepStrictEqual(yield* drain(b, jobs), [1])
     }))
 
   it("old messages go, but for those that a living subscriber has still to take", (store) =>

@@ -368,3 +368,18 @@ export const tooLarge = (sql: PgClient.PgClient, table: string, taken: string) =
       return null; end $$;
     create trigger too_large after update on ${table} referencing new table as changed
       for each statement execute function too_large(); end $do$`)
+
+/** Lets no row of an instance become such as `when` says, and gives how often that was tried. */
+export const refuse = (sql: PgClient.PgClient, when: string) =>
+  Effect.as(
+    sql.unsafe(`do $do$ begin
+      create sequence refused;
+      create function refuse() returns trigger language plpgsql as $$ begin
+        perform nextval('refused'); raise check_violation; end $$;
+      create trigger refuse before update on romancy_instances for each row when (${when})
+        execute function refuse(); end $do$`),
+    Effect.map(
+      sql<{ n: number }>`select (last_value * is_called::int)::int4 as n from refused`,
+      ([row]) => row!.n
+    )
+  )

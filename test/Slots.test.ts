@@ -1,0 +1,84 @@
+/** What a process gives back of what it owns and does not run, where the database refuses that at first. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Romancy from "../src/Romancy.ts"
+import * as PgProxy from "./support/PgProxy.ts"
+import {
+  define,
+  eventually,
+  hourly,
+  makeDatabase,
+  makeLog,
+  refuse,
+  start,
+  within,
+  workerAndClient
+} from "./support/Runtimes.ts"
+
+describe("a workflow that cannot be given back", () => {
+  const Waiting = define("Waiting")
+  const Echo = define("Echo", { success: Schema.String })
+  const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+  const go = DurableDeferred.make("go")
+  const WaitingLive = (log: ReturnType<typeof makeLog>) =>
+    Waiting.toLayer(() => Effect.andThen(log.add("body"), DurableDeferred.await(go)))
+
+  it.live("keeps no others from being claimed", () =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const { client, row, sql, worker } = yield* workerAndClient({
+        notifyFallbackInterval: "50 millis"
+      })
+      const leave = yield* worker.register(
+        Waiting.toLayer(() => Effect.andThen(log.add("body"), Effect.never))
+      )
+      yield* worker.register(EchoLive)
+      const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("body")
+      const attempts = yield* refuse(sql, "new.status = 'Runnable' and old.owner is not null")
+      yield* leave
+      yield* eventually("a second attempt", attempts, (n) => n > 1)
+      assert.strictEqual(
+        yield* within("its neighbour")(client.on(Echo.execute({ id: "1" }))),
+        "echo 1"
+      )
+      assert.include(yield* row(id), { status: "Running" })
+    })
+  )
+
+  it.live("since its workflow has gone while it was claimed, is given back at a later poll", () =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const config = { ...hourly, notifyFallbackInterval: "100 millis" } as const
+      const worker = yield* start(proxy.through(database.url), { config })
+      yield* worker.until("Listening")
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
+      const claiming = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("for update of i skip locked")
+      })
+      const leave = yield* worker.register(WaitingLive(log))
+      yield* claiming.reached
+      assert.include(yield* database.row(id), { status: "Running" })
+      yield* leave
+      yield* refuse(database.sql, "new.status = 'Runnable'")
+      const again = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("'Runnable', owner = null, woken_at")
+      })
+      yield* claiming.release
+      yield* again.reached
+      yield* database.sql`drop trigger refuse on romancy_instances`
+      yield* again.release
+      yield* worker.register(WaitingLive(log))
+      yield* log.seen("body")
+    })
+  )
+})
