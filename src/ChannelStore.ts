@@ -139,7 +139,8 @@ export class ChannelStore extends Context.Service<
     /**
      * Ends all subscriptions of an instance that is about to end. `handled` names the competing
      * receives whose message its body got: what any other has got is for another subscriber, whether
-     * the run has heard of it or not. Left out, there were no such receives.
+     * the run has heard of it or not, and stays so if the execution is run once more. Left out, there
+     * were no such receives.
      */
     readonly leave: (
       lease: Lease,
@@ -186,6 +187,24 @@ export const timedOutExit = {
   _tag: "Success" as const,
   value: { _tag: "TimedOut" as const }
 }
+
+/**
+ * What takes the place of {@link receivedExit} where the message was given to others, because its
+ * execution was about to end without it: whoever runs it once more, after a crash, does not get it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const returnedExit = { _tag: "Success" as const, value: { _tag: "Returned" as const } }
+
+/**
+ * Whether a recorded exit is {@link returnedExit}.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isReturned = (exit: unknown): boolean =>
+  (exit as typeof returnedExit | null)?.value?._tag === returnedExit.value._tag
 
 /**
  * What a receive comes to: a message, or the end of its time.

@@ -21,6 +21,7 @@ import {
   type Receipt,
   type Receive,
   receivedExit,
+  returnedExit,
   timedOutExit
 } from "./ChannelStore.ts"
 import type { Lease, News, Taken, Woken } from "./WorkflowStore.ts"
@@ -51,7 +52,9 @@ interface Subscription extends ChannelKey {
 export interface Instances {
   readonly nameOf: (lease: Lease) => string | undefined
   readonly deferred: (executionId: string, name: string) => string | undefined
-  readonly deferreds: (executionId: string) => ReadonlyMap<string, { readonly exit: string }>
+  readonly deferreds: (
+    executionId: string
+  ) => Map<string, { exit: string; token: number | undefined }>
   readonly record: (lease: Lease, name: string, exit: string) => void
   readonly complete: (executionId: string, name: string, exit: string, now: number) => Woken
   readonly news: (executionId: string, now: number) => News
@@ -203,11 +206,14 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
       if (subscription.executionId === lease.executionId) end(subscription)
     }
     if (handled === undefined) return
-    for (const [name, completion] of instances.deferreds(lease.executionId)) {
+    const deferreds = instances.deferreds(lease.executionId)
+    for (const [name, completion] of deferreds) {
       if (!name.startsWith(competingReceives) || handled.includes(name)) continue
       const exit = JSON.parse(completion.exit)
       const message = messages.get(exit?.value?.id)
-      if (message?.mode === "competing") message.kept = true
+      if (message?.mode !== "competing") continue
+      message.kept = true
+      deferreds.set(name, { ...completion, exit: JSON.stringify(returnedExit) })
     }
   }
 

@@ -14,7 +14,8 @@ import {
   competingReceives,
   type Publication,
   type Receipt,
-  type Receive
+  type Receive,
+  returnedExit
 } from "./ChannelStore.ts"
 import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
@@ -187,7 +188,7 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
  * empty. Messages of competing receives are then kept for others, who are notified, but for those named
- * in `handled`. What was delivered between the snapshot and the lock would not be seen: whoever delivers
+ * in `handled`, once, however often this is asked. What was delivered between the snapshot and the lock would not be seen: whoever delivers
  * counts a wake, and where that was it is asked again. Served by the primary keys.
  *
  * @since 0.1.0
@@ -228,16 +229,21 @@ gone as (
   where b.execution_id = l.execution_id
     and (l.channel = '' or (b.channel = l.channel and b.mode = l.mode))
 ), unhandled as materialized (
-  select d.exit from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
+  -- Not by the operators of JSON: those refuse a NUL and half a pair, which may be in the message.
+  select d.execution_id, d.name,
+    substring(d.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint as message_id
+  from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
     and starts_with(d.name, ${competingReceives})
   where l.handled <> 'null' and not exists (
     select from handled h where h.execution_id = d.execution_id and h.name = d.name)
 ), returned as (
   update ${table(context, "messages")} m set state = 'Kept' from unhandled u
-  -- Not by the operators of JSON: those refuse a NUL and half a pair, which may be in the message.
-  where m.message_id = substring(u.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint
-    and m.mode = 'competing'
+  where m.message_id = u.message_id and m.mode = 'competing'
   returning m.message_id, m.channel
+), given as (
+  update ${table(context, "deferreds")} d set exit = ${JSON.stringify(returnedExit)}::json
+  from unhandled u
+  where u.message_id is not null and d.execution_id = u.execution_id and d.name = u.name
 ), hinted as materialized (
   select ${hint(context, context.channels.message)} from (
     select json_build_object('channel_name', channel, 'message_id', min(message_id))::text as payload

@@ -18,7 +18,7 @@ import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import { type ChannelKey, competingReceives } from "./ChannelStore.ts"
+import { type ChannelKey, competingReceives, isReturned } from "./ChannelStore.ts"
 import type { Unreadable } from "./RomancyError.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
@@ -87,6 +87,8 @@ export class Run {
   readonly parentId: string | undefined
   readonly steps = new Map<string, Recorded>()
   readonly deferreds = new Map<string, Recorded>()
+  /** Receives whose message has been given to others. */
+  readonly returned = new Set<string>()
   timers: Set<string> = new Set()
   /** Deferreds that a timer of this run completes. A wait for one of these never parks. */
   readonly timed = new Set<string>()
@@ -172,13 +174,17 @@ export class Run {
       const completed: Array<string> = []
       let foreign = 0
       for (const deferred of record.deferreds) {
-        if (this.deferreds.has(deferred.name)) continue
+        if (this.deferreds.has(deferred.name) || this.returned.has(deferred.name)) continue
+        if (!deferred.own) foreign++
+        if (isReturned(deferred.exit)) {
+          this.returned.add(deferred.name)
+          continue
+        }
         this.deferreds.set(
           deferred.name,
           yield* WorkflowCodec.deferredExit.decode(deferred.exit, deferred.name)
         )
         completed.push(deferred.name)
-        if (!deferred.own) foreign++
       }
       if (record.timers !== undefined) this.timers = new Set(record.timers)
       // Wakes that no completion explains came from a child or by hand: the body has to look again.

@@ -165,9 +165,12 @@ const make = Effect.gen(function* () {
 /** Of any receive: what reads one is put together once. What it comes to is read by hand. */
 const received = DurableDeferred.make("receive", { success: Schema.Unknown })
 
-/** Whether a receive has to be asked for: what is recorded has not, and an ending run takes nothing. */
+/**
+ * Whether a receive has to be asked for: what is recorded has not, and an ending run takes nothing. One
+ * whose message was given to others has come to its end before, and gets none.
+ */
 const begins = (run: Run, name: string): boolean =>
-  !run.deferreds.has(name) && run.interrupt === "None"
+  !run.deferreds.has(name) && !run.returned.has(name) && run.interrupt === "None"
 
 const keyText = ({ channel, mode }: ChannelKey) => `${mode}/${channel}`
 

@@ -2,8 +2,8 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
-import { type ChannelKey, ChannelStore, receiveName } from "../../src/ChannelStore.ts"
-import { type Case, running } from "./Harness.ts"
+import { type ChannelKey, ChannelStore, receiveName, returnedExit } from "../../src/ChannelStore.ts"
+import { type Case, load, running } from "./Harness.ts"
 import {
   deliver,
   drain,
@@ -190,6 +190,25 @@ export const channels = (it: Case): void => {
       yield* channels.leave(a, [])
       const b = yield* subscribed(store, "b", jobs)
       assert.deepStrictEqual(yield* drain(b, jobs), [1])
+    }))
+
+  it("a competing message that is given to another is given once, however often that is asked", (store) =>
+    Effect.gen(function* () {
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", jobs)
+      yield* publish(message(jobs, 1))
+      yield* receive(a, jobs, 1)
+      yield* channels.leave(a, [])
+      const b = yield* subscribed(store, "b", jobs)
+      assert.deepStrictEqual(yield* drain(b, jobs), [1])
+      yield* channels.leave(a, [])
+      const c = yield* subscribed(store, "c", jobs)
+      assert.deepStrictEqual(yield* drain(c, jobs), [])
+      const { deferreds } = yield* load(store, "a")
+      assert.deepStrictEqual(
+        deferreds.map(({ exit }) => exit),
+        [returnedExit]
+      )
     }))
 
   it("old messages go, but for those that a living subscriber has still to take", (store) =>
