@@ -9,7 +9,15 @@ import * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
 import * as Romancy from "../src/Romancy.ts"
 import * as PgProxy from "./support/PgProxy.ts"
-import { define, finished, hourly, makeDatabase, makeLog, start } from "./support/Runtimes.ts"
+import {
+  define,
+  finished,
+  hourly,
+  makeDatabase,
+  makeLog,
+  start,
+  within
+} from "./support/Runtimes.ts"
 
 describe("a start of an execution that a dispatcher has claimed", () => {
   const Flow = define("Flow")
@@ -32,7 +40,7 @@ describe("a start of an execution that a dispatcher has claimed", () => {
       const claiming = yield* proxy.stopAt({ statement: 1, when: "after", of: claim })
       const execute = Flow.execute({ id: String(n) }, { discard: true })
       const id = yield* client.on(execute)
-      yield* claiming.reached
+      yield* within("the claim")(claiming.reached)
       const isClaimed = (yield* database.row(id))?.status === "Running"
       if (isClaimed) return { claiming, client, id, log, proxy, second: worker.on(execute), worker }
       // That claim had begun before there was anything to claim.
@@ -56,11 +64,11 @@ describe("a start of an execution that a dispatcher has claimed", () => {
         const { claiming, id, log, proxy, second, worker } = yield* claimed
         const answer = yield* proxy.stopAt({ statement: 1, when: "after", of })
         const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-        yield* answer.reached
+        yield* within(`the start ${when}`)(answer.reached)
         yield* claiming.release
         yield* finished(worker, Flow, id)
         yield* answer.release
-        yield* Fiber.join(starting)
+        yield* within("the end of the start")(Fiber.join(starting))
         assert.deepStrictEqual(log.events, ["body"])
       })
     )
