@@ -31,7 +31,8 @@ describe("a start of an execution that a dispatcher has claimed", () => {
     const proxy = yield* PgProxy.make(database.url)
     const log = makeLog()
     const worker = yield* start(proxy.through(database.url), {
-      config: { ...hourly, parkDuration: 0 }
+      // An answer that is held back is not given up, however slow the machine.
+      config: { ...hourly, parkDuration: 0, statementTimeout: "1 minute" }
     })
     yield* worker.register(Flow.toLayer(() => log.add("body")))
     yield* worker.until("Listening")
