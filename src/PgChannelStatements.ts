@@ -234,8 +234,8 @@ gone as (
     substring(d.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint as message_id
   from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
     and starts_with(d.name, ${competingReceives})
-  where l.handled <> 'null' and not exists (
-    select from handled h where h.execution_id = d.execution_id and h.name = d.name)
+  where l.handled <> 'null'
+    and (d.execution_id, d.name) not in (select h.execution_id, h.name from handled h)
 ), returned as (
   update ${table(context, "messages")} m set state = 'Kept' from unhandled u
   where m.message_id = u.message_id and m.mode = 'competing'
