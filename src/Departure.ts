@@ -63,7 +63,7 @@ export const make = Effect.fnUntraced(function* (here: {
         ? "Interrupted"
         : "Failed"
     // Before it ends, and not after: whoever finds it dead in between ends it again.
-    if (run.usesChannels) yield* channels.leave(run.lease, run.handledOfMany)
+    if (run.usesChannels) yield* channels.leave(run.lease, run.handledCompeting)
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
     const {
       others,

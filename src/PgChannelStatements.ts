@@ -188,8 +188,9 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
  * empty. Messages of competing receives are then kept for others, who are notified, but for those named
- * in `handled`, once, however often this is asked. What was delivered between the snapshot and the lock would not be seen: whoever delivers
- * counts a wake, and where that was it is asked again. Served by the primary keys.
+ * in `handled`; once, however often this is asked, since it is marked in the record. What was delivered
+ * between the snapshot and the lock would not be seen: whoever delivers counts a wake, and where that
+ * was it is asked again. Served by the primary keys.
  *
  * @since 0.1.0
  * @category statements

@@ -285,7 +285,7 @@ export class Run {
   }
 
   /** Receives of competing messages that its body got, if it has had to do with such channels. */
-  get handledOfMany(): ReadonlyArray<string> | undefined {
+  get handledCompeting(): ReadonlyArray<string> | undefined {
     const competing = (name: string) => name.includes(competingReceives)
     return Array.from(this.steps.keys()).some(competing)
       ? Array.from(this.channels.handled).filter(competing)
