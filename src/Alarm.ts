@@ -16,7 +16,7 @@ import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { Notification } from "./Notification.ts"
+import type { Hearing } from "./Bus.ts"
 
 /**
  * An alarm.
@@ -114,19 +114,22 @@ export const asking = <A extends { readonly nextMillis: number | undefined }, E,
   })
 
 /**
- * Sets an alarm for each deadline that somebody announces by `timer_expired`, for as long as the
- * stream of notifications lasts. `storeMillis` is the clock that those deadlines are told by.
+ * Sets an alarm for each deadline that somebody announces by `timer_expired`, if it is of a timer that
+ * `concerns` somebody. `storeMillis` is the clock that those deadlines are told by.
  *
  * @since 0.1.0
  * @category running
  */
 export const follow = (
   alarm: Pick<Alarm, "set">,
-  notifications: Stream.Stream<Notification>,
-  storeMillis: Effect.Effect<number>
+  hearing: Pick<Hearing, "only">,
+  storeMillis: Effect.Effect<number>,
+  concerns: (timerId: string | undefined) => boolean = () => true
 ): Effect.Effect<void> =>
   Stream.runForEach(
-    notifications,
+    hearing.only(
+      (notification) => notification._tag === "TimerExpired" && concerns(notification.timerId)
+    ),
     Effect.fnUntraced(function* (notification) {
       if (notification._tag !== "TimerExpired" || notification.expiresAt === undefined) return
       const now = yield* storeMillis

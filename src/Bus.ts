@@ -3,13 +3,14 @@
  *
  * Reads: nothing; it is published to.
  * Feeds: the dispatchers, by calls, because a wake is what somebody waits for and every fiber
- * between costs it time; everybody else, by a stream.
+ * between costs it time; everybody else, by a stream, of all of it or of what concerns them.
  * Guarantees: each hears all of it, in order; nobody slow holds up the others.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
 import * as PubSub from "effect/PubSub"
+import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Notification } from "./Notification.ts"
@@ -27,6 +28,8 @@ export interface Hearing {
   ) => Effect.Effect<void, never, Scope.Scope>
   /** What arrives from the moment the stream runs. */
   readonly notifications: Stream.Stream<Notification>
+  /** The same of what concerns somebody, whom the rest does not wake. */
+  readonly only: (concerns: (notification: Notification) => boolean) => Stream.Stream<Notification>
   /** Subscribes at once, for consumers that must not miss what arrives before they run. */
   readonly subscribe: Effect.Effect<PubSub.Subscription<Notification>, never, Scope.Scope>
 }
@@ -39,6 +42,12 @@ export interface Hearing {
  */
 export interface Bus extends Hearing {
   readonly publish: (notifications: ReadonlyArray<Notification>) => Effect.Effect<void>
+}
+
+/** Who is called with what arrives, and at the end. */
+interface Ear {
+  readonly call: (notifications: ReadonlyArray<Notification>) => void
+  readonly end?: () => void
 }
 
 /**
@@ -54,24 +63,35 @@ const backlogMax = 4096
  * @category constructors
  */
 export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function* () {
-  const pubsub = yield* Effect.acquireRelease(PubSub.sliding<Notification>(backlogMax), (pubsub) =>
-    PubSub.shutdown(pubsub)
-  )
-  const heard = new Set<{ readonly call: (notifications: ReadonlyArray<Notification>) => void }>()
+  const pubsub = yield* PubSub.sliding<Notification>(backlogMax)
+  const ears = new Set<Ear>()
+  yield* Effect.addFinalizer(() => {
+    for (const { end } of ears) end?.()
+    return PubSub.shutdown(pubsub)
+  })
+  const join = (ear: Ear) =>
+    Effect.acquireRelease(
+      Effect.sync(() => void ears.add(ear)),
+      () => Effect.sync(() => void ears.delete(ear))
+    )
   return {
-    hear: (call) =>
-      Effect.suspend(() => {
-        const entry = { call }
-        return Effect.acquireRelease(
-          Effect.sync(() => void heard.add(entry)),
-          () => Effect.sync(() => void heard.delete(entry))
-        )
-      }),
+    hear: (call) => Effect.suspend(() => join({ call })),
     notifications: Stream.fromPubSub(pubsub),
+    only: (concerns) =>
+      Stream.callback(
+        (queue) =>
+          join({
+            call: (notifications) => {
+              for (const one of notifications) if (concerns(one)) Queue.offerUnsafe(queue, one)
+            },
+            end: () => Queue.endUnsafe(queue)
+          }),
+        { bufferSize: backlogMax, strategy: "sliding" }
+      ),
     subscribe: PubSub.subscribe(pubsub),
     publish: (notifications) =>
       Effect.suspend(() => {
-        for (const { call } of heard) call(notifications)
+        for (const { call } of ears) call(notifications)
         // Not `publishUnsafe`, which drops the newest when it is full.
         return Effect.asVoid(PubSub.publishAll(pubsub, notifications))
       })

@@ -14,7 +14,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
-import * as Stream from "effect/Stream"
 import * as Alarm from "./Alarm.ts"
 import { ChannelStore, isReceive } from "./ChannelStore.ts"
 import * as Dispatcher from "./Dispatcher.ts"
@@ -59,11 +58,7 @@ export const layer: Layer.Layer<
     })
     // The end of a receive is announced as a timer is.
     // Those of timers would only cost a look.
-    const announced = Stream.filter(
-      listener.notifications,
-      (notification) => notification._tag === "TimerExpired" && isReceive(notification.timerId)
-    )
-    yield* Alarm.follow(wake.alarm, announced, worker.storeMillis).pipe(Effect.forkScoped)
+    yield* Alarm.follow(wake.alarm, listener, worker.storeMillis, isReceive).pipe(Effect.forkScoped)
 
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()

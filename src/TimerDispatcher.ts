@@ -46,9 +46,7 @@ export const layer: Layer.Layer<
       fallback: config.notifyFallbackInterval
     })
     yield* doorbell.answer({ timer: wake.alarm.setUnsafe })
-    yield* Alarm.follow(wake.alarm, listener.notifications, worker.storeMillis).pipe(
-      Effect.forkScoped
-    )
+    yield* Alarm.follow(wake.alarm, listener, worker.storeMillis).pipe(Effect.forkScoped)
 
     const drain = Effect.fnUntraced(function* (sources: ReadonlySet<Wake.WakeSource>) {
       const workflowNames = runs.names()

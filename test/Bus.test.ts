@@ -64,6 +64,34 @@ describe("Bus", () => {
     })
   )
 
+  it.effect("wakes whoever asked for some of it by nothing else", () =>
+    Effect.gen(function* () {
+      const bus = yield* Bus.make
+      const heard: Array<string | undefined> = []
+      let woken = 0
+      yield* bus
+        .only((one) => id(one)?.startsWith("b") === true)
+        .pipe(
+          // An array is what its fiber takes each time it is woken.
+          Stream.runForEachArray((all) =>
+            Effect.sync(() => {
+              woken++
+              heard.push(...all.map(id))
+            })
+          ),
+          Effect.forkScoped({ startImmediately: true })
+        )
+      yield* bus.publish(events("a", "b1", "a", "b2"))
+      yield* Effect.yieldNow
+      yield* bus.publish(events("a", "c"))
+      yield* Effect.yieldNow
+      yield* bus.publish(events("b3"))
+      yield* Effect.yieldNow
+      assert.deepStrictEqual(heard, ["b1", "b2", "b3"])
+      assert.strictEqual(woken, 2)
+    })
+  )
+
   it.effect("keeps the newest for a subscriber that is slow, which holds up nobody", () =>
     Effect.gen(function* () {
       const bus = yield* Bus.make
@@ -91,7 +119,8 @@ describe("Bus", () => {
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const bus = yield* Scope.provide(Bus.make, scope)
-      const reading = yield* Stream.runDrain(bus.notifications).pipe(
+      const streams = [bus.notifications, bus.only(() => true)]
+      const reading = yield* Effect.forEach(streams, Stream.runDrain, { concurrency: 2 }).pipe(
         Effect.forkScoped({ startImmediately: true })
       )
       yield* Scope.close(scope, Exit.void)
