@@ -68,7 +68,7 @@ export interface Wake {
  * What a wake is made from.
  *
  * - `listener`: notifications and status
- * - `on`: which notifications concern this dispatcher
+ * - `on`: which notifications concern this dispatcher; asked of each, as it arrives
  * - `interval`: time between polls while not listening
  * - `fallback`: time between polls while listening
  *
@@ -94,7 +94,9 @@ export const make = Effect.fnUntraced(function* (
   const box = yield* makeBox
   const alarm = yield* Alarm.make(() => box.add("alarm"))
   yield* options.listener.hear((notifications) => {
-    if (notifications.some(options.on)) box.add("notification")
+    let concerned = false
+    for (const notification of notifications) concerned = options.on(notification) || concerned
+    if (concerned) box.add("notification")
   })
   const polls = Poller.make({ ...options, status: options.listener.status })
   yield* Stream.runForEach(polls, (source) => Effect.sync(() => box.add(source))).pipe(

@@ -21,6 +21,29 @@ import * as Wake from "./Wake.ts"
 import { WorkerId } from "./WorkerId.ts"
 import { WorkflowStore } from "./WorkflowStore.ts"
 
+/**
+ * Which workflows notifications were about since the last look. Most are about one, and to claim what is
+ * runnable of one takes a shorter statement than of several.
+ */
+class Named {
+  private names = new Set<string>()
+  private unnamed = false
+
+  add(workflowName: string | undefined): void {
+    if (workflowName === undefined) this.unnamed = true
+    else this.names.add(workflowName)
+  }
+
+  /** The one that all were about, if there is one. Forgets them. */
+  take(): string | undefined {
+    const [name, ...others] = this.names
+    const only = this.unnamed || others.length > 0 ? undefined : name
+    this.names = new Set()
+    this.unnamed = false
+    return only
+  }
+}
+
 /** Whether work has just been made, here or elsewhere, and nothing else asks. */
 const isHurried = (sources: ReadonlySet<Wake.WakeSource>): boolean =>
   sources.size === Number(sources.has("notification")) + Number(sources.has("home"))
@@ -40,11 +63,16 @@ export const layer: Layer.Layer<
     const runs = yield* Runs
     const store = yield* WorkflowStore
     const workerId = yield* WorkerId
+    const named = new Named()
     const wake = yield* Wake.make({
       listener: yield* Listener,
-      on: (notification) =>
-        notification._tag === "WorkflowResumable" &&
-        (notification.workflowName === undefined || runs.knows(notification.workflowName)),
+      on: (notification) => {
+        if (notification._tag !== "WorkflowResumable") return false
+        const { workflowName } = notification
+        if (workflowName !== undefined && !runs.knows(workflowName)) return false
+        named.add(workflowName)
+        return true
+      },
       interval: config.workflowResumptionInterval,
       fallback: config.notifyFallbackInterval
     })
@@ -53,7 +81,10 @@ export const layer: Layer.Layer<
     const drain = (
       sources: ReadonlySet<Wake.WakeSource>
     ): Effect.Effect<Dispatcher.Drained, StoreError> => {
-      const workflowNames = runs.names()
+      const only = named.take()
+      const isHinted = only !== undefined && sources.has("notification") && sources.size === 1
+      // The others are asked for soon after, with whatever else there may be.
+      const workflowNames = isHinted && runs.knows(only) ? [only] : runs.names()
       if (workflowNames.length === 0) return Effect.succeed({ full: false })
       // Somebody waits for what it is woken for. Whether there is more is asked soon after.
       const hurried = isHurried(sources)

@@ -1,14 +1,24 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Latch from "effect/Latch"
+import * as Queue from "effect/Queue"
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import { OnResumption } from "../src/Resumption.ts"
 import * as Romancy from "../src/Romancy.ts"
+import { Doorbell } from "../src/Doorbell.ts"
+import type { Notification } from "../src/Notification.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Runs } from "../src/Runs.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import * as WorkflowDispatcher from "../src/WorkflowDispatcher.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
 import { hold } from "./conformance/Postgres.ts"
 import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
+import * as ScriptedListener from "./support/ScriptedListener.ts"
 import * as Statuses from "./support/Statuses.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 import {
@@ -72,6 +82,75 @@ describe("a burst of notifications", () => {
       }
       yield* client.on(Echo.execute({ id: "second" }))
       assert.isAtMost((yield* calls(statement.claim)) - before, 8)
+    })
+  )
+})
+
+describe("what is claimed on a notification", () => {
+  const resumable = (workflowName?: string): Notification => ({
+    _tag: "WorkflowResumable",
+    instanceId: "one",
+    ...(workflowName === undefined ? {} : { workflowName })
+  })
+
+  it.effect("is of the one workflow that it is about, and of all of them soon after", () =>
+    Effect.gen(function* () {
+      const scripted = yield* ScriptedListener.make("Listening")
+      const asked = yield* Queue.unbounded<{ names: ReadonlyArray<string>; hurried: boolean }>()
+      const answers = yield* Latch.make(true)
+      const store = {
+        claim: ({ hurried = false, workflowNames: names }) =>
+          Queue.offer(asked, { names, hurried }).pipe(
+            Effect.andThen(answers.await),
+            // One was found, so that no look is paced.
+            Effect.as({ claimed: [{} as never], passed: false })
+          )
+      } satisfies Partial<WorkflowStore["Service"]> as unknown as WorkflowStore["Service"]
+      const runs = {
+        names: () => ["Echo", "Other"],
+        knows: (name: string) => name !== "Stranger",
+        admit: (_: unknown, claim: (slots: number) => Effect.Effect<never>) => claim(10)
+      } as unknown as Runs["Service"]
+      const doorbell = yield* Effect.provide(
+        Effect.service(Doorbell),
+        yield* Layer.build(
+          WorkflowDispatcher.layer.pipe(
+            Layer.provide(scripted.layer),
+            Layer.provide(Layer.succeed(WorkflowStore, store)),
+            Layer.provide(Layer.succeed(Runs, runs)),
+            Layer.provide(Layer.succeed(WorkerId, "self")),
+            Layer.provide(RomancyConfig.layer(hourly)),
+            Layer.provideMerge(Doorbell.layer)
+          )
+        )
+      )
+      const all = { names: ["Echo", "Other"], hurried: false }
+      // What there was before it listened.
+      assert.deepStrictEqual(yield* Queue.take(asked), all)
+
+      const hurried = Effect.fnUntraced(function* (names: ReadonlyArray<string>) {
+        assert.deepStrictEqual(yield* Queue.take(asked), { names, hurried: true })
+        assert.deepStrictEqual(yield* Queue.take(asked), all)
+      })
+      yield* scripted.notify(resumable("Echo"))
+      yield* hurried(["Echo"])
+      yield* scripted.notify(resumable("Echo"), resumable("Stranger"), resumable("Echo"))
+      yield* hurried(["Echo"])
+      yield* scripted.notify(resumable("Other"), resumable("Echo"))
+      yield* hurried(["Echo", "Other"])
+      yield* scripted.notify(resumable(), resumable("Echo"))
+      yield* hurried(["Echo", "Other"])
+      // Work that was made here, while a look is on its way, may be of any.
+      yield* answers.close
+      yield* scripted.notify(resumable("Echo"))
+      assert.deepStrictEqual(yield* Queue.take(asked), { names: ["Echo"], hurried: true })
+      doorbell.workflows("home")
+      yield* scripted.notify(resumable("Other"))
+      yield* answers.open
+      yield* hurried(["Echo", "Other"])
+      // What was said before is forgotten.
+      yield* scripted.notify(resumable("Other"))
+      yield* hurried(["Other"])
     })
   )
 })

@@ -19,8 +19,8 @@ export interface ScriptedListener {
   readonly layer: Layer.Layer<Listener>
   /** Changes the status, at the time of the clock. */
   readonly become: (tag: ListenerStatus["_tag"]) => Effect.Effect<void>
-  /** Delivers a notification to whoever has subscribed. */
-  readonly notify: (notification: Notification) => Effect.Effect<void>
+  /** Delivers notifications that come together to whoever has subscribed. */
+  readonly notify: (...notifications: ReadonlyArray<Notification>) => Effect.Effect<void>
 }
 
 export const make = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) {
@@ -33,7 +33,7 @@ export const make = Effect.fnUntraced(function* (first: ListenerStatus["_tag"]) 
     listener,
     layer: Layer.succeed(Listener, listener),
     become: (tag) => Effect.flatMap(at(tag), (next) => SubscriptionRef.set(status, next)),
-    notify: (notification) => bus.publish([notification])
+    notify: (...notifications) => bus.publish(notifications)
   }
   return scripted
 })
