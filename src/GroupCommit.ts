@@ -70,6 +70,9 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let closed = false
   let flying = 0
   let called = false
+  // The last batch was a row that met no other: the next one does not wait for others of its turn.
+  let alone = false
+  let met = false
   const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
@@ -83,6 +86,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   const depart = () => {
     const entries = queue.slice(0, batchLength(queue, maxRows))
     queue = queue.slice(entries.length)
+    alone = entries.length === 1 && !met
+    met = false
     flying++
     fork(write(entries, true)).addObserver(() => {
       flying--
@@ -187,8 +192,9 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
         )
       }
       queue.push({ row, resume })
+      if (flying > 0) met = true
       // A full load does not wait for the turn to end: the database works while this process does.
-      if (queue.length >= load && ready()) depart()
+      if ((alone || queue.length >= load) && ready()) depart()
       else if (flying === 0) call()
     })
 })
