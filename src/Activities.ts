@@ -52,20 +52,18 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       if (run === undefined || run.abandoned) return Effect.never
       const key = stepKey(activity.name, attempt)
       const recorded = run.steps.get(key)
+      const isKnown = recorded !== undefined || Context.get(activity.annotations, Derived)
       const named =
-        recorded !== undefined || Context.get(activity.annotations, Derived)
+        isKnown || names.fits(activity.name)
           ? names.use(run, "step", activity.name, attempt)
-          : Effect.andThen(
-              names.check(activity.name, `The name of a step of ${run.workflow._tag}`),
-              names.use(run, "step", activity.name, attempt)
-            )
-      return Effect.flatMap(named, () =>
+          : names.check(activity.name, `The name of a step of ${run.workflow._tag}`)
+      const goOn = () =>
         recorded === undefined
           ? begin(run, instance, activity, attempt, key)
           : run.unread.has(key)
             ? read(run, activity, key, recorded)
             : Effect.succeed(new Workflow.Complete({ exit: recorded }))
-      )
+      return named === Effect.void ? goOn() : Effect.flatMap(named, goOn)
     })
 
   /** What this process did not record itself may be of a version with another schema. */
@@ -122,11 +120,12 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     return Effect.uninterruptibleMask((restore) => {
       run.flying.set(key, flight)
       run.takeOff()
-      return Effect.onExit(perform(run, instance, activity, attempt, restore), (exit) => {
+      const performed = perform(run, instance, activity, attempt, restore)
+      return Effect.onExitPrimitive(performed, (exit) => {
         run.flying.delete(key)
         run.land()
         if (flight.done !== undefined) Deferred.doneUnsafe(flight.done, exit)
-        return Effect.void
+        return undefined
       })
     })
   }

@@ -12,7 +12,6 @@
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import type { Departure } from "./Departure.ts"
 import type { Resumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -53,27 +52,36 @@ export const make = Effect.fnUntraced(function* (here: {
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
-  const launch: Launch = Effect.fnUntraced(function* (claimed, options) {
+  const launch: Launch = (claimed, options) => {
     const registration = registrations.get(claimed.workflowName)
-    if (registration === undefined) {
-      yield* giveBack(claimed)
-      return undefined
-    }
+    if (registration === undefined) return Effect.as(giveBack(claimed), undefined)
     const before = runs.get(claimed.executionId)
-    if (begun(before, claimed)) return before
-    if (before !== undefined) return yield* replace(before, claimed, options.sources)
-    if (options.stored !== undefined) {
-      return yield* fetch(claimed, options.stored, options.sources)
-    }
-    const prepared = yield* Effect.exit(prepare(claimed, registration, options))
-    if (Exit.isFailure(prepared)) {
-      yield* block(claimed, claimed.workflowName, prepared.cause)
-      return undefined
-    }
-    // To read it may have taken its time, and somebody else brought the same claim.
-    const other = runs.get(claimed.executionId)
-    if (begun(other, claimed)) return other
-    const run = prepared.value
+    if (begun(before, claimed)) return Effect.succeed(before)
+    if (before !== undefined) return replace(before, claimed, options.sources)
+    if (options.stored !== undefined) return fetch(claimed, options.stored, options.sources)
+    return Effect.matchCauseEffect(prepare(claimed, registration, options), {
+      onFailure: (cause) => Effect.as(block(claimed, claimed.workflowName, cause), undefined),
+      onSuccess: (run) => {
+        // To read it may have taken its time, and somebody else brought the same claim.
+        const other = runs.get(claimed.executionId)
+        if (begun(other, claimed)) return Effect.succeed(other)
+        begin(run, registration)
+        // It has gone on by now: nobody waits for the hook.
+        if (!claimed.fresh) {
+          resumed({
+            executionId: run.executionId,
+            workflowName: claimed.workflowName,
+            sources: options.sources,
+            waitedMillis: claimed.waitedMillis,
+            parked: false
+          })
+        }
+        return Effect.succeed(run)
+      }
+    })
+  }
+
+  const begin = (run: Run, registration: Registration): void => {
     runs.set(run.executionId, run)
     run.driver = fork(
       drive(run, registration).pipe(
@@ -85,18 +93,7 @@ export const make = Effect.fnUntraced(function* (here: {
         )
       )
     )
-    // It has gone on by now: nobody waits for the hook.
-    if (!claimed.fresh) {
-      resumed({
-        executionId: run.executionId,
-        workflowName: claimed.workflowName,
-        sources: options.sources,
-        waitedMillis: claimed.waitedMillis,
-        parked: false
-      })
-    }
-    return run
-  })
+  }
 
   const giveBack = (claimed: Store.Claimed) =>
     Effect.catch(store.release([claimed]), () => Effect.sync(strand))
@@ -159,27 +156,27 @@ export const make = Effect.fnUntraced(function* (here: {
       })
     )
 
-  const prepare = Effect.fnUntraced(function* (
+  const prepare = (
     claimed: Store.Claimed,
-    registration: Registration,
-    options: Parameters<Launch>[1]
-  ) {
-    const { workflow } = registration
-    const payload =
-      options.payload ??
-      (yield* WorkflowCodec.of(workflow)
-        .decodePayload(claimed.payload)
-        .pipe(Effect.updateContext((_: Context.Context<never>) => registration.context)))
-    const run = new Run({
-      claimed,
-      workflow,
-      payload,
-      askedMillis: options.askedMillis ?? Number.NEGATIVE_INFINITY
+    { context, workflow }: Registration,
+    { askedMillis = Number.NEGATIVE_INFINITY, payload, record }: Parameters<Launch>[1]
+  ) => {
+    const read =
+      payload === undefined
+        ? Effect.updateContext(
+            WorkflowCodec.of(workflow).decodePayload(claimed.payload),
+            (_: Context.Context<never>) => context
+          )
+        : Effect.succeed(payload)
+    return Effect.flatMap(read, (payload) => {
+      const run = new Run({ claimed, workflow, payload, askedMillis })
+      if (record === undefined) return Effect.succeed(run)
+      return Effect.map(run.apply(record), () => {
+        run.again = undefined
+        return run
+      })
     })
-    if (options.record !== undefined) yield* run.apply(options.record)
-    run.again = undefined
-    return run
-  })
+  }
 
   return launch
 })

@@ -26,8 +26,8 @@ const live: Statement.Fragment = Statement.fragment([Statement.literal("clock_ti
  * @category references
  */
 export const DbClock = Context.Reference<{
-  readonly now: Effect.Effect<Statement.Fragment>
-}>("romancy/DbClock", { defaultValue: () => ({ now: Effect.succeed(live) }) })
+  readonly now: () => Statement.Fragment
+}>("romancy/DbClock", { defaultValue: () => ({ now: () => live }) })
 
 /**
  * Makes the database's *now* the time of Effect's `Clock`. For tests.
@@ -38,12 +38,11 @@ export const DbClock = Context.Reference<{
 export const layerClock: Layer.Layer<never> = Layer.effect(
   DbClock,
   Effect.map(Clock.Clock, (clock) => ({
-    now: Effect.sync(() =>
+    now: () =>
       Statement.fragment([
         Statement.literal("to_timestamp("),
         Statement.parameter(clock.currentTimeMillisUnsafe()),
         Statement.literal("::float8 / 1000)")
       ])
-    )
   }))
 )

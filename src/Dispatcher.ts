@@ -102,15 +102,15 @@ export const run = <E, R>(
   }).pipe(Effect.annotateLogs({ dispatcher: options.name }))
 
 /** One look: batch after batch until one is not full. */
-const look = Effect.fnUntraced(function* <E, R>(
-  drain: Drain<E, R>,
-  sources: ReadonlySet<WakeSource>
-) {
-  const first = yield* persist(drain(sources))
-  let drained = first
-  while (drained.full) drained = yield* persist(drain(batch))
-  return first.full ? { ...drained, found: true } : first
-})
+const look = <E, R>(drain: Drain<E, R>, sources: ReadonlySet<WakeSource>) =>
+  Effect.flatMap(persist(drain(sources)), (first) =>
+    first.full
+      ? Effect.map(rest(drain), (last) => ({ ...last, found: true }))
+      : Effect.succeed(first)
+  )
+
+const rest = <E, R>(drain: Drain<E, R>): Effect.Effect<Drained, never, R> =>
+  Effect.repeat(persist(drain(batch)), { while: ({ full }) => full })
 
 /** Repeats a drain until it succeeds. */
 const persist = <A, E, R>(drain: Effect.Effect<A, E, R>): Effect.Effect<A, never, R> =>

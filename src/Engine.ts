@@ -48,8 +48,10 @@ const make = (options: { readonly client: boolean }) =>
     const activityExecute = yield* Activities.make(names)
 
     const checkId = (executionId: string) => names.check(executionId, "An execution id")
-    const payload = (text: string, what: string) =>
-      WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes)
+    const fits = (text: string, what: string) =>
+      WorkflowCodec.bytesOver(text, config.maxPayloadBytes) === undefined
+        ? Effect.void
+        : Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
 
     /** The run that a fiber belongs to; one whose run has left goes nowhere. */
     const runOf = (instance: WorkflowEngine.WorkflowInstance["Service"]): Effect.Effect<Run> => {
@@ -70,12 +72,8 @@ const make = (options: { readonly client: boolean }) =>
       }
     ) {
       const { executionId } = options
-      const text = yield* WorkflowCodec.of(workflow)
-        .encodePayload(options.payload)
-        .pipe(
-          Effect.flatMap((text) => payload(text, `The payload of ${workflow._tag}`)),
-          Effect.orDie
-        )
+      const text = yield* Effect.orDie(WorkflowCodec.of(workflow).encodePayload(options.payload))
+      yield* fits(text, `The payload of ${workflow._tag}`)
       const slot =
         !options.inTransaction && runs.knows(workflow._tag)
           ? runs.reserve(executionId)
@@ -268,19 +266,21 @@ const make = (options: { readonly client: boolean }) =>
       }
     )
 
+    /** Whether it is the body of a run that asks. */
+    const isOwn = ({ executionId }: Run) =>
+      Effect.map(Effect.serviceOption(WorkflowEngine.WorkflowInstance), (instance) =>
+        Option.exists(instance, (instance) => instance.executionId === executionId)
+      )
+
     const deferredDone: WorkflowEngine.Encoded["deferredDone"] = Effect.fnUntraced(
       function* (options) {
         yield* names.check(options.deferredName, "The name of a deferred")
         yield* names.check(options.workflowName, "The name of the workflow")
         yield* checkId(options.executionId)
-        const exit = yield* WorkflowCodec.deferredExit.encode(options.exit).pipe(
-          Effect.flatMap((text) => payload(text, `The completion of ${options.deferredName}`)),
-          Effect.orDie
-        )
-        const instance = yield* Effect.serviceOption(WorkflowEngine.WorkflowInstance)
+        const exit = yield* WorkflowCodec.deferredExit.encode(options.exit)
+        yield* fits(exit, `The completion of ${options.deferredName}`)
         const run = runs.get(options.executionId)
-        const own = Option.isSome(instance) && instance.value.executionId === options.executionId
-        if (own && run?.live === true && !(yield* store.inTransaction)) {
+        if (run?.live === true && (yield* isOwn(run)) && !(yield* store.inTransaction)) {
           return yield* Effect.uninterruptible(
             run.flight(completeOwn(run, options.deferredName, options.exit, exit))
           )

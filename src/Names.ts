@@ -45,10 +45,14 @@ export class Names {
     this.repeatedStep = config.repeatedStep
   }
 
+  /** Whether {@link check} lets a name pass. Nearly all do, and each start and completion has several. */
+  fits(name: string): boolean {
+    return WorkflowCodec.nameFits(name, this.limit)
+  }
+
   /** Dies with `TooLarge` if a name is longer than `maxNameBytes`, or with `InvalidName`. */
   check(name: string, what: string): Effect.Effect<void> {
-    // Nearly all do, and each start and each completion asks for several.
-    return WorkflowCodec.nameFits(name, this.limit)
+    return this.fits(name)
       ? Effect.void
       : Effect.orDie(Effect.asVoid(WorkflowCodec.nameWithin(name, what, this.limit)))
   }

@@ -80,7 +80,7 @@ export const makeContext = Effect.map(
   contextMaker,
   ({ at, now }) =>
     (...of: At) =>
-      Effect.map(now, (now) => at(now, ...of))
+      Effect.sync(() => at(now(), ...of))
 )
 
 /** Makes the ways to run a statement. Migrates or verifies the tables first. */
@@ -93,18 +93,25 @@ const make = Effect.gen(function* () {
   const theirs = client.withoutTransforms() as SqlClient
 
   /** For what has to be in the application's transaction. */
-  const theirContext = Effect.map(now, (now) => at(now, theirs))
+  const theirContext = Effect.sync(() => at(now(), theirs))
 
   const skipped = NotifyQueue.make(own)
   const migrated = yield* PgMigrations.runInTime(config, own)
+  // Somebody waits for most statements, and each step of the way to one is time.
+  const onceMigrated =
+    migrated === Effect.void
+      ? Effect.suspend
+      : <A, R>(statement: () => Effect.Effect<A, SqlError, R>) =>
+          Effect.flatMap(migrated, statement)
 
   const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
 
   /** As long as *now* is the same, a context is: a statement is put together once for each. */
   const ownContext = (options: At[1]) => {
     let kept: PgStatements.StatementContext | undefined
-    return (now: Fragment) => {
-      if (kept?.now !== now) kept = at(now, own, { ...options, query: own.query })
+    return () => {
+      const then = now()
+      if (kept?.now !== then) kept = at(then, own, { ...options, query: own.query })
       return kept
     }
   }
@@ -122,21 +129,14 @@ const make = Effect.gen(function* () {
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>,
     mayWait = true
   ): Effect.Effect<A, SqlError> =>
-    Effect.flatMap(migrated, () => {
+    onceMigrated(() => {
       const kind = own.boundsWaits() ? (mayWait ? "waiting" : "hurried") : "unbounded"
-      return Effect.catchIf(
-        Effect.flatMap(now, (now) => statement(telling[kind](now))),
-        PgFailure.isQueueFull,
-        () =>
-          Effect.andThen(
-            skipped,
-            Effect.flatMap(now, (now) => statement(silent[kind](now)))
-          )
+      return Effect.catchIf(statement(telling[kind]()), PgFailure.isQueueFull, () =>
+        Effect.flatMap(skipped, () => statement(silent[kind]()))
       )
     })
 
   const transaction = Effect.serviceOption(client.transactionService)
-  const isRun = Effect.map(Effect.serviceOption(WorkflowInstance), Option.isSome)
 
   const fail = (operation: string) => (reason: SqlError) =>
     Effect.fail(new StoreError({ operation, reason }))
@@ -149,15 +149,16 @@ const make = Effect.gen(function* () {
   ): Effect.Effect<A, StoreError> =>
     PgFailure.patiently(
       run(statement, wait),
-      (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error)
-    ).pipe(Effect.catch(fail(operation)))
+      (error) => PgFailure.isTransient(error) || PgFailure.isLockTimeout(error),
+      fail(operation)
+    )
 
   /** A claim is not repeated when its answer is lost: another does not see what the first took. */
   const once = <A>(
     operation: string,
     statement: (context: PgStatements.StatementContext) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, StoreError> =>
-    Effect.catch(PgFailure.patiently(run(statement), PgFailure.isLockTimeout), fail(operation))
+    PgFailure.patiently(run(statement), PgFailure.isLockTimeout, fail(operation))
 
   const batched = <Row, Answer>(
     operation: string,
@@ -209,10 +210,10 @@ const make = Effect.gen(function* () {
         readonly inside?: (row: Row) => Row
       } = {}
     ): Effect.Effect<Answer, StoreError> =>
-      Effect.flatMap(transaction, (ambient) =>
-        Option.isNone(ambient)
+      Effect.withFiber(({ context }) =>
+        Option.isNone(Context.getOption(context, client.transactionService))
           ? // The load that others make must fail no run.
-            Effect.flatMap(isRun, (isRun) => batch(row, bounded && !isRun))
+            batch(row, bounded && Option.isNone(Context.getOption(context, WorkflowInstance)))
           : // Nobody here may act on it before the commit, so the notification goes to this process too.
             Effect.flatMap(theirContext, (context) =>
               statement({ ...context, self: "" }, [inside(row)])

@@ -135,17 +135,20 @@ export const patience = Schedule.min([
 
 /**
  * Repeats an effect with {@link patience} for as long as it fails with what `again` says, by the live
- * clock: a wire knows no other. Nearly all succeed at once, and to set a schedule up costs a tenth of
- * what a statement does: so it is set up by the first failure.
+ * clock: a wire knows no other. What it fails with in the end goes to `otherwise`. Nearly all succeed at
+ * once, and to set a schedule up costs a tenth of what a statement does: so it is set up by the first
+ * failure.
  *
  * @since 0.1.0
  * @category running
  */
-export const patiently = <A, E, R>(
+export const patiently = <A, E, R, E2 = E>(
   effect: Effect.Effect<A, E, R>,
-  again: (error: E) => boolean
-): Effect.Effect<A, E, R> =>
-  Effect.catchIf(effect, again, (error) => {
+  again: (error: E) => boolean,
+  otherwise: (error: E) => Effect.Effect<never, E2> = Effect.fail as never
+): Effect.Effect<A, E2, R> =>
+  Effect.catch(effect, (error) => {
+    if (!again(error)) return otherwise(error)
     let failed = false
     const rest = Effect.suspend(() => {
       if (failed) return effect
@@ -156,5 +159,5 @@ export const patiently = <A, E, R>(
       Effect.retry(rest, { while: again, schedule: patience }),
       Clock.Clock,
       liveClock
-    )
+    ).pipe(Effect.catch(otherwise))
   })

@@ -156,15 +156,11 @@ export class Run {
   }
 
   /** Takes over a newer snapshot, of the record or of the news. Fails if it cannot be decoded. */
-  readonly apply = Effect.fnUntraced(
-    { self: this },
-    function* (
-      this: Run,
-      record: Store.News & Partial<Store.Record>
-    ): Effect.fn.Return<Changes, Unreadable> {
-      if (record.token !== this.lease.token) {
-        return { fenced: true, completed: [], interrupted: false }
-      }
+  apply(record: Store.News & Partial<Store.Record>): Effect.Effect<Changes, Unreadable> {
+    if (record.token !== this.lease.token) {
+      return Effect.succeed({ fenced: true, completed: [], interrupted: false })
+    }
+    return Effect.gen({ self: this }, function* () {
       for (const step of record.steps ?? []) {
         const key = stepKey(step.name, step.attempt)
         if (this.steps.has(key)) continue
@@ -195,8 +191,8 @@ export class Run {
       const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
       this.interrupt = record.interrupt
       return { fenced: false, completed, interrupted }
-    }
-  )
+    })
+  }
 
   /** Lets the waits for a name go on, and says whether there were any. */
   releaseParked(name: string): boolean {
@@ -232,20 +228,23 @@ export class Run {
   }
 
   /** Waits until all that took off has landed. */
-  readonly idle: Effect.Effect<void> = Effect.suspend(() => {
-    if (this.inFlight === 0) return Effect.void
-    this.landed ??= Latch.makeUnsafe(false)
-    return this.landed.await
-  })
+  get idle(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.inFlight === 0) return Effect.void
+      this.landed ??= Latch.makeUnsafe(false)
+      return this.landed.await
+    })
+  }
 
-  readonly flight = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.suspend(() => {
+  flight<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+    return Effect.suspend(() => {
       this.takeOff()
       return Effect.ensuring(
         effect,
         Effect.sync(() => this.land())
       )
     })
+  }
 
   /** Starts a new replay: what the last one used and waited for is forgotten. */
   begin(instance: WorkflowInstance["Service"]): void {

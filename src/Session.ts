@@ -203,11 +203,11 @@ class Line {
         disarm = this.arm(deadline, "No answer within")
         return Effect.mapError(effect, this.explain)
       })
-      return Effect.onExit(armed, () => {
+      return Effect.onExitPrimitive(armed, () => {
         disarm?.()
         this.cancelled?.()
         this.cancelled = undefined
-        return Effect.void
+        return undefined
       })
     })
 

@@ -15,11 +15,12 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as SqlClient from "effect/sql/SqlClient"
-import type { Borrower, Connection } from "effect/sql/SqlConnection"
+import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as PgFailure from "./PgFailure.ts"
@@ -69,9 +70,9 @@ export const LockTimeout = Context.Reference<Duration.Input>("romancy/Sessions/L
   defaultValue: () => "100 millis"
 })
 
-/** A place for one session: empty, or with a connection and the scope that ends it. */
+/** A place for one session: empty, or with a session and the scope that ends it. */
 interface Slot {
-  connection: Connection | undefined
+  session: Session.Session | undefined
   scope: Scope.Closeable | undefined
 }
 
@@ -79,14 +80,14 @@ const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const slots: Array<Slot> = Array.from({ length: config.writeSessions }, () => ({
-    connection: undefined,
+    session: undefined,
     scope: undefined
   }))
   const permits = Semaphore.makeUnsafe(slots.length)
 
   const close = (slot: Slot) => {
     const scope = slot.scope
-    slot.connection = undefined
+    slot.session = undefined
     slot.scope = undefined
     return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
   }
@@ -109,7 +110,7 @@ const make = Effect.gen(function* () {
     jit: "off"
   }
   const open = Effect.fnUntraced(
-    function* (slot: Slot): Effect.fn.Return<Connection, SqlError> {
+    function* (slot: Slot): Effect.fn.Return<Session.Session, SqlError> {
       const scope = yield* Scope.make()
       slot.scope = scope
       const session = yield* Session.make({
@@ -122,9 +123,8 @@ const make = Effect.gen(function* () {
         Scope.provide(scope),
         Effect.onError(() => close(slot))
       )
-      const connection = toConnection(session, () => lost(slot))
-      slot.connection = connection
-      return connection
+      slot.session = session
+      return session
     },
     Effect.tapError((error) =>
       Effect.sync(() => {
@@ -134,41 +134,57 @@ const make = Effect.gen(function* () {
     Effect.retry({ times: 1, while: (error) => PgFailure.code(error) === "08P01" })
   )
 
+  const opened = (slot: Slot) =>
+    slot.session === undefined ? open(slot) : Effect.succeed(slot.session)
+
+  /** What has to be done before the place of a session goes to the next, if anything. */
+  const settle = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
+    if (Exit.isSuccess(exit) || slot.session === undefined) return undefined
+    // A statement that was cut off leaves its session in a state that nobody wants to wait for.
+    if (Exit.hasInterrupts(exit)) return close(slot)
+    const error = Exit.findErrorOption(exit)
+    return Option.exists(error, PgFailure.endsSession) ? lost(slot) : undefined
+  }
   // Most recently used first, so that an idle engine keeps one session warm.
-  const giveBack = (slot: Slot, exit: Exit.Exit<unknown, unknown>) =>
-    Effect.andThen(
-      // A statement that was cut off leaves its session in a state that nobody wants to wait for.
-      Exit.hasInterrupts(exit) ? close(slot) : Effect.void,
-      Effect.suspend(() => {
-        slots.unshift(slot)
-        return permits.release(1)
-      })
-    )
-  const connected = (slot: Slot) =>
-    slot.connection === undefined ? open(slot) : Effect.succeed(slot.connection)
+  const giveBack = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
+    const settled = settle(slot, exit)
+    if (settled !== undefined) return Effect.map(settled, () => void slots.unshift(slot))
+    slots.unshift(slot)
+    return undefined
+  }
   const acquirer = Effect.flatMap(
     Effect.acquireRelease(
       Effect.map(permits.take(1), () => slots.shift()!),
-      giveBack,
+      (slot, exit) => Effect.andThen(giveBack(slot, exit) ?? Effect.void, permits.release(1)),
       { interruptible: true }
     ),
-    connected
+    (slot) => Effect.map(opened(slot), (session) => toConnection(session, () => lost(slot)))
   )
   /** For one statement, without a scope. */
-  const borrower: Borrower = (use) =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(restore(permits.take(1)), () => {
-        const slot = slots.shift()!
-        return Effect.onExit(restore(Effect.flatMap(connected(slot), use)), (exit) =>
-          giveBack(slot, exit)
-        )
+  const borrow = <A, E, R>(
+    use: (session: Session.Session, slot: Slot) => Effect.Effect<A, E, R>
+  ): Effect.Effect<A, E | SqlError, R> =>
+    Effect.suspend(() => {
+      let slot: Slot | undefined
+      // Taken within what gives it back: the fiber may yield before, and be interrupted there.
+      const using = Effect.suspend(() => {
+        const taken = slots.shift()!
+        slot = taken
+        return taken.session === undefined
+          ? Effect.flatMap(open(taken), (session) => use(session, taken))
+          : use(taken.session, taken)
       })
-    )
+      return permits.withPermit(
+        Effect.onExitPrimitive(using, (exit) =>
+          slot === undefined ? undefined : giveBack(slot, exit)
+        )
+      )
+    })
   yield* Effect.addFinalizer(() => Effect.forEach(slots, close, { discard: true }))
 
   const sql = yield* SqlClient.make({
     acquirer,
-    borrower,
+    borrower: (use) => borrow((session, slot) => use(toConnection(session, () => lost(slot)))),
     transactionAcquirer: acquirer,
     compiler: PgClient.makeCompiler(),
     driver: "pg",
@@ -177,7 +193,7 @@ const make = Effect.gen(function* () {
   return Object.assign(sql, {
     boundsWaits: () => "lock_timeout" in startupParameters,
     query: (text: string, parameters: ReadonlyArray<unknown>) =>
-      borrower((connection) => connection.execute(text, parameters, undefined))
+      borrow((session) => session.query(text, parameters))
   })
 })
 

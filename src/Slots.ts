@@ -99,7 +99,7 @@ export const make = Effect.fnUntraced(function* (here: {
     )
 
   const take: Runs["Service"]["admit"] = (sources, claim) =>
-    Effect.onExit(
+    Effect.onExitPrimitive(
       Effect.suspend(() => {
         doubtful = true
         promised = Math.max(0, Math.min(free(), mostPerClaim))
@@ -107,14 +107,15 @@ export const make = Effect.fnUntraced(function* (here: {
         const askedMillis = tenure.nowMillis
         return Effect.flatMap(claim(promised), (answer) => {
           const begun = { sources: Array.from(sources), askedMillis }
-          const launched = Effect.forEach(
-            answer.claimed,
-            (taken) => {
-              const { record, stored } = taken
-              return launch(taken, { ...begun, record, stored })
-            },
-            { discard: true }
-          )
+          const begin = (taken: Store.Taken) => {
+            const { record, stored } = taken
+            return launch(taken, { ...begun, record, stored })
+          }
+          const [first, ...more] = answer.claimed
+          const launched =
+            first === undefined || more.length > 0
+              ? Effect.forEach(answer.claimed, begin, { discard: true })
+              : begin(first)
           return Effect.map(launched, () => {
             doubtful = answer.lost === true
             return answer
@@ -124,7 +125,7 @@ export const make = Effect.fnUntraced(function* (here: {
       () => {
         promised = 0
         left = undefined
-        return Effect.void
+        return undefined
       }
     )
 

@@ -75,7 +75,7 @@ const exitCoder = (kind: "step" | "deferred", defect: Schema.Codec<unknown, unkn
   return {
     encode: (exit: Exit.Exit<unknown, unknown>): Effect.Effect<string> =>
       Exit.isSuccess(exit)
-        ? Effect.sync(() => JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
+        ? Effect.succeed(JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
         : Effect.orDie(encodeFailure(exit)),
     /** Reads what is recorded under a name. */
     decode: (

@@ -17,8 +17,8 @@ const readNow = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient
   const { now } = yield* DbClock.DbClock
   const [row] = yield* sql<{ millis: number; live: boolean }>`
-    select (extract(epoch from ${yield* now}) * 1000)::float8 as millis,
-      abs(extract(epoch from ${yield* now} - clock_timestamp())) < 5 as live`
+    select (extract(epoch from ${now()}) * 1000)::float8 as millis,
+      abs(extract(epoch from ${now()} - clock_timestamp())) < 5 as live`
   return row!
 })
 

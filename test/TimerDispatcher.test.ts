@@ -74,13 +74,12 @@ describe("timers", () => {
     Effect.gen(function* () {
       let ahead = 0
       const clock = Layer.succeed(DbClock, {
-        now: Effect.sync(() =>
+        now: () =>
           Statement.fragment([
             Statement.literal("(clock_timestamp() + interval '1 second' * "),
             Statement.parameter(ahead),
             Statement.literal("::float8)")
           ])
-        )
       })
       const database = yield* makeDatabase
       const runtime = yield* start(database.url, {
