@@ -10,9 +10,12 @@
  *
  * @since 0.1.0
  */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
+import { liveClock } from "./Deadlines.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
@@ -38,6 +41,7 @@ export const make = Effect.fnUntraced(function* (here: {
   const config = yield* RomancyConfig
   const doorbell = yield* Doorbell
   const self = yield* WorkerId
+  const scope = yield* Effect.scope
 
   // A start and a dispatcher may both be told of one claim, and the answer of either may come when
   // its run is over: whoever asks notes what leaves meanwhile, and under which token.
@@ -69,15 +73,17 @@ export const make = Effect.fnUntraced(function* (here: {
   }
 
   /** Gives back what this worker owns and does not run: claims whose answer was lost. */
-  const reconcile = Effect.flatMap(store.owned(self), (leases) =>
-    store.release(
-      leases.filter(
-        (lease) =>
-          runs.get(lease.executionId)?.lease.token !== lease.token &&
-          !starting.has(lease.executionId)
-      )
+  const reconcile = Effect.flatMap(store.owned(self), (leases) => {
+    const lost = leases.filter(
+      (lease) =>
+        runs.get(lease.executionId)?.lease.token !== lease.token && !starting.has(lease.executionId)
     )
-  )
+    const release = Effect.onError(store.release(lost), () => Effect.sync(strand))
+    // Where somebody holds the row of one, the others that wait are claimed meanwhile.
+    return Effect.flatMap(Effect.forkIn(Effect.exit(release), scope), (giving) =>
+      Effect.raceFirst(Effect.flatten(Fiber.join(giving)), liveClock.sleep(givingBack))
+    )
+  })
 
   const claiming = Semaphore.makeUnsafe(1)
   // An answer that was lost may have been a claim. It may also commit only after a first look for
@@ -168,6 +174,9 @@ export const make = Effect.fnUntraced(function* (here: {
     }
   }
 })
+
+/** How long nothing is claimed while something is given back; it waits on by itself after that. */
+const givingBack = Duration.seconds(1)
 
 /** One that cannot be given back keeps no others from being claimed. */
 const tolerated = (look: Effect.Effect<void, StoreError>): Effect.Effect<void> =>

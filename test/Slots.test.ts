@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Romancy from "../src/Romancy.ts"
+import { hold } from "./conformance/Postgres.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
@@ -16,6 +17,7 @@ import {
   within,
   workerAndClient
 } from "./support/Runtimes.ts"
+import { connect } from "./support/TestDatabase.ts"
 
 describe("a workflow that cannot be given back", () => {
   const Waiting = define("Waiting")
@@ -45,6 +47,40 @@ describe("a workflow that cannot be given back", () => {
         "echo 1"
       )
       assert.include(yield* row(id), { status: "Running" })
+    })
+  )
+
+  it.live("because somebody holds it, does not keep them for longer than a moment", () =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const worker = yield* start(proxy.through(database.url), { config: hourly })
+      yield* worker.until("Listening")
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      yield* worker.register(EchoLive)
+      const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
+      const claiming = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("for update of i skip locked")
+      })
+      yield* worker.register(WaitingLive(log))
+      const { connection } = yield* claiming.reached
+      const other = yield* connect(database.url)
+      const held = yield* hold(
+        other,
+        other`select from romancy_instances where execution_id = ${id} for update`
+      )
+      yield* proxy.resetThose((one) => one === connection)
+      assert.strictEqual(
+        yield* within("its neighbour")(client.on(Echo.execute({ id: "1" }))),
+        "echo 1"
+      )
+      assert.include(yield* database.row(id), { status: "Running" })
+      assert.strictEqual(log.count("body"), 0)
+      yield* held.rollback
+      yield* log.seen("body")
     })
   )
 
