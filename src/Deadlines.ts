@@ -28,7 +28,7 @@ export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
  */
 const lastLookMillis = 20
 
-const nowMillis = () => Number(liveClock.monotonicTimeNanosUnsafe() / 1_000n) / 1_000
+const nowMillis = () => Number(liveClock.monotonicTimeNanosUnsafe()) / 1e6
 
 interface Deadline {
   readonly atMillis: number

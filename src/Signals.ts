@@ -115,19 +115,18 @@ export const make = Effect.fnUntraced(function* (here: {
   )
 
   /** Tells runs what somebody has read for them. */
-  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) =>
-    Effect.forEach(
-      all,
-      (news) => {
-        const run = runs.get(news.executionId)
-        return run === undefined ? Effect.void : told(run, news, source, askedMillis)
-      },
-      { discard: true }
-    ).pipe(
-      Effect.catchCause((cause) =>
-        Effect.logError("could not tell a run what happened to it", cause)
-      )
+  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) => {
+    const tellOne = (news: Store.News) => {
+      const run = runs.get(news.executionId)
+      return run === undefined ? Effect.void : told(run, news, source, askedMillis)
+    }
+    const [first, ...more] = all
+    if (first === undefined) return Effect.void
+    return Effect.catchCause(
+      more.length === 0 ? tellOne(first) : Effect.forEach(all, tellOne, { discard: true }),
+      (cause) => Effect.logError("could not tell a run what happened to it", cause)
     )
+  }
 
   return { completedHere, signal, tell }
 })

@@ -117,15 +117,17 @@ export const make = Effect.fnUntraced(function* (here: {
             const { record, stored } = taken
             return launch(taken, { ...begun, record, stored })
           }
-          const [first, ...more] = answer.claimed
-          const launched =
-            first === undefined || more.length > 0
-              ? Effect.forEach(answer.claimed, begin, { discard: true })
-              : begin(first)
-          return Effect.map(launched, () => {
+          const settled = () => {
             doubtful = answer.lost === true
             return answer
-          })
+          }
+          const [first, ...more] = answer.claimed
+          if (first === undefined) return Effect.sync(settled)
+          const launched =
+            more.length === 0
+              ? begin(first)
+              : Effect.forEach(answer.claimed, begin, { discard: true })
+          return Effect.map(launched, settled)
         })
       }),
       () => {

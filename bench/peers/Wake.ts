@@ -86,13 +86,17 @@ const burst = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant, n
   }
 })
 
-/** Both sides have to be compiled before the first sample; a poller would only pile up work. */
+// Both sides have to be compiled before the first sample, and still be when it comes: a process that
+// has rested for minutes is slow again. A poller would only pile up work.
+
 const warmUp = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
-  const name = `${labelOf(entrant)}/warm`
-  const found = yield* oneByOne(crew, entrant, name, warmUps, turnMillisMax)
-  if (median(found) >= warmMillisMax) return
+  const found = yield* oneByOne(crew, entrant, `${labelOf(entrant)}/warm`, warmUps, turnMillisMax)
+  return median(found) < warmMillisMax
+})
+
+const warmUpBursts = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
   for (let round = 0; round < warmBursts; round++)
-    yield* burst(crew, entrant, `${name}/many/${round}`)
+    yield* burst(crew, entrant, `${labelOf(entrant)}/warm/many/${round}`)
 })
 
 export const wakes: Measurement = {
@@ -144,12 +148,16 @@ export const wakes: Measurement = {
       )
       const present = [...crews.keys()]
       const events = quick ? 15 : 50
+      const quickOnes = new Set<Entrant>()
       yield* interleave({
         entrants: present,
         rounds: 1,
         keys: [Keys.wake],
         record,
-        trial: (entrant) => warmUp(crews.get(entrant)!, entrant)
+        trial: (entrant) =>
+          Effect.map(warmUp(crews.get(entrant)!, entrant), (isQuick) => {
+            if (isQuick) quickOnes.add(entrant)
+          })
       })
       yield* interleave({
         entrants: present,
@@ -167,6 +175,13 @@ export const wakes: Measurement = {
             ),
             (found) => record.values(Keys.wake, entrant, round, found)
           )
+      })
+      yield* interleave({
+        entrants: present.filter((entrant) => quickOnes.has(entrant)),
+        rounds: 1,
+        keys: [Keys.lanesRate, Keys.lanesLatency],
+        record,
+        trial: (entrant) => warmUpBursts(crews.get(entrant)!, entrant)
       })
       yield* interleave({
         entrants: present,
