@@ -65,6 +65,7 @@ export const make = Effect.fnUntraced(function* (here: {
         // To read it may have taken its time, and somebody else brought the same claim.
         const other = runs.get(claimed.executionId)
         if (begun(other, claimed)) return Effect.succeed(other)
+        if (other !== undefined) return replace(other, claimed, options.sources)
         begin(run, registration)
         // It has gone on by now: nobody waits for the hook.
         if (!claimed.fresh) {
@@ -138,7 +139,7 @@ export const make = Effect.fnUntraced(function* (here: {
         yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
         if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
         const [record] = yield* store.load([claimed.executionId])
-        return launch(claimed, { record, sources })
+        return Effect.suspend(() => launch(claimed, { record, sources }))
       })
     )
 
@@ -151,7 +152,8 @@ export const make = Effect.fnUntraced(function* (here: {
     later(
       claimed,
       Effect.matchCause(stored, {
-        onSuccess: ({ payload, record }) => launch({ ...claimed, payload }, { record, sources }),
+        onSuccess: ({ payload, record }) =>
+          Effect.suspend(() => launch({ ...claimed, payload }, { record, sources })),
         onFailure: (cause) => block(claimed, claimed.workflowName, cause)
       })
     )

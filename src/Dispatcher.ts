@@ -109,8 +109,12 @@ const look = <E, R>(drain: Drain<E, R>, sources: ReadonlySet<WakeSource>) =>
       : Effect.succeed(first)
   )
 
+/** Each batch is asked for anew: what is known here may have changed. */
 const rest = <E, R>(drain: Drain<E, R>): Effect.Effect<Drained, never, R> =>
-  Effect.repeat(persist(drain(batch)), { while: ({ full }) => full })
+  Effect.repeat(
+    Effect.suspend(() => persist(drain(batch))),
+    { while: ({ full }) => full }
+  )
 
 /** Repeats a drain until it succeeds. */
 const persist = <A, E, R>(drain: Effect.Effect<A, E, R>): Effect.Effect<A, never, R> =>

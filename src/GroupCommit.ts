@@ -70,9 +70,11 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let closed = false
   let flying = 0
   let called = false
-  // The last batch was a row that met no other: the next one does not wait for others of its turn.
+  // The last batch was a row that none came after until its answer: the next does not wait for others
+  // of its turn.
   let alone = false
   let met = false
+  let answering = false
   const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
@@ -91,7 +93,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     flying++
     fork(write(entries, true)).addObserver(() => {
       flying--
-      if (queue.length > 0) call()
+      if (alone && ready()) depart()
+      else if (queue.length > 0) call()
     })
   }
 
@@ -129,11 +132,13 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
 
   const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
     const held: Array<Entry<Row, Answer>> = []
+    answering = true
     entries.forEach((entry, index) => {
       const answer = answers[index]!
       if (options.isHeld?.(answer) === true) held.push(entry)
       else entry.resume(Effect.succeed(answer))
     })
+    answering = false
     return held.length === 0 ? Effect.void : later(held)
   }
 
@@ -192,7 +197,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
         )
       }
       queue.push({ row, resume })
-      if (flying > 0) met = true
+      if (flying > 0 && !answering) met = true
       // A full load does not wait for the turn to end: the database works while this process does.
       if ((alone || queue.length >= load) && ready()) depart()
       else if (flying === 0) call()

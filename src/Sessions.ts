@@ -139,9 +139,10 @@ const make = Effect.gen(function* () {
 
   /** What has to be done before the place of a session goes to the next, if anything. */
   const settle = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
-    if (Exit.isSuccess(exit) || slot.session === undefined) return undefined
     // A statement that was cut off leaves its session in a state that nobody wants to wait for.
     if (Exit.hasInterrupts(exit)) return close(slot)
+    // One that could not be opened says nothing of the others.
+    if (Exit.isSuccess(exit) || slot.session === undefined) return undefined
     const error = Exit.findErrorOption(exit)
     return Option.exists(error, PgFailure.endsSession) ? lost(slot) : undefined
   }
@@ -152,11 +153,11 @@ const make = Effect.gen(function* () {
     slots.unshift(slot)
     return undefined
   }
+  /** For a transaction. The wait for a place ends with somebody's statement: to cut it off could lose one. */
   const acquirer = Effect.flatMap(
     Effect.acquireRelease(
       Effect.map(permits.take(1), () => slots.shift()!),
-      (slot, exit) => Effect.andThen(giveBack(slot, exit) ?? Effect.void, permits.release(1)),
-      { interruptible: true }
+      (slot, exit) => Effect.andThen(giveBack(slot, exit) ?? Effect.void, permits.release(1))
     ),
     (slot) => Effect.map(opened(slot), (session) => toConnection(session, () => lost(slot)))
   )
