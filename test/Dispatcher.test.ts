@@ -82,6 +82,33 @@ describe("Dispatcher", () => {
     })
   )
 
+  it.effect("asks for each batch anew, by what is so at that moment", () =>
+    Effect.gen(function* () {
+      const { listener, notify } = yield* ScriptedListener.make("Listening")
+      const wake = yield* Wake.make({
+        listener,
+        on: () => true,
+        interval: 1000,
+        fallback: 3_600_000
+      })
+      let left = 0
+      const asked: Array<number> = []
+      const drain = () => {
+        asked.push(left)
+        return Effect.sync(() => ({ full: left-- > 0 }))
+      }
+      yield* Dispatcher.run(wake, drain, { name: "test" }).pipe(
+        Effect.forkScoped({ startImmediately: true })
+      )
+      yield* settle
+      asked.length = 0
+      left = 3
+      yield* notify({ _tag: "WorkflowResumable" })
+      yield* settle
+      assert.deepStrictEqual(asked, [3, 2, 1, 0])
+    })
+  )
+
   it.effect("repeats what failed or died after a delay, and dispatches what came later", () =>
     Effect.gen(function* () {
       const outcomes = [

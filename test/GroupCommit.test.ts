@@ -173,6 +173,22 @@ it.effect("whoever writes alone does not wait for others of his turn, until ther
   })
 )
 
+it.effect("whoever writes one row after the other alone has each of them go at once", () =>
+  Effect.gen(function* () {
+    const { flushes, next, write } = yield* rig()
+    const fork = Effect.runForkWith(yield* Effect.context<never>())
+    fork(Effect.forEach(["a", "b", "c"], (row) => write(row), { discard: true }))
+    for (const row of ["a", "b"]) {
+      const flush = yield* next
+      assert.deepStrictEqual(flush.rows, [row])
+      yield* flush.answer()
+      // The answer and the row that follows on it are one turn.
+      assert.strictEqual(yield* Queue.size(flushes), 1)
+    }
+    assert.deepStrictEqual((yield* next).rows, ["c"])
+  })
+)
+
 it.effect("more rows than may wait are refused at once, and room is room again", () =>
   Effect.gen(function* () {
     const { next, write, writing } = yield* rig({ maxQueued: 2 })
