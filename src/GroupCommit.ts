@@ -86,7 +86,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     queue.length > 0 && (flying === 0 || (queue.length >= load && flying < maxFlights))
 
   const depart = () => {
-    const entries = queue.slice(0, batchLength(queue, maxRows))
+    const entries = queue.length === 1 ? queue : queue.slice(0, batchLength(queue, maxRows))
     queue = queue.slice(entries.length)
     alone = entries.length === 1 && !met
     met = false

@@ -157,7 +157,8 @@ const receiver = (
       return Effect.sync(() => arrivals.forEach(({ payload }) => test.heard(payload)))
     }
     const notifications: Array<Notification.Notification> = []
-    for (const { payload } of arrivals.slice(0, readMax)) {
+    const read = arrivals.length > readMax ? arrivals.slice(0, readMax) : arrivals
+    for (const { payload } of read) {
       const notification = decode(name, payload)
       if (notification !== undefined) notifications.push(notification)
     }

@@ -153,46 +153,54 @@ const toInt: Reader = (value) => (Number.isSafeInteger(value) ? value : undefine
 const toDate: Reader = (value) =>
   typeof value === "string" ? Option.getOrUndefined(DateTime.make(value)) : undefined
 
-type Keys = ReadonlyArray<readonly [key: string, field: string, read: Reader]>
+interface Key {
+  readonly key: string
+  readonly field: string
+  readonly read: Reader
+}
 
-const instance: Keys = [["instance_id", "instanceId", toText]]
+const instance: Key = { key: "instance_id", field: "instanceId", read: toText }
 
 /**
  * The same as the schemas say, by hand: a hint is read on the way of every wake, and most come after a
  * silence, in which what decodes by a schema is five times as slow.
  */
-const readers = new Map<string, Keys>(
+const readers = new Map<string, ReadonlyArray<Key>>(
   Object.entries({
-    workflow_resumable: [...instance, ["workflow_name", "workflowName", toText]],
+    workflow_resumable: [instance, { key: "workflow_name", field: "workflowName", read: toText }],
     timer_expired: [
-      ...instance,
-      ["timer_id", "timerId", toText],
-      ["expires_at", "expiresAt", toDate]
+      instance,
+      { key: "timer_id", field: "timerId", read: toText },
+      { key: "expires_at", field: "expiresAt", read: toDate }
     ],
     channel_message: [
-      ["channel_name", "channelName", toText],
-      ["message_id", "messageId", toInt],
-      ["target_instance_id", "targetInstanceId", toText]
+      { key: "channel_name", field: "channelName", read: toText },
+      { key: "message_id", field: "messageId", read: toInt },
+      { key: "target_instance_id", field: "targetInstanceId", read: toText }
     ],
-    outbox_pending: [["event_id", "eventId", toText]],
-    workflow_completed: [["instance_ids", "instanceIds", toTexts]],
-    workflow_signal: [...instance, ["owner", "owner", toText]],
+    outbox_pending: [{ key: "event_id", field: "eventId", read: toText }],
+    workflow_completed: [{ key: "instance_ids", field: "instanceIds", read: toTexts }],
+    workflow_signal: [instance, { key: "owner", field: "owner", read: toText }],
     worker: [],
     queue: [
-      ["queue_name", "queueName", toText],
-      ["worker_id", "workerId", toText]
+      { key: "queue_name", field: "queueName", read: toText },
+      { key: "worker_id", field: "workerId", read: toText }
     ],
-    self_test: [["nonce", "nonce", toText]]
-  } satisfies Record<ChannelName, Keys>)
+    self_test: [{ key: "nonce", field: "nonce", read: toText }]
+  } satisfies Record<ChannelName, ReadonlyArray<Key>>)
 )
 
 const parse = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
 /** Adds the fields of a payload; false if there is one that is not of its shape. */
-const readInto = (notification: Record<string, unknown>, keys: Keys, payload: string): boolean => {
+const readInto = (
+  notification: Record<string, unknown>,
+  keys: ReadonlyArray<Key>,
+  payload: string
+): boolean => {
   const fields = Option.getOrUndefined(parse(payload)) as Record<string, unknown> | undefined
   if (fields === undefined) return false
-  for (const [key, field, read] of keys) {
+  for (const { field, key, read } of keys) {
     const value = fields[key]
     if (value === undefined) continue
     const found = read(value)

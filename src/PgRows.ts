@@ -48,7 +48,9 @@ export const toTaken = (row: PgDispatchStatements.ClaimedRow): Store.Taken => ({
     resumes: row.resumes,
     interrupt: row.interrupt,
     wokenMillisAgo: row.waited,
-    ...(row.record ?? { steps: [], deferreds: [], timers: [] })
+    steps: row.record?.steps ?? [],
+    deferreds: row.record?.deferreds ?? [],
+    timers: row.record?.timers ?? []
   }
 })
 

@@ -4,7 +4,7 @@
  *
  * Reads: how a statement is built, which depends on nothing but its context.
  * Feeds: the statements of instances, channels, events, queues and the outbox.
- * Guarantees: the same text and the same parameters as if it were built anew for each input.
+ * Guarantees: the same as if it were built anew for each input.
  *
  * @since 0.1.0
  */
@@ -21,6 +21,20 @@ class Read<Input> {
   }
 }
 
+type Compiled = ReturnType<Statement<unknown>["compile"]>
+
+/** Has in the text what the context says, and each parameter of the input once: fewer are sent. */
+const folded = ([text, parameters]: Compiled): Compiled => {
+  const kept: Array<unknown> = []
+  const place = (parameter: unknown): string => {
+    if (typeof parameter === "string") return `'${parameter.replaceAll("'", "''")}'`
+    if (typeof parameter === "boolean") return `${parameter}`
+    const at = kept.indexOf(parameter)
+    return `$${at < 0 ? kept.push(parameter) : at + 1}`
+  }
+  return [text.replace(/\$(\d+)/g, (_, number) => place(parameters[number - 1])), kept]
+}
+
 /**
  * Makes a statement of a context and an input. What is built may differ by the context only; what
  * the input decides are parameters, named by `read`.
@@ -31,10 +45,10 @@ class Read<Input> {
 export const make = <Input, A>(
   build: (context: StatementContext, read: <V>(get: (input: Input) => V) => V) => Rows<A>
 ): ((context: StatementContext, input: Input) => Rows<A>) => {
-  const known = new WeakMap<StatementContext, ReturnType<Statement<unknown>["compile"]>>()
+  const known = new WeakMap<StatementContext, Compiled>()
   const compile = (context: StatementContext) => {
     const built = build(context, (get) => new Read(get) as never)
-    const compiled = (built as unknown as Statement<unknown>).compile()
+    const compiled = folded((built as unknown as Statement<unknown>).compile())
     known.set(context, compiled)
     return compiled
   }

@@ -14,16 +14,17 @@ const world = () => {
     ({
       sql,
       now: sql.literal(now),
-      self: "w1",
+      self: "w'1",
+      hints: true,
       query: (text: string, parameters: ReadonlyArray<unknown>) =>
         Effect.succeed([{ text: text.trim(), parameters }])
     }) as unknown as StatementContext
   const batch = PgStatement.batch<{ readonly id: string; readonly n: number }, Asked>(
-    ({ now, self, sql }, column) => {
+    ({ hints, now, self, sql }, column) => {
       built++
       const ids = column((row) => row.id)
       return sql`
-select ${now}, ${ids}::text[], ${self}, ${column((row) => row.n)}::int4[], ${ids}` as unknown as Rows<Asked>
+select ${now}, ${ids}::text[], ${self}, ${hints}, ${7}, ${column((row) => row.n)}::int4[], ${ids}` as unknown as Rows<Asked>
     }
   )
   return { batch, built: () => built, context }
@@ -35,20 +36,20 @@ interface Asked {
 }
 
 describe("PgStatement", () => {
-  it.effect("is built once for a context, and reads its parameters from every input", () =>
+  it.effect("has its context in its text, and asks each input once for a parameter", () =>
     Effect.gen(function* () {
       const { batch, built, context } = world()
       const live = context("now()")
-      const text = "select now(), $1::text[], $2, $3::int4[], $4"
+      const text = "select now(), $1::text[], 'w''1', true, $2, $3::int4[], $1"
       assert.deepStrictEqual(yield* batch(live, [{ id: "a", n: 1 }]), [
-        { text, parameters: [["a"], "w1", [1], ["a"]] }
+        { text, parameters: [["a"], 7, [1]] }
       ])
       const rows = [
         { id: "b", n: 2 },
         { id: "c", n: 3 }
       ]
       assert.deepStrictEqual(yield* batch(live, rows), [
-        { text, parameters: [["b", "c"], "w1", [2, 3], ["b", "c"]] }
+        { text, parameters: [["b", "c"], 7, [2, 3]] }
       ])
       assert.strictEqual(built(), 1)
     })
@@ -59,7 +60,7 @@ describe("PgStatement", () => {
       const { batch, built, context } = world()
       yield* batch(context("now()"), [])
       const [asked] = yield* batch(context("then()"), [])
-      assert.strictEqual(asked!.text, "select then(), $1::text[], $2, $3::int4[], $4")
+      assert.strictEqual(asked!.text, "select then(), $1::text[], 'w''1', true, $2, $3::int4[], $1")
       assert.strictEqual(built(), 2)
     })
   )
