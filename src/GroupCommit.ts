@@ -70,11 +70,6 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let closed = false
   let flying = 0
   let called = false
-  // The last batch was a row that none came after until its answer: the next does not wait for others
-  // of its turn.
-  let alone = false
-  let met = false
-  let answering = false
   const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
@@ -88,13 +83,10 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   const depart = () => {
     const entries = queue.length === 1 ? queue : queue.slice(0, batchLength(queue, maxRows))
     queue = queue.slice(entries.length)
-    alone = entries.length === 1 && !met
-    met = false
     flying++
     fork(write(entries, true)).addObserver(() => {
       flying--
-      if (alone && ready()) depart()
-      else if (queue.length > 0) call()
+      if (queue.length > 0) call()
     })
   }
 
@@ -132,13 +124,11 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
 
   const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
     const held: Array<Entry<Row, Answer>> = []
-    answering = true
     entries.forEach((entry, index) => {
       const answer = answers[index]!
       if (options.isHeld?.(answer) === true) held.push(entry)
       else entry.resume(Effect.succeed(answer))
     })
-    answering = false
     return held.length === 0 ? Effect.void : later(held)
   }
 
@@ -197,9 +187,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
         )
       }
       queue.push({ row, resume })
-      if (flying > 0 && !answering) met = true
       // A full load does not wait for the turn to end: the database works while this process does.
-      if ((alone || queue.length >= load) && ready()) depart()
+      if (queue.length >= load && ready()) depart()
       else if (flying === 0) call()
     })
 })

@@ -93,9 +93,11 @@ const make = Effect.gen(function* () {
   }
   /** What ended one session has most likely ended those that nobody uses: who takes one must not wait. */
   const lost = (slot: Slot) =>
-    Effect.suspend(() =>
-      Effect.forEach([slot, ...slots], close, { concurrency: "unbounded", discard: true })
-    )
+    Effect.suspend(() => {
+      // All of them now: one that is taken meanwhile must not be closed under whoever has it.
+      const closing = [slot, ...slots].map(close)
+      return Effect.all(closing, { concurrency: "unbounded", discard: true })
+    })
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
     lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,

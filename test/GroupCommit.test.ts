@@ -143,52 +143,6 @@ it.effect("a hundred rows of one turn are on their way before it ends", () =>
   })
 )
 
-it.effect("whoever writes alone does not wait for others of his turn, until there are some", () =>
-  Effect.gen(function* () {
-    const { flushes, next, write } = yield* rig()
-    const fork = Effect.runForkWith(yield* Effect.context<never>())
-    /** How many flushes are away before the turn ends in which these are written. */
-    const away = (...rows: ReadonlyArray<string>) =>
-      Effect.sync(() => {
-        for (const row of rows) fork(write(row))
-        return Queue.sizeUnsafe(flushes)
-      })
-    const rows = Effect.flatMap(next, (flush) => Effect.as(flush.answer(), flush.rows))
-    // Nothing is known of who writes: those of the first turn go together.
-    assert.strictEqual(yield* away("a", "b"), 0)
-    assert.deepStrictEqual(yield* rows, ["a", "b"])
-    assert.strictEqual(yield* away("c"), 0)
-    assert.deepStrictEqual(yield* rows, ["c"])
-    yield* Effect.yieldNow
-    assert.strictEqual(yield* away("d"), 1)
-    assert.deepStrictEqual(yield* rows, ["d"])
-    yield* Effect.yieldNow
-    // The second comes too late for the first; those of the next turn go together again.
-    assert.strictEqual(yield* away("e", "f"), 1)
-    assert.deepStrictEqual(yield* rows, ["e"])
-    assert.deepStrictEqual(yield* rows, ["f"])
-    yield* Effect.yieldNow
-    assert.strictEqual(yield* away("g", "h"), 0)
-    assert.deepStrictEqual(yield* rows, ["g", "h"])
-  })
-)
-
-it.effect("whoever writes one row after the other alone has each of them go at once", () =>
-  Effect.gen(function* () {
-    const { flushes, next, write } = yield* rig()
-    const fork = Effect.runForkWith(yield* Effect.context<never>())
-    fork(Effect.forEach(["a", "b", "c"], (row) => write(row), { discard: true }))
-    for (const row of ["a", "b"]) {
-      const flush = yield* next
-      assert.deepStrictEqual(flush.rows, [row])
-      yield* flush.answer()
-      // The answer and the row that follows on it are one turn.
-      assert.strictEqual(yield* Queue.size(flushes), 1)
-    }
-    assert.deepStrictEqual((yield* next).rows, ["c"])
-  })
-)
-
 it.effect("more rows than may wait are refused at once, and room is room again", () =>
   Effect.gen(function* () {
     const { next, write, writing } = yield* rig({ maxQueued: 2 })
