@@ -122,12 +122,12 @@ export const asking = <A extends { readonly nextMillis: number | undefined }, E,
  */
 export const follow = (
   alarm: Pick<Alarm, "set">,
-  hearing: Pick<Hearing, "only">,
+  hearing: Pick<Hearing, "concerning">,
   storeMillis: Effect.Effect<number>,
   concerns: (timerId: string | undefined) => boolean = () => true
 ): Effect.Effect<void> =>
   Stream.runForEach(
-    hearing.only(
+    hearing.concerning(
       (notification) => notification._tag === "TimerExpired" && concerns(notification.timerId)
     ),
     Effect.fnUntraced(function* (notification) {

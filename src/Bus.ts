@@ -29,7 +29,9 @@ export interface Hearing {
   /** What arrives from the moment the stream runs. */
   readonly notifications: Stream.Stream<Notification>
   /** The same of what concerns somebody, whom the rest does not wake. */
-  readonly only: (concerns: (notification: Notification) => boolean) => Stream.Stream<Notification>
+  readonly concerning: (
+    concerns: (notification: Notification) => boolean
+  ) => Stream.Stream<Notification>
   /** Subscribes at once, for consumers that must not miss what arrives before they run. */
   readonly subscribe: Effect.Effect<PubSub.Subscription<Notification>, never, Scope.Scope>
 }
@@ -77,7 +79,7 @@ export const make: Effect.Effect<Bus, never, Scope.Scope> = Effect.gen(function*
   return {
     hear: (call) => Effect.suspend(() => join({ call })),
     notifications: Stream.fromPubSub(pubsub),
-    only: (concerns) =>
+    concerning: (concerns) =>
       Stream.callback(
         (queue) =>
           join({

@@ -154,7 +154,7 @@ export const layer: Layer.Layer<
     const changed = Latch.makeUnsafe(false)
 
     const statuses = SubscriptionRef.changes(listener.status)
-    const registry = listener.only(({ _tag }) => _tag === "WorkerChanged")
+    const registry = listener.concerning(({ _tag }) => _tag === "WorkerChanged")
     // What was said while nobody listened is found by a look.
     const sweeps = Stream.filter(statuses, ({ _tag }) => _tag === "Listening")
     yield* Stream.runForEach(Stream.merge(registry, sweeps), () => changed.open).pipe(

@@ -70,7 +70,7 @@ describe("Bus", () => {
       const heard: Array<string | undefined> = []
       let woken = 0
       yield* bus
-        .only((one) => id(one)?.startsWith("b") === true)
+        .concerning((one) => id(one)?.startsWith("b") === true)
         .pipe(
           // An array is what its fiber takes each time it is woken.
           Stream.runForEachArray((all) =>
@@ -119,7 +119,7 @@ describe("Bus", () => {
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const bus = yield* Scope.provide(Bus.make, scope)
-      const streams = [bus.notifications, bus.only(() => true)]
+      const streams = [bus.notifications, bus.concerning(() => true)]
       const reading = yield* Effect.forEach(streams, Stream.runDrain, { concurrency: 2 }).pipe(
         Effect.forkScoped({ startImmediately: true })
       )

@@ -58,7 +58,6 @@ describe("a workflow that cannot be given back", () => {
       const worker = yield* start(proxy.through(database.url), { config: hourly })
       yield* worker.until("Listening")
       const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-      yield* worker.register(EchoLive)
       const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
       const claiming = yield* proxy.stopAt({
         statement: 1,
@@ -67,12 +66,14 @@ describe("a workflow that cannot be given back", () => {
       })
       yield* worker.register(WaitingLive(log))
       const { connection } = yield* claiming.reached
+      assert.include(yield* database.row(id), { status: "Running" })
       const other = yield* connect(database.url)
       const held = yield* hold(
         other,
         other`select from romancy_instances where execution_id = ${id} for update`
       )
       yield* proxy.resetThose((one) => one === connection)
+      yield* worker.register(EchoLive)
       assert.strictEqual(
         yield* within("its neighbour")(client.on(Echo.execute({ id: "1" }))),
         "echo 1"
