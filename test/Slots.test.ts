@@ -5,6 +5,7 @@ import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Romancy from "../src/Romancy.ts"
 import { hold } from "./conformance/Postgres.ts"
+import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
@@ -50,23 +51,32 @@ describe("a workflow that cannot be given back", () => {
     })
   )
 
+  /** A worker that has claimed a workflow which waits, and does not hear of it yet. */
+  const unheard = Effect.fnUntraced(function* (
+    log: ReturnType<typeof makeLog>,
+    config: RomancyConfig.Options = hourly
+  ) {
+    const database = yield* makeDatabase
+    const proxy = yield* PgProxy.make(database.url)
+    const worker = yield* start(proxy.through(database.url), { config })
+    yield* worker.until("Listening")
+    const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+    const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
+    const claiming = yield* proxy.stopAt({
+      statement: 1,
+      when: "after",
+      of: ({ text }) => text.includes("for update of i skip locked")
+    })
+    const leave = yield* worker.register(WaitingLive(log))
+    const { connection } = yield* claiming.reached
+    assert.include(yield* database.row(id), { status: "Running" })
+    return { claiming, client, connection, database, id, leave, proxy, worker }
+  })
+
   it.live("because somebody holds it, does not keep them for longer than a moment", () =>
     Effect.gen(function* () {
       const log = makeLog()
-      const database = yield* makeDatabase
-      const proxy = yield* PgProxy.make(database.url)
-      const worker = yield* start(proxy.through(database.url), { config: hourly })
-      yield* worker.until("Listening")
-      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-      const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
-      const claiming = yield* proxy.stopAt({
-        statement: 1,
-        when: "after",
-        of: ({ text }) => text.includes("for update of i skip locked")
-      })
-      yield* worker.register(WaitingLive(log))
-      const { connection } = yield* claiming.reached
-      assert.include(yield* database.row(id), { status: "Running" })
+      const { client, connection, database, id, proxy, worker } = yield* unheard(log)
       const other = yield* connect(database.url)
       const held = yield* hold(
         other,
@@ -88,21 +98,10 @@ describe("a workflow that cannot be given back", () => {
   it.live("since its workflow has gone while it was claimed, is given back at a later poll", () =>
     Effect.gen(function* () {
       const log = makeLog()
-      const database = yield* makeDatabase
-      const proxy = yield* PgProxy.make(database.url)
-      const config = { ...hourly, notifyFallbackInterval: "100 millis" } as const
-      const worker = yield* start(proxy.through(database.url), { config })
-      yield* worker.until("Listening")
-      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
-      const id = yield* client.on(Waiting.execute({ id: "1" }, { discard: true }))
-      const claiming = yield* proxy.stopAt({
-        statement: 1,
-        when: "after",
-        of: ({ text }) => text.includes("for update of i skip locked")
+      const { claiming, database, leave, proxy, worker } = yield* unheard(log, {
+        ...hourly,
+        notifyFallbackInterval: "100 millis"
       })
-      const leave = yield* worker.register(WaitingLive(log))
-      yield* claiming.reached
-      assert.include(yield* database.row(id), { status: "Running" })
       yield* leave
       yield* refuse(database.sql, "new.status = 'Runnable'")
       const again = yield* proxy.stopAt({
