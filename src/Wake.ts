@@ -13,7 +13,7 @@
  * Guarantees: a burst of any size is at most one look in progress and one to come; whatever arrives
  * after a look has begun leads to another, so the last wake is never dropped. Where notifications
  * have led to one look in vain after another, because others were faster, the next that nothing else
- * asks for waits up to 20 ms, those that follow up to 40 ms, and has in it what arrives meanwhile.
+ * asks for waits up to 25 ms, those that follow up to 50 ms, and has in it what arrives meanwhile.
  *
  * @since 0.1.0
  */
@@ -112,7 +112,7 @@ export const make = Effect.fnUntraced(function* (
  */
 const vainLooksMax = 2
 const vainWindowMillis = 100
-const vainPauseMillis = 20
+const vainPauseMillis = 25
 const pauseMillis = (vainLooks: number): number =>
   vainLooks < vainLooksMax ? 0 : vainPauseMillis * (vainLooks > vainLooksMax ? 2 : 1)
 /** How long a clock that stands still, as in a test, keeps a look waiting that is to be paced. */

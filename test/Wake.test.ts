@@ -111,10 +111,10 @@ describe("Wake", () => {
       return { look, looked, notify, wake }
     })
 
-    it.effect("waits with the next until 20 ms after the last, and folds what comes", () =>
+    it.effect("waits with the next until 25 ms after the last, and folds what comes", () =>
       Effect.gen(function* () {
         const { look, looked } = yield* vain(2)
-        for (let n = 0; n < 19; n++) {
+        for (let n = 0; n < 24; n++) {
           assert.deepStrictEqual(yield* look(false), [])
           yield* TestClock.adjust("1 millis")
         }
@@ -129,7 +129,7 @@ describe("Wake", () => {
     it.effect("waits for twice as long with those that follow", () =>
       Effect.gen(function* () {
         const { look, looked, wake } = yield* vain(2)
-        for (const millis of [20, 40, 40]) {
+        for (const millis of [25, 50, 50]) {
           assert.deepStrictEqual(yield* look(false), [])
           yield* TestClock.adjust(millis - 1)
           assert.deepStrictEqual(yield* looked, [])
@@ -156,7 +156,7 @@ describe("Wake", () => {
 
     it.effect("counts from the last of them, so that rare ones wait for nothing", () =>
       Effect.gen(function* () {
-        const { look } = yield* vain(4, "40 millis")
+        const { look } = yield* vain(4, "50 millis")
         yield* TestClock.adjust("99 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
       })
@@ -176,21 +176,21 @@ describe("Wake", () => {
       Effect.gen(function* () {
         const { look } = yield* vain(1)
         assert.deepStrictEqual(yield* look(true), [notified])
-        yield* TestClock.adjust("20 millis")
+        yield* TestClock.adjust("25 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(true), [notified])
-        yield* TestClock.adjust("20 millis")
+        yield* TestClock.adjust("25 millis")
         assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(false), [notified])
         assert.deepStrictEqual(yield* look(false), [])
       })
     )
 
-    it.effect("does not count those within 20 ms of one that has found something", () =>
+    it.effect("does not count those within 25 ms of one that has found something", () =>
       Effect.gen(function* () {
         const { look } = yield* vain(1)
         assert.deepStrictEqual(yield* look(true), [notified])
-        for (let n = 0; n < 20; n++) {
+        for (let n = 0; n < 25; n++) {
           assert.deepStrictEqual(yield* look(false), [notified])
           yield* TestClock.adjust("1 millis")
         }

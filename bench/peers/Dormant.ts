@@ -131,6 +131,6 @@ export const dormants: Measurement = {
       for (const [, { client }] of large) yield* client.kill
       yield* Effect.sleep("8 seconds")
       const urls = new Map(large.map(([entrant, { url }]) => [entrant, url] as const))
-      yield* windows(idleKey, urls, rounds, quick ? 4 : 8, record)
+      yield* windows(idleKey, urls, { quick, rounds }, record)
     })
 }

@@ -9,6 +9,7 @@
 import * as Effect from "effect/Effect"
 import type * as Redacted from "effect/Redacted"
 import { BenchServer } from "../BenchServer.ts"
+import { now } from "../Samples.ts"
 import { type Entrant, labelOf } from "./Contender.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Keys from "./Keys.ts"
@@ -19,6 +20,8 @@ const waiting = 100
 /** Longer than a workflow stays parked, and than a process takes to settle. */
 const settle = "8 seconds"
 const hourMillis = 3_600_000
+const minuteMillis = 60_000
+const step = "12 seconds"
 
 /** A worker, with workflows that wait, or with jobs for later. */
 const enter = (waiters: number) =>
@@ -31,31 +34,37 @@ const enter = (waiters: number) =>
     return url
   })
 
-/** Statements a minute of each, in as many windows as there are rounds. */
+/**
+ * Statements a minute of each, in as many windows as there are rounds. What is done every few seconds
+ * fills a short window by leaps, so each is a minute long, and the next begins a step later.
+ */
 export const windows = Effect.fnUntraced(function* (
   key: string,
   urls: ReadonlyMap<Entrant, Redacted.Redacted>,
-  rounds: number,
-  seconds: number,
+  { quick, rounds }: { readonly quick: boolean; readonly rounds: number },
   record: Recorder
 ) {
-  const all = [...urls.values()]
-  let before = yield* Statements.counted(all)
+  const steps = quick ? 1 : 5
+  const counted = Effect.map(Statements.counted([...urls.values()]), (of) => ({ at: now(), of }))
+  const looks = [yield* counted]
+  while (looks.length < rounds + steps) {
+    yield* Effect.sleep(step)
+    looks.push(yield* counted)
+  }
   for (let round = 0; round < rounds; round++) {
-    yield* Effect.sleep(`${seconds} seconds`)
-    const after = yield* Statements.counted(all)
+    const before = looks[round]!
+    const after = looks[round + steps]!
     for (const [at, entrant] of [...urls.keys()].entries()) {
-      const calls = after[at]!.calls - before[at]!.calls
-      yield* record.values(key, entrant, round, [(calls * 60) / seconds])
+      const calls = after.of[at]!.calls - before.of[at]!.calls
+      yield* record.values(key, entrant, round, [(calls * minuteMillis) / (after.at - before.at)])
     }
-    before = after
   }
 })
 
 export const idle: Measurement = {
   name: "idle",
   title: "Statements a minute while nothing happens",
-  about: `All statements of one worker process, by \`pg_stat_statements\`: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). With 1,000,000 dormant: see the last table.`,
+  about: `All statements of one worker process, by \`pg_stat_statements\`, in windows of a minute: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). With 1,000,000 dormant: see the last table.`,
   figures: [
     {
       name: "nothing to do",
@@ -81,11 +90,10 @@ export const idle: Measurement = {
       const alone = yield* outfit(able, [Keys.idle(0)], record, enter(0))
       const crowded = yield* outfit(able, [Keys.idle(waiting)], record, enter(waiting))
       yield* Effect.sleep(settle)
-      const seconds = quick ? 8 : 12
       yield* Effect.all(
         [
-          windows(Keys.idle(0), alone, rounds, seconds, record),
-          windows(Keys.idle(waiting), crowded, rounds, seconds, record)
+          windows(Keys.idle(0), alone, { quick, rounds }, record),
+          windows(Keys.idle(waiting), crowded, { quick, rounds }, record)
         ],
         { concurrency: 2, discard: true }
       )
