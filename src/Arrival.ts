@@ -12,6 +12,7 @@
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type { Departure } from "./Departure.ts"
 import type { Resumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -172,11 +173,10 @@ export const make = Effect.fnUntraced(function* (here: {
         : Effect.succeed(payload)
     return Effect.flatMap(read, (payload) => {
       const run = new Run({ claimed, workflow, payload, askedMillis })
-      if (record === undefined) return Effect.succeed(run)
-      return Effect.map(run.apply(record), () => {
-        run.again = undefined
-        return run
-      })
+      if (record === undefined) return Exit.succeed(run)
+      const applied = run.apply(record)
+      run.again = undefined
+      return Exit.map(applied, () => run)
     })
   }
 

@@ -170,7 +170,7 @@ select 1 as ord, false as held, 'Written' as verdict, null as woken,
   case when ${hints}::boolean and h.awaited then ${hint(context, channels.completed)} end as hinted
 from (
   select awaited, json_build_object('instance_ids', json_build_array(execution_id))::text as payload
-  from done
+  from done offset 0
 ) h` as unknown as Rows<Ended>
 })
 
@@ -370,7 +370,7 @@ with done as (
 ), announced as materialized (
   select ${hint(context, context.channels.completed)} from (
     select json_build_object('instance_ids', json_build_array(execution_id))::text as payload
-    from done where awaited) h
+    from done where awaited offset 0) h
   where ${context.hints}::boolean
 )
 select execution_id, (select count(*)::int4 from announced) as hinted

@@ -59,7 +59,7 @@ select h.execution_id, true as created, h.status, h.token, 0 as wakes, 0 as resu
     then ${hint(context, channels.resumable)} end as hinted
 from (
   select w.*, json_build_object('instance_id', w.execution_id, 'workflow_name', ${workflowName}::text)::text
-    as payload from written w
+    as payload from written w offset 0
 ) h` as unknown as Rows<StartRow>
 })
 

@@ -95,14 +95,15 @@ export const byOrd = <A extends { readonly ord: number }>(
 
 /**
  * Sends a payload on a channel, else the column `payload` of a subquery `h`. One that would reach
- * 8000 bytes is sent as `{}`: it would abort the transaction.
+ * 8000 bytes is sent as `{}`: it would abort the transaction. A subquery of one row has `offset 0`, or
+ * what it puts together would be put together wherever it is mentioned.
  *
  * @since 0.1.0
  * @category constructors
  */
 export const hint = (
   { commitTimeout, sql }: StatementContext,
-  channel: string,
+  channel: string | Statement.Fragment,
   payload = sql`h.payload`
 ): Statement.Fragment => {
   const notify = sql`
@@ -128,7 +129,7 @@ export const hints = (context: StatementContext): Statement.Fragment => context.
   union all
   select ${hint(context, context.channels.signal)} from (
     select json_build_object('instance_id', execution_id, 'owner', owner)::text as payload
-    from woken where status = 'Running' and owner is not null and owner <> ${context.self}
+    from woken where status = 'Running' and owner is not null and owner <> ${context.self} offset 0
   ) h where ${context.hints}::boolean`
 
 /**
@@ -197,16 +198,16 @@ with woken as (
   select execution_id, ${name}, ${read((row) => row.exit)}::json, ${now} from woken
   on conflict do nothing
 )
-select h.status, h.owner, false as held, case
-  when not ${hints}::boolean then null
-  when h.status = 'Runnable' then ${hint(context, channels.resumable)}
-  when h.status = 'Running' and h.owner <> ${self} then ${hint(context, channels.signal)}
-  end as hinted
+select h.status, h.owner, false as held,
+  case when h.channel is not null then ${hint(context, sql`h.channel`)} end as hinted
 from (
-  select status, owner, json_build_object('instance_id', execution_id,
-    case when status = 'Running' then 'owner' else 'workflow_name' end,
-    case when status = 'Running' then owner else workflow_name end)::text as payload
-  from woken
+  select status, owner, case when not ${hints}::boolean then null
+      when status = 'Runnable' then ${channels.resumable}
+      when status = 'Running' and owner <> ${self} then ${channels.signal} end as channel,
+    json_build_object('instance_id', execution_id,
+      case when status = 'Running' then 'owner' else 'workflow_name' end,
+      case when status = 'Running' then owner else workflow_name end)::text as payload
+  from woken offset 0
 ) h` as unknown as Rows<Omit<WokenRow, "execution_id">>
   }
 )

@@ -11,7 +11,7 @@
 import type * as Cause from "effect/Cause"
 import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Option from "effect/Option"
@@ -156,42 +156,41 @@ export class Run {
   }
 
   /** Takes over a newer snapshot, of the record or of the news. Fails if it cannot be decoded. */
-  apply(record: Store.News & Partial<Store.Record>): Effect.Effect<Changes, Unreadable> {
+  apply(record: Store.News & Partial<Store.Record>): Exit.Exit<Changes, Unreadable> {
     if (record.token !== this.lease.token) {
-      return Effect.succeed({ fenced: true, completed: [], interrupted: false })
+      return Exit.succeed({ fenced: true, completed: [], interrupted: false })
     }
-    return Effect.gen({ self: this }, function* () {
-      for (const step of record.steps ?? []) {
-        const key = stepKey(step.name, step.attempt)
-        if (this.steps.has(key)) continue
-        this.steps.set(key, yield* WorkflowCodec.stepExit.decode(step.exit, step.name))
-        this.unread.add(key)
+    for (const step of record.steps ?? []) {
+      const key = stepKey(step.name, step.attempt)
+      if (this.steps.has(key)) continue
+      const read = WorkflowCodec.stepExit.decode(step.exit, step.name)
+      if (Exit.isFailure(read)) return Exit.failCause(read.cause)
+      this.steps.set(key, read.value)
+      this.unread.add(key)
+    }
+    const completed: Array<string> = []
+    let foreign = 0
+    for (const deferred of record.deferreds) {
+      if (this.deferreds.has(deferred.name) || this.returned.has(deferred.name)) continue
+      if (!deferred.own) foreign++
+      if (isReturned(deferred.exit)) {
+        this.returned.add(deferred.name)
+        continue
       }
-      const completed: Array<string> = []
-      let foreign = 0
-      for (const deferred of record.deferreds) {
-        if (this.deferreds.has(deferred.name) || this.returned.has(deferred.name)) continue
-        if (!deferred.own) foreign++
-        if (isReturned(deferred.exit)) {
-          this.returned.add(deferred.name)
-          continue
-        }
-        this.deferreds.set(
-          deferred.name,
-          yield* WorkflowCodec.deferredExit.decode(deferred.exit, deferred.name)
-        )
-        completed.push(deferred.name)
-      }
-      if (record.timers !== undefined) this.timers = new Set(record.timers)
-      // Wakes that no completion explains came from a child or by hand: the body has to look again.
-      if (record.resumes > this.resumes) this.again = "explicit"
-      else if (record.wakes - this.wakes > foreign) this.again ??= "automatic"
-      this.wakes = record.wakes
-      this.resumes = record.resumes
-      const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
-      this.interrupt = record.interrupt
-      return { fenced: false, completed, interrupted }
-    })
+      const read = WorkflowCodec.deferredExit.decode(deferred.exit, deferred.name)
+      if (Exit.isFailure(read)) return Exit.failCause(read.cause)
+      this.deferreds.set(deferred.name, read.value)
+      completed.push(deferred.name)
+    }
+    if (record.timers !== undefined) this.timers = new Set(record.timers)
+    // Wakes that no completion explains came from a child or by hand: the body has to look again.
+    if (record.resumes > this.resumes) this.again = "explicit"
+    else if (record.wakes - this.wakes > foreign) this.again ??= "automatic"
+    this.wakes = record.wakes
+    this.resumes = record.resumes
+    const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
+    this.interrupt = record.interrupt
+    return Exit.succeed({ fenced: false, completed, interrupted })
   }
 
   /** Lets the waits for a name go on, and says whether there were any. */

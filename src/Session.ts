@@ -19,7 +19,7 @@ import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Queue from "effect/Queue"
+import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
@@ -140,7 +140,12 @@ export const make = Effect.fnUntraced(function* (
     listen: Effect.fnUntraced(function* (channel) {
       const scope = yield* Scope.make()
       yield* Effect.addFinalizer((exit) => line.within(Scope.close(scope, exit), farewell))
-      return yield* line.within(Scope.provide(pinned.listen(channel), scope), statementTimeout)
+      const listening = Scope.provide(pinned.listen(channel), scope)
+      const queue = yield* line.within(listening, statementTimeout)
+      // What is called the end to take from is the whole of it.
+      const whole = queue as Queue.Queue<PgConnection.Notification, SqlError>
+      yield* line.afterRead(() => Queue.flushUnsafe(whole))
+      return queue
     }),
     within: (effect, deadline) => line.within(effect, Duration.fromInputUnsafe(deadline)),
     destroy: Effect.sync(() => line.cut(new Error("The session was destroyed")))
@@ -173,6 +178,22 @@ class Line {
     socket.once("close", () => this.sockets.delete(socket))
     return socket
   }
+
+  /**
+   * Calls back whenever the driver has read, until the scope closes: it would have whoever waits for a
+   * notification go on in a later turn of the event loop. On a line that is encrypted it reads elsewhere,
+   * and then nobody is called.
+   */
+  readonly afterRead = (call: () => void): Effect.Effect<void, never, Scope.Scope> =>
+    Effect.forEach(
+      Array.from(this.sockets).filter((socket) => socket.listenerCount("data") > 0),
+      (socket) =>
+        Effect.acquireRelease(
+          Effect.sync(() => socket.on("data", call)),
+          () => Effect.sync(() => socket.off("data", call))
+        ),
+      { discard: true }
+    )
 
   /** Destroys every socket, which fails whatever waits for an answer. */
   readonly cut = (reason: Error): void => {

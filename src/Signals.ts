@@ -11,9 +11,9 @@
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
-import * as Result from "effect/Result"
 import type * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Resumption } from "./Resumption.ts"
 import type { Run } from "./Run.ts"
@@ -39,20 +39,17 @@ export const make = Effect.fnUntraced(function* (here: {
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
-  const told = Effect.fnUntraced(function* (
-    run: Run,
-    news: Store.News,
-    source: WakeSource,
-    askedMillis: number
-  ) {
-    const applied = yield* Effect.result(run.apply(news))
-    if (Result.isFailure(applied)) {
+  const told = (run: Run, news: Store.News, source: WakeSource, askedMillis: number): void => {
+    const applied = run.apply(news)
+    if (Exit.isFailure(applied)) {
       // It alone is set aside: those that come after it in this look have to hear of theirs.
-      run.unreadable ??= Cause.fail(applied.failure)
-      return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+      run.unreadable ??= applied.cause
     }
-    const changes = applied.success
-    if (changes.fenced) return yield* Effect.asVoid(Effect.forkIn(abandon(run), scope))
+    if (Exit.isFailure(applied) || applied.value.fenced) {
+      fork(Effect.forkIn(abandon(run), scope))
+      return
+    }
+    const changes = applied.value
     run.askedMillis = askedMillis
     for (const name of changes.completed) {
       if (completedHere(run, name)) {
@@ -69,7 +66,7 @@ export const make = Effect.fnUntraced(function* (here: {
       run.unpark()
       if (run.interrupt === "Unsafe" && run.live) fork(Fiber.interrupt(run.fiber!))
     } else if (run.again !== undefined) run.unpark()
-  })
+  }
 
   /** A deferred of a run is complete: whether a wait for it was parked here, and goes on. */
   const completedHere = (run: Run, name: string): boolean => {
@@ -101,7 +98,7 @@ export const make = Effect.fnUntraced(function* (here: {
       const askedMillis = tenure.nowMillis
       for (const news of yield* store.news(Array.from(present.keys()))) {
         const run = runs.get(news.executionId)
-        if (run !== undefined) yield* told(run, news, present.get(news.executionId)!, askedMillis)
+        if (run !== undefined) told(run, news, present.get(news.executionId)!, askedMillis)
       }
     }
   }).pipe(
@@ -115,18 +112,16 @@ export const make = Effect.fnUntraced(function* (here: {
   )
 
   /** Tells runs what somebody has read for them. */
-  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) => {
-    const tellOne = (news: Store.News) => {
-      const run = runs.get(news.executionId)
-      return run === undefined ? Effect.void : told(run, news, source, askedMillis)
-    }
-    const [first, ...more] = all
-    if (first === undefined) return Effect.void
-    return Effect.catchCause(
-      more.length === 0 ? tellOne(first) : Effect.forEach(all, tellOne, { discard: true }),
+  const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) =>
+    Effect.catchCause(
+      Effect.sync(() => {
+        for (const news of all) {
+          const run = runs.get(news.executionId)
+          if (run !== undefined) told(run, news, source, askedMillis)
+        }
+      }),
       (cause) => Effect.logError("could not tell a run what happened to it", cause)
     )
-  }
 
   return { completedHere, signal, tell }
 })

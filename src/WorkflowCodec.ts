@@ -71,20 +71,17 @@ const stringified =
 const exitCoder = (kind: "step" | "deferred", defect: Schema.Codec<unknown, unknown>) => {
   const schema = Schema.toCodecJson(Schema.Exit(Schema.Unknown, Schema.Unknown, defect))
   const encodeFailure = stringified(Schema.encodeEffect(schema))
-  const decodeFailure = Schema.decodeUnknownEffect(schema)
+  const decodeFailure = Schema.decodeUnknownExit(schema)
   return {
     encode: (exit: Exit.Exit<unknown, unknown>): Effect.Effect<string> =>
       Exit.isSuccess(exit)
         ? Effect.succeed(JSON.stringify({ _tag: "Success", value: exit.value ?? null }))
         : Effect.orDie(encodeFailure(exit)),
     /** Reads what is recorded under a name. */
-    decode: (
-      encoded: unknown,
-      name: string
-    ): Effect.Effect<Exit.Exit<unknown, unknown>, Unreadable> =>
+    decode: (encoded: unknown, name: string): Exit.Exit<Exit.Exit<unknown, unknown>, Unreadable> =>
       isSuccess(encoded)
-        ? Effect.succeed(Exit.succeed(encoded.value))
-        : Effect.mapError(decodeFailure(encoded), unreadable(kind, name)),
+        ? Exit.succeed(Exit.succeed(encoded.value))
+        : Exit.mapError(decodeFailure(encoded), unreadable(kind, name)),
     /**
      * Fails if what is recorded under a name is not what a schema says. Effect reads it once more, and
      * would end the workflow with what it finds, compensations and all.

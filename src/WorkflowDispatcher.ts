@@ -26,20 +26,19 @@ import { WorkflowStore } from "./WorkflowStore.ts"
  * runnable of one takes a shorter statement than of several.
  */
 class Named {
-  private names = new Set<string>()
-  private unnamed = false
+  private name: string | undefined
+  private several = false
 
   add(workflowName: string | undefined): void {
-    if (workflowName === undefined) this.unnamed = true
-    else this.names.add(workflowName)
+    this.several ||= workflowName === undefined || workflowName !== (this.name ?? workflowName)
+    this.name = workflowName
   }
 
   /** The one that all were about, if there is one. Forgets them. */
   take(): string | undefined {
-    const [name, ...others] = this.names
-    const only = this.unnamed || others.length > 0 ? undefined : name
-    this.names = new Set()
-    this.unnamed = false
+    const only = this.several ? undefined : this.name
+    this.name = undefined
+    this.several = false
     return only
   }
 }

@@ -1,4 +1,5 @@
 import { assert, describe, it, layer } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -56,6 +57,18 @@ const tlsProxy = (target: URL) =>
     ({ close }) => Effect.sync(close)
   )
 
+/** Keeps the sockets that a session opens. */
+const watched = (url: Redacted.Redacted) => {
+  const { hostname, port } = new URL(Redacted.value(url))
+  const sockets: Array<Socket> = []
+  const stream = () => {
+    const socket = connect(Number(port), hostname)
+    sockets.push(socket)
+    return socket
+  }
+  return { sockets, stream }
+}
+
 layer(TestDatabase.layerDatabase)("Session", (it) => {
   it.effect("runs statements and hears notifications on one session under its own name", () =>
     Effect.gen(function* () {
@@ -71,6 +84,43 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       yield* session.query("select pg_notify('a', '1'), pg_notify('b', '2')")
       assert.strictEqual((yield* Queue.take(a)).payload, "1")
       assert.strictEqual((yield* Queue.take(b)).payload, "2")
+    })
+  )
+
+  it.effect("has who waits for a notification go on before the read of it is over", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const { sockets, stream } = watched(url)
+      const session = yield* open({ url, stream })
+      const other = yield* open({ url })
+      const queue = yield* session.listen("news")
+      const heard: Array<string> = []
+      yield* Queue.take(queue).pipe(
+        Effect.andThen(({ channel }) => Effect.sync(() => heard.push(channel))),
+        Effect.forkChild({ startImmediately: true })
+      )
+      // The session has added its own listener before this one.
+      const atRead = yield* Deferred.make<ReadonlyArray<string>>()
+      sockets[0]?.once("data", () => Deferred.doneUnsafe(atRead, Effect.succeed([...heard])))
+      yield* other.query("notify news")
+      assert.deepStrictEqual(yield* Deferred.await(atRead), ["news"])
+    })
+  )
+
+  it.effect("watches what is read for those who listen, and for nobody else", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const { sockets, stream } = watched(url)
+      const session = yield* open({ url, stream })
+      const watchers = () => sockets[0]?.listenerCount("data")
+      const before = watchers()!
+      yield* Effect.scoped(
+        Effect.andThen(
+          session.listen("news"),
+          Effect.sync(() => assert.strictEqual(watchers(), before + 1))
+        )
+      )
+      assert.strictEqual(watchers(), before)
     })
   )
 
@@ -220,11 +270,19 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       const tls = yield* tlsProxy(new URL(Redacted.value(proxy.through(url))))
       const target = new URL(Redacted.value(url))
       target.port = `${tls.port}`
+      const encrypted = Redacted.make(target.toString())
+      const { sockets, stream } = watched(encrypted)
       const session = yield* open({
-        url: Redacted.make(target.toString()),
+        url: encrypted,
+        stream,
         ssl: { ...anonymous, rejectUnauthorized: false, checkServerIdentity: () => undefined }
       })
       assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
+      // What it reads is not to be seen on its own socket.
+      const queue = yield* session.listen("secret")
+      assert.strictEqual(sockets[0]?.listenerCount("data"), 0)
+      yield* session.query("notify secret")
+      assert.strictEqual((yield* Queue.take(queue)).channel, "secret")
       yield* proxy.blackHole
       const error = yield* Effect.flip(session.query("select 1", [], "50 millis"))
       assert.include(error.reason.message, "No answer within 50ms")
