@@ -162,6 +162,7 @@ class Line {
   /** The session is there: whatever is dialed from now on carries a request to cancel a statement. */
   established = false
   private cancelled: (() => void) | undefined
+  private readonly readers = new Set<() => void>()
 
   constructor(config: PgConnection.Config) {
     this.config = config
@@ -185,15 +186,26 @@ class Line {
    * and then nobody is called.
    */
   readonly afterRead = (call: () => void): Effect.Effect<void, never, Scope.Scope> =>
-    Effect.forEach(
-      Array.from(this.sockets).filter((socket) => socket.listenerCount("data") > 0),
-      (socket) =>
-        Effect.acquireRelease(
-          Effect.sync(() => socket.on("data", call)),
-          () => Effect.sync(() => socket.off("data", call))
-        ),
-      { discard: true }
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        if (this.readers.size === 0) {
+          for (const socket of this.sockets) {
+            if (socket.listenerCount("data") > 0) socket.on("data", this.read)
+          }
+        }
+        this.readers.add(call)
+      }),
+      () =>
+        Effect.sync(() => {
+          this.readers.delete(call)
+          if (this.readers.size > 0) return
+          for (const socket of this.sockets) socket.off("data", this.read)
+        })
     )
+
+  private readonly read = (): void => {
+    for (const call of this.readers) call()
+  }
 
   /** Destroys every socket, which fails whatever waits for an answer. */
   readonly cut = (reason: Error): void => {

@@ -116,7 +116,7 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       const before = watchers()!
       yield* Effect.scoped(
         Effect.andThen(
-          session.listen("news"),
+          Effect.forEach(["news", "letters"], (channel) => session.listen(channel)),
           Effect.sync(() => assert.strictEqual(watchers(), before + 1))
         )
       )

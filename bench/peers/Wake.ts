@@ -20,8 +20,8 @@ import { interleave } from "./Rounds.ts"
 const turnMillisMax = 2500
 const eventsMin = 3
 const warmUps = 20
-/** What a process spends on a burst halves over so many. */
-const warmBursts = 3
+/** The rate of a process that is warm, and the last of its latencies, are reached after so many. */
+const warmBursts = 10
 /** Whoever needs longer for one is not given many to warm up. */
 const warmMillisMax = 100
 const waiters = 500
