@@ -153,6 +153,9 @@ export const make = Effect.fnUntraced(function* (
   return session
 })
 
+/** How many bytes Node reads at once, at most. */
+const readMax = 65_536
+
 /** The sockets of one session: its own, and those that carry its cancel requests. */
 class Line {
   readonly sockets = new Set<Duplex>()
@@ -203,8 +206,9 @@ class Line {
         })
     )
 
-  private readonly read = (): void => {
-    for (const call of this.readers) call()
+  private readonly read = (chunk: Uint8Array): void => {
+    // After a full one there is more to read, which is to be taken together with it.
+    if (chunk.length < readMax) for (const call of this.readers) call()
   }
 
   /** Destroys every socket, which fails whatever waits for an answer. */

@@ -153,6 +153,9 @@ const makeBox = Effect.gen(function* () {
       if (now - lastFoundMillis < vainPauseMillis) return
       vainLooks = now - lastVainMillis < vainWindowMillis ? vainLooks + 1 : 1
       lastVainMillis = now
+    } else if (now - lastVainMillis < vainWindowMillis) {
+      // The thorough one that follows on those says once more that there is nothing.
+      lastVainMillis = now
     }
   }
   const pause = Effect.suspend(() => {

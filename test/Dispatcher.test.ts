@@ -233,11 +233,11 @@ describe("Dispatcher", () => {
           assert.deepStrictEqual(yield* look, ["notification"])
           assert.deepStrictEqual(yield* look, [])
           outcomes.push(outcome)
-          yield* TestClock.adjust("20 millis")
+          yield* TestClock.adjust("25 millis")
           yield* settle
           assert.deepStrictEqual(yield* drained, looked)
           // Its echo is over, and what is looked for in vain from now on was lost to others.
-          yield* TestClock.adjust("20 millis")
+          yield* TestClock.adjust("25 millis")
         }
       })
     )

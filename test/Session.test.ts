@@ -8,7 +8,9 @@ import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
+import { Buffer } from "node:buffer"
 import { connect, createServer, type Socket } from "node:net"
+import { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import * as Session from "../src/Session.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
@@ -69,6 +71,48 @@ const watched = (url: Redacted.Redacted) => {
   return { sockets, stream }
 }
 
+/** A stream that keeps back what arrives, and gives it out in pieces of a size. */
+const dammed = (url: Redacted.Redacted) => {
+  const { hostname, port } = new URL(Redacted.value(url))
+  const socket = connect(Number(port), hostname)
+  let kept: Buffer | undefined
+  let risen = () => {}
+  const stream = new Duplex({
+    read: () => {},
+    write: (chunk, _, done) => void socket.write(chunk, done),
+    final: (done) => void socket.end(done),
+    destroy: (error, done) => {
+      socket.destroy()
+      done(error)
+    }
+  })
+  socket.on("error", () => {}).on("close", () => stream.push(null))
+  socket.on("data", (chunk) => {
+    if (kept === undefined) return stream.push(chunk)
+    kept = Buffer.concat([kept, chunk])
+    return risen()
+  })
+  return {
+    stream,
+    hold: () => {
+      kept = Buffer.alloc(0)
+    },
+    /** Waits until so many bytes are kept back. */
+    held: (bytes: number) =>
+      Effect.callback<void>((resume) => {
+        risen = () => kept!.length >= bytes && resume(Effect.void)
+        risen()
+      }),
+    /** What is found after each piece. */
+    release: <A>(size: number, find: () => A): ReadonlyArray<A> => {
+      const found: Array<A> = []
+      stream.on("data", () => found.push(find()))
+      for (let at = 0; at < kept!.length; at += size) stream.push(kept!.subarray(at, at + size))
+      return found
+    }
+  }
+}
+
 layer(TestDatabase.layerDatabase)("Session", (it) => {
   it.effect("runs statements and hears notifications on one session under its own name", () =>
     Effect.gen(function* () {
@@ -104,6 +148,29 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       sockets[0]?.once("data", () => Deferred.doneUnsafe(atRead, Effect.succeed([...heard])))
       yield* other.query("notify news")
       assert.deepStrictEqual(yield* Deferred.await(atRead), ["news"])
+    })
+  )
+
+  it.effect("has what fills a read taken together with what comes after it", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const line = dammed(url)
+      const session = yield* open({ url, stream: () => line.stream })
+      const other = yield* open({ url })
+      const queue = yield* session.listen("flood")
+      const taken: Array<number> = []
+      yield* Queue.takeAll(queue).pipe(
+        Effect.tap((some) => Effect.sync(() => taken.push(some.length))),
+        Effect.forever,
+        Effect.forkChild({ startImmediately: true })
+      )
+      line.hold()
+      yield* other.query(
+        "select pg_notify('flood', n || repeat('.', 7000)) from generate_series(1, 12) n"
+      )
+      yield* line.held(12 * 7000)
+      const afterEach = line.release(65_536, () => taken.length)
+      assert.deepStrictEqual([afterEach, taken], [[0, 1], [12]])
     })
   )
 

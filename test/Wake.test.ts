@@ -154,6 +154,19 @@ describe("Wake", () => {
       })
     )
 
+    it.effect("waits as long after one in vain that an alarm has asked for too", () =>
+      Effect.gen(function* () {
+        const { look, looked, wake } = yield* vain(2)
+        yield* TestClock.adjust("50 millis")
+        wake.ring("alarm")
+        assert.deepStrictEqual(yield* looked, [["alarm"]])
+        wake.looked(new Set(["alarm"]), false)
+        assert.deepStrictEqual(yield* look(false), [])
+        yield* TestClock.adjust("50 millis")
+        assert.deepStrictEqual(yield* looked, [notified])
+      })
+    )
+
     it.effect("counts from the last of them, so that rare ones wait for nothing", () =>
       Effect.gen(function* () {
         const { look } = yield* vain(4, "50 millis")

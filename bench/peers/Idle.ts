@@ -64,7 +64,7 @@ export const windows = Effect.fnUntraced(function* (
 export const idle: Measurement = {
   name: "idle",
   title: "Statements a minute while nothing happens",
-  about: `All statements of one worker process, by \`pg_stat_statements\`, in windows of a minute: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). With 1,000,000 dormant: see the last table.`,
+  about: `All statements of one worker process, by \`pg_stat_statements\`, in windows of a minute that overlap: with nothing to do, and with ${waiting} workflows that wait for an event (plain queues: ${waiting} jobs for later). With 1,000,000 dormant: see the last table.`,
   figures: [
     {
       name: "nothing to do",
