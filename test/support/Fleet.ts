@@ -78,7 +78,8 @@ const sessionNames = ["romancy-listener", "romancy-watch"] as const
 /**
  * A database with a ledger, ready for workers, and a client in this process. `again` says of a line
  * that the record of its step had been committed before the line was written; `begun` is when
- * the step was begun, in nanoseconds of the monotonic clock.
+ * the step was begun, in nanoseconds of the monotonic clock, and `stood` how many milliseconds before
+ * that its worker's event loop had last come round.
  */
 export const make = Effect.fnUntraced(function* (
   common: RomancyConfig.Options = patient,
@@ -94,7 +95,7 @@ export const make = Effect.fnUntraced(function* (
     create table ledger (
       n serial, id text, entry text, worker text,
       at timestamptz not null default clock_timestamp(), begun float8,
-      again boolean not null default false
+      stood float8, again boolean not null default false
     )`
 
   /** The client: what a test starts, signals and awaits by. */

@@ -66,6 +66,8 @@ const temporary = Effect.acquireRelease(
 const settings = {
   max_connections: 300,
   shared_preload_libraries: "pg_stat_statements",
+  // A step is judged by when its record was committed, not by when that was written.
+  track_commit_timestamp: "on",
   // Recovery begins by having the disk keep all files: in one call, not in one for each of them.
   ...(process.platform === "linux" ? { recovery_init_sync_method: "syncfs" } : {})
 }

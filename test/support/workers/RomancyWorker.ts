@@ -71,6 +71,12 @@ process.on("message", (order: Order) => {
   } else Queue.offerUnsafe(received, order)
 })
 
+/** When the event loop of this process last came round: it does so often, unless it stands still. */
+let roundMillis = performance.now()
+setInterval(() => {
+  roundMillis = performance.now()
+}, 5).unref()
+
 const program = Effect.gen(function* () {
   const ledger = yield* PgClient.make({ url: url("LEDGER_URL"), maxConnections: 4 }).pipe(
     Effect.provide(Reactivity.layer)
@@ -82,9 +88,10 @@ const program = Effect.gen(function* () {
     executionId: string | undefined
   ) {
     const begun = Number(yield* Clock.monotonicTimeNanos)
+    const stood = performance.now() - roundMillis
     yield* ledger`
-      insert into ledger (id, entry, worker, begun, again)
-      select ${id}, ${entry}, ${settings.name}, ${begun}::float8, ${
+      insert into ledger (id, entry, worker, begun, stood, again)
+      select ${id}, ${entry}, ${settings.name}, ${begun}::float8, ${stood}::float8, ${
         executionId === undefined
           ? ledger`false`
           : ledger`exists(select from romancy_steps
