@@ -6,11 +6,9 @@ import { SharedCluster } from "../support/PgCluster.ts"
 
 layer(SharedCluster.layer, { excludeTestServices: true })("Judgement", (it) => {
   /** A line of a step that somebody wrote when its record was there, and when he had begun it. */
-  const line = Effect.fnUntraced(function* ({ sql }: Harness.Harness, id: string, begun: bigint) {
-    yield* sql`
-      insert into ledger (id, entry, worker, begun, stood, again)
-      values (${id}, 'step 1', 'hand 1', ${Number(begun)}::float8, 2, true)`
-  })
+  const line = ({ sql }: Harness.Harness, id: string, begun: bigint, stood = 2) => sql`
+    insert into ledger (id, entry, worker, begun, stood, again)
+    values (${id}, 'step 1', 'hand 1', ${Number(begun)}::float8, ${stood}::float8, true)`
   const record = ({ sql }: Harness.Harness, id: string) =>
     Effect.andThen(
       sql`
@@ -29,7 +27,7 @@ layer(SharedCluster.layer, { excludeTestServices: true })("Judgement", (it) => {
         const begun = yield* Clock.monotonicTimeNanos
         yield* record(harness, "a")
         yield* line(harness, "a", begun)
-        assert.strictEqual(yield* harness.excuse, 1)
+        assert.deepStrictEqual(yield* harness.excuse, { before: 1, frozen: 0 })
         const { violations } = yield* harness.judge
         assert.notInclude(violations.join(), "run again")
       })
@@ -40,12 +38,28 @@ layer(SharedCluster.layer, { excludeTestServices: true })("Judgement", (it) => {
       const harness = yield* Harness.make(yield* SharedCluster)
       yield* record(harness, "a")
       yield* line(harness, "a", (yield* Clock.monotonicTimeNanos) + 5_000_000n)
-      assert.strictEqual(yield* harness.excuse, 0)
+      assert.deepStrictEqual(yield* harness.excuse, { before: 0, frozen: 0 })
       const { violations } = yield* harness.judge
       const found = violations
         .join()
         .match(/step 1 of a was run again.* by hand 1, .*it (\S+) ms after that/)
       assert.isAbove(Number(found?.[1]), 4)
+    })
+  )
+
+  it.effect("excuses one that was begun in a turn in which its worker was frozen", () =>
+    Effect.gen(function* () {
+      const harness = yield* Harness.make(yield* SharedCluster)
+      for (const [id, stood] of [
+        ["a", 199],
+        ["b", 200]
+      ] as const) {
+        yield* record(harness, id)
+        yield* line(harness, id, (yield* Clock.monotonicTimeNanos) + 5_000_000n, stood)
+      }
+      assert.deepStrictEqual(yield* harness.excuse, { before: 0, frozen: 1 })
+      const { violations } = yield* harness.judge
+      assert.deepStrictEqual(violations.join().match(/step 1 of ./g), ["step 1 of a"])
     })
   )
 })

@@ -66,11 +66,21 @@ export const soak: Fault = {
     const post = yield* correspondence.judge
     const fired = deeds()
     yield* harness.completed("1 minute")
-    const stale = yield* harness.excuse
+    const excused = yield* harness.excuse
+    const figure = (name: string, count: number): Figure => ({
+      name,
+      unit: "times",
+      samples: [count],
+      by: "sum"
+    })
     const figures = [
-      ...monkey.deeds,
-      ["steps that a worker had begun which had lost its lease", stale] as const
-    ].map(([name, count]): Figure => ({ name, unit: "times", samples: [count], by: "sum" }))
+      ...Array.from(monkey.deeds, ([name, count]) => figure(name, count)),
+      figure("steps that a worker had begun which had lost its lease", excused.before),
+      {
+        ...figure("steps begun in a turn in which their worker was frozen", excused.frozen),
+        target: 3
+      }
+    ]
     const outcome = yield* Workload.conclude(harness, {
       fired,
       violations: post.violations,

@@ -27,6 +27,9 @@ export interface Judgement {
   readonly repeats: number
 }
 
+/** A process whose event loop has not come round for so long was frozen; that is the shortest time. */
+const frozenMillis = 200
+
 /** A hundred milliseconds between the attempts of a caller whose database is not there. */
 const patience = Schedule.spaced("100 millis")
 
@@ -132,13 +135,17 @@ export const make = Effect.fnUntraced(function* (
 
   /**
    * Lines of steps that a worker had begun before somebody else recorded them are no repeats, though
-   * they were written later: it stood still or was cut off, and its own record is refused. Gives how
-   * many there were.
+   * they were written later: it was frozen or cut off, and its own record is refused. Nor are those that
+   * it began in a turn of its event loop in which it was frozen: it had asked whether the instance was
+   * still its own, and nothing can be done at the same moment as that. Gives how many there were of both.
    */
   const excuse = Effect.gen(function* () {
-    const excused = (yield* latecomers).filter(({ late }) => late < 0).map(({ n }) => n)
+    const rows = yield* latecomers
+    const before = rows.filter(({ late }) => late < 0)
+    const frozen = rows.filter(({ late, stood }) => late >= 0 && stood >= frozenMillis)
+    const excused = [...before, ...frozen].map(({ n }) => n)
     yield* sql`update ledger set again = false where n = any(${excused}::int4[])`
-    return excused.length
+    return { before: before.length, frozen: frozen.length }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
   const results = sql<{ id: string; status: string; result: string | null }>`
