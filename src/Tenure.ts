@@ -3,7 +3,7 @@
  * whole, and each run, whose instance another may have by then.
  *
  * Reads: the answers to heartbeats, through `Worker`; when the database was asked what says that an
- * instance is this worker's.
+ * instance is this worker's; the end of sessions that show that the worker lives.
  * Feeds: `Activities`.
  * Guarantees: a process that stood still, or whose answers did (it was frozen, its machine was
  * suspended, its network was gone), begins no step before it has asked: others may have run it
@@ -35,6 +35,7 @@ export class Tenure {
   // Nothing is claimed by a worker before its first heartbeat, and in memory there are no others.
   private untilMillis = Number.POSITIVE_INFINITY
   private readonly answersMillis: Array<number> = []
+  private doubtedMillis = Number.NEGATIVE_INFINITY
 
   constructor(clock: Clock.Clock) {
     this.clock = clock
@@ -73,8 +74,14 @@ export class Tenure {
     if (this.answersMillis.length > answersKept) this.answersMillis.shift()
   }
 
+  /** Others may just have taken this worker for dead: what was asked before says nothing any more. */
+  doubt(): void {
+    this.doubtedMillis = this.nowMillis
+  }
+
   /** Whether an answer to what was asked then still says whose an instance is. */
   proves(askedMillis: number): boolean {
+    if (askedMillis < this.doubtedMillis) return false
     const quick = this.answersMillis.length === 0 ? 0 : Math.min(...this.answersMillis)
     return this.nowMillis - askedMillis <= proofMillis + 2 * quick
   }

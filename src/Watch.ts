@@ -9,7 +9,8 @@
  * is not a dead process: only when both locks are free is the worker dead (`PgWorkerFunctions`).
  *
  * Reads: PostgreSQL, over one session of its own; `WorkerChanged` notifications.
- * Feeds: `Worker`, which frees what the dead one owned.
+ * Feeds: `Worker`, which frees what the dead one owned, and asks what is still its own once this session
+ * is lost.
  * Guarantees: a worker that lost one session keeps its work. Both locks of one found free just
  * after this session was made say nothing: the server may have restarted.
  *
@@ -195,7 +196,10 @@ export const layer: Layer.Layer<
       const settledAt = (yield* Clock.currentTimeMillis) + settling(config)
       const watching = { run: unmoved, session: own, worker, changed, settledAt, seen: undefined }
       return yield* Effect.forever(watchNext(watching))
-    })
+    }).pipe(
+      // Before the farewell to a dead peer: whoever has found both locks free by now is as quick.
+      Effect.tapCause(() => worker.doubt)
+    )
     yield* Effect.scoped(watch).pipe(
       Effect.catchCause((cause) =>
         Cause.hasInterruptsOnly(cause)

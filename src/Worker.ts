@@ -40,6 +40,8 @@ export class Worker extends Context.Service<
     readonly registered: Effect.Effect<void>
     /** Sends a heartbeat, on whichever session, and acts on what it found. */
     readonly beat: <E>(send: Effect.Effect<Heartbeat, E>) => Effect.Effect<Heartbeat, E>
+    /** A session that shows that this worker lives has ended: others may have taken it for dead. */
+    readonly doubt: Effect.Effect<void>
     /** Strikes off a worker that was found dead, and frees what it owned. */
     readonly bury: (workerId: string) => Effect.Effect<void>
     /** The store's clock, as milliseconds since the epoch. Waits for the first heartbeat. */
@@ -193,6 +195,7 @@ const make = Effect.gen(function* () {
     leaseMillis,
     registered: Effect.asVoid(entered.await),
     beat,
+    doubt: Effect.sync(() => runs.tenure.doubt()),
     bury: (dead) => recovering(store.removeWorker(dead)),
     storeMillis: Effect.andThen(
       entered.await,

@@ -1,8 +1,15 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import { TestClock } from "effect/testing"
+import { Doorbell } from "../src/Doorbell.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Runs } from "../src/Runs.ts"
 import { Tenure } from "../src/Tenure.ts"
+import { Worker } from "../src/Worker.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
 
 const make = Effect.map(Clock.Clock, (clock) => new Tenure(clock))
 
@@ -29,6 +36,45 @@ describe("Tenure", () => {
       assert.isTrue(tenure.proves(asked))
       yield* TestClock.adjust("1 millis")
       assert.isFalse(tenure.proves(asked))
+    })
+  )
+
+  it.effect("what was asked before a doubt proves nothing, what was asked after it does", () =>
+    Effect.gen(function* () {
+      const tenure = yield* make
+      const before = yield* answer(tenure, 1)
+      assert.isTrue(tenure.proves(before))
+      tenure.doubt()
+      assert.isFalse(tenure.proves(before))
+      assert.isTrue(tenure.proves(yield* answer(tenure, 1)))
+    })
+  )
+
+  it.effect("is doubted by a worker that may be taken for dead", () =>
+    Effect.gen(function* () {
+      const tenure = yield* make
+      const runs = { tenure } as unknown as Runs["Service"]
+      const store = {
+        registerWorker: () => Effect.never,
+        recoverExpired: () => Effect.never,
+        removeWorker: () => Effect.succeed(0)
+      } satisfies Partial<WorkflowStore["Service"]> as unknown as WorkflowStore["Service"]
+      const worker = yield* Effect.provide(
+        Worker,
+        yield* Layer.build(
+          Worker.layer.pipe(
+            Layer.provide(Layer.succeed(WorkflowStore, store)),
+            Layer.provide(Layer.succeed(Runs, runs)),
+            Layer.provide(Layer.succeed(WorkerId, "self")),
+            Layer.provide(RomancyConfig.layer()),
+            Layer.provide(Doorbell.layer)
+          )
+        )
+      )
+      const before = yield* answer(tenure, 1)
+      assert.isTrue(tenure.proves(before))
+      yield* worker.doubt
+      assert.isFalse(tenure.proves(before))
     })
   )
 

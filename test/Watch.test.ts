@@ -2,9 +2,18 @@
  * The watch over several processes: who is found dead, by whom, and who is not.
  */
 import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import { Listener } from "../src/Listener.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Sessions } from "../src/Sessions.ts"
+import * as Watch from "../src/Watch.ts"
+import { Worker } from "../src/Worker.ts"
+import { WorkerId } from "../src/WorkerId.ts"
 import * as Fleet from "./support/Fleet.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import * as Database from "./support/TestDatabase.ts"
@@ -89,6 +98,39 @@ describe("a worker that is killed", () => {
 })
 
 describe("a worker that lives", () => {
+  it.live("asks what is still its own as soon as it has lost its watch session", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      yield* fleet.recruit()
+      yield* fleet.sql`
+        insert into romancy_workers (worker_id, lock_key, guarded, registered_at, lease_until)
+        values ('self', 42, true, now(), now() + interval '1 hour')`
+      const doubted = yield* Deferred.make<void>()
+      const worker = Worker.of({
+        workerId: "self",
+        lockKey: "42",
+        leaseMillis: 3_600_000,
+        registered: Effect.void,
+        beat: () => Effect.never,
+        doubt: Effect.asVoid(Deferred.succeed(doubted, undefined)),
+        bury: () => Effect.void,
+        storeMillis: Effect.never
+      })
+      yield* Watch.layer.pipe(
+        Layer.provide(
+          Layer.mergeAll(Sessions.layer, Listener.layer, Layer.succeed(Worker, worker))
+        ),
+        Layer.provide(Layer.mergeAll(RomancyConfig.layer(), Layer.succeed(WorkerId, "self"))),
+        Layer.provide(PgClient.layer({ url: fleet.url })),
+        Layer.build
+      )
+      const session = yield* fleet.sessionOf("self", 1)
+      assert.isFalse(yield* Deferred.isDone(doubted))
+      yield* fleet.terminate(session)
+      yield* Deferred.await(doubted)
+    })
+  )
+
   it.live("keeps its work, however often it loses its listening or its watch session", () =>
     Effect.gen(function* () {
       const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
