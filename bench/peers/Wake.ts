@@ -20,8 +20,9 @@ import { interleave } from "./Rounds.ts"
 const turnMillisMax = 2500
 const eventsMin = 3
 const warmUps = 20
-/** The rate of a process that is warm, and the last of its latencies, are reached after so many. */
-const warmBursts = 10
+/** Before what counts, in each round. */
+const warmWakesBefore = 10
+const warmBurstsBefore = 3
 /** Whoever needs longer for one is not given many to warm up. */
 const warmMillisMax = 100
 const waiters = 500
@@ -86,23 +87,32 @@ const burst = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant, n
   }
 })
 
-// Both sides have to be compiled before the first sample, and still be when it comes: a process that
-// has rested for minutes is slow again. A poller would only pile up work.
+// Both sides have to be compiled before the first sample, and be so still when it comes: a process that
+// has rested while others had their turn is slow again. A poller would only pile up work.
 
 const warmUp = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
   const found = yield* oneByOne(crew, entrant, `${labelOf(entrant)}/warm`, warmUps, turnMillisMax)
   return median(found) < warmMillisMax
 })
 
-const warmUpBursts = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant) {
-  for (let round = 0; round < warmBursts; round++)
-    yield* burst(crew, entrant, `${labelOf(entrant)}/warm/many/${round}`)
+/** Wakes that count, after some that do not. */
+const warmWakes = (crew: Fleet.Crew, entrant: Entrant, name: string, count: number) =>
+  Effect.andThen(
+    oneByOne(crew, entrant, `${name}/warm`, warmWakesBefore, turnMillisMax),
+    oneByOne(crew, entrant, name, count, turnMillisMax)
+  )
+
+/** A burst that counts, after some that do not. */
+const warmBurst = Effect.fnUntraced(function* (crew: Fleet.Crew, entrant: Entrant, name: string) {
+  for (let before = 0; before < warmBurstsBefore; before++)
+    yield* burst(crew, entrant, `${name}/warm/${before}`)
+  return yield* burst(crew, entrant, name)
 })
 
 export const wakes: Measurement = {
   name: "wake",
   title: "Durable wait → resumed, in another process",
-  about: `From the call that sends an event in one process to the next step of the workflow that waits for it in another, one at a time. For plain queues, from the call that enqueues to the start of the job. Then ${waiters} waiting at once, and events from ${lanes} lanes.`,
+  about: `From the call that sends an event in one process to the next step of the workflow that waits for it in another, one at a time. For plain queues, from the call that enqueues to the start of the job. Then ${waiters} waiting at once, and events from ${lanes} lanes. Those who are quick do each first some times that do not count, in every round.`,
   figures: [
     {
       name: "p50",
@@ -165,23 +175,14 @@ export const wakes: Measurement = {
         keys: [Keys.wake],
         record,
         trial: (entrant, round) =>
-          Effect.flatMap(
-            oneByOne(
-              crews.get(entrant)!,
-              entrant,
-              `${labelOf(entrant)}/${round}`,
-              events,
-              turnMillisMax
-            ),
-            (found) => record.values(Keys.wake, entrant, round, found)
-          )
-      })
-      yield* interleave({
-        entrants: present.filter((entrant) => quickOnes.has(entrant)),
-        rounds: 1,
-        keys: [Keys.lanesRate, Keys.lanesLatency],
-        record,
-        trial: (entrant) => warmUpBursts(crews.get(entrant)!, entrant)
+          Effect.gen(function* () {
+            const name = `${labelOf(entrant)}/${round}`
+            const crew = crews.get(entrant)!
+            const found = yield* quickOnes.has(entrant)
+              ? warmWakes(crew, entrant, name, events)
+              : oneByOne(crew, entrant, name, events, turnMillisMax)
+            yield* record.values(Keys.wake, entrant, round, found)
+          })
       })
       yield* interleave({
         entrants: present,
@@ -191,7 +192,10 @@ export const wakes: Measurement = {
         trial: (entrant, round) =>
           Effect.gen(function* () {
             const name = `${labelOf(entrant)}/many/${round}`
-            const found = yield* burst(crews.get(entrant)!, entrant, name)
+            const crew = crews.get(entrant)!
+            const found = yield* quickOnes.has(entrant)
+              ? warmBurst(crew, entrant, name)
+              : burst(crew, entrant, name)
             yield* record.values(Keys.lanesRate, entrant, round, [found.rate])
             yield* record.values(Keys.lanesLatency, entrant, round, found.latencies)
           })
