@@ -27,7 +27,10 @@ layer(SharedCluster.layer, { excludeTestServices: true })("Judgement", (it) => {
         const begun = yield* Clock.monotonicTimeNanos
         yield* record(harness, "a")
         yield* line(harness, "a", begun)
+        assert.include((yield* harness.judge).violations.join(), "step 1 of a was run again")
         assert.deepStrictEqual(yield* harness.excuse, { before: 1, frozen: 0 })
+        // Written by one that was cut off until now.
+        yield* line(harness, "a", begun)
         const { violations } = yield* harness.judge
         assert.notInclude(violations.join(), "run again")
       })

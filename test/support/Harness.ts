@@ -30,6 +30,10 @@ export interface Judgement {
 /** A process whose event loop has not come round for so long was frozen; that is the shortest time. */
 const frozenMillis = 200
 
+/** Whether a step was begun before its record was committed, or in a turn in which its worker was frozen. */
+const isExcused = ({ late, stood }: { readonly late: number; readonly stood: number }) =>
+  late < 0 || stood >= frozenMillis
+
 /** A hundred milliseconds between the attempts of a caller whose database is not there. */
 const patience = Schedule.spaced("100 millis")
 
@@ -133,19 +137,20 @@ export const make = Effect.fnUntraced(function* (
       where l.again`
   )
 
+  let excuses = false
   /**
    * Lines of steps that a worker had begun before somebody else recorded them are no repeats, though
    * they were written later: it was frozen or cut off, and its own record is refused. Nor are those that
    * it began in a turn of its event loop in which it was frozen: it had asked whether the instance was
-   * still its own, and nothing can be done at the same moment as that. Gives how many there were of both.
+   * still its own, and nothing can be done at the same moment as that. Gives how many there were of both,
+   * and has the judgement leave out those that are written after this.
    */
   const excuse = Effect.gen(function* () {
-    const rows = yield* latecomers
-    const before = rows.filter(({ late }) => late < 0)
-    const frozen = rows.filter(({ late, stood }) => late >= 0 && stood >= frozenMillis)
-    const excused = [...before, ...frozen].map(({ n }) => n)
-    yield* sql`update ledger set again = false where n = any(${excused}::int4[])`
-    return { before: before.length, frozen: frozen.length }
+    excuses = true
+    const rows = (yield* latecomers).filter(isExcused)
+    yield* sql`update ledger set again = false where n = any(${rows.map(({ n }) => n)}::int4[])`
+    const before = rows.filter(({ late }) => late < 0).length
+    return { before, frozen: rows.length - before }
   }).pipe(Effect.retry({ schedule: patience, times: 50 }), Effect.orDie)
 
   const results = sql<{ id: string; status: string; result: string | null }>`
@@ -165,10 +170,12 @@ export const make = Effect.fnUntraced(function* (
   })
 
   const againViolations = Effect.map(latecomers, (rows) =>
-    rows.map(
-      ({ entry, id, late, stood, worker }) =>
-        `${entry} of ${id} was run again after its record, by ${worker}, which began it ${late} ms after that was committed, ${stood} ms after its event loop had come round`
-    )
+    rows
+      .filter((row) => !excuses || !isExcused(row))
+      .map(
+        ({ entry, id, late, stood, worker }) =>
+          `${entry} of ${id} was run again after its record, by ${worker}, which began it ${late} ms after that was committed, ${stood} ms after its event loop had come round`
+      )
   )
 
   /** A nap counts from after the first `lie down`, whose timer is the one that was kept. */
