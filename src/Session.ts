@@ -142,7 +142,7 @@ export const make = Effect.fnUntraced(function* (
       yield* Effect.addFinalizer((exit) => line.within(Scope.close(scope, exit), farewell))
       const listening = Scope.provide(pinned.listen(channel), scope)
       const queue = yield* line.within(listening, statementTimeout)
-      // What is called the end to take from is the whole of it.
+      // The driver gives the whole queue, and calls it the end that is taken from.
       const whole = queue as Queue.Queue<PgConnection.Notification, SqlError>
       yield* line.afterRead(() => Queue.flushUnsafe(whole))
       return queue
