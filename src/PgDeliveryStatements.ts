@@ -21,7 +21,9 @@ import type { News } from "./WorkflowStore.ts"
 export const deliver = PgStatement.make<Look, DeliveryRow>((context, read) => {
   const { commitTimeout = null, hints, now, self, sql } = context
   return sql`
-select * from ${table(context, "deliver")}(${now}, ${self},
+select coalesce(routed_count, 0) as routed_count, coalesce(done_count, 0) as done_count, own_news,
+  claimed_rows, passed_over is true as passed_over, unrouted is true as unrouted, next_millis
+from ${table(context, "deliver")}(${now}, ${self},
   ${read((look) => look.workflowNames)}::text[], ${read((look) => look.limit)}::int4,
   ${read((look) => look.slots)}::int4, ${read((look) => look.waits)}::boolean, ${hints}::boolean,
   ${commitTimeout}::text)` as unknown as Rows<DeliveryRow>

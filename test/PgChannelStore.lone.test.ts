@@ -2,8 +2,8 @@
 import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { type Publication, receiveName } from "../src/ChannelStore.ts"
-import { load, running, self } from "./conformance/Harness.ts"
+import { type ChannelKey, type Publication, receiveName } from "../src/ChannelStore.ts"
+import { load, running, self, suspension } from "./conformance/Harness.ts"
 import {
   deliver,
   drain,
@@ -142,7 +142,7 @@ describe("the only new message", () => {
       yield* publish(message(news, 1))
       const routing = yield* hold(sql, sql`select from romancy_messages for update`)
       yield* publish(message(news, 2))
-      const [row] = yield* sql`select done_count as done, unrouted
+      const [row] = yield* sql`select coalesce(done_count, 0) as done, unrouted
         from romancy_deliver(now(), ${self}, '{Order}', 100, 0, false, false, null)`
       assert.deepStrictEqual(row, { done: 0, unrouted: true })
       yield* routing.rollback
@@ -190,6 +190,62 @@ describe("the only new message", () => {
         ["b", [`${receiveName(news, 2)} {"n":4}`]],
         ["c", [`${receiveName(mail, 1)} {"n":3}`]]
       ])
+    })
+  )
+
+  live(
+    "takes one instance of those that may run here, beside whatever else is brought",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const waits = Effect.fnUntraced(function* (id: string, key: ChannelKey) {
+        const lease = yield* subscribed(store, id, key)
+        yield* receive(lease, key, 1)
+        yield* store.suspend(lease, suspension())
+      })
+      yield* waits("a", news)
+      for (const id of ["b", "c"]) yield* waits(id, mail)
+      const user = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id in ('b', 'c') for update`
+      )
+      for (const target of ["b", "c"]) {
+        yield* publish(message(mail, 1, { target }))
+        assert.deepInclude(yield* deliver(), { count: 0, passed: true })
+      }
+      yield* user.rollback
+      yield* publish(message(news, 2))
+      const { claimed, count, here } = yield* deliver({ slots: 2 })
+      assert.deepInclude({ count, here }, { count: 3, here: [] })
+      const taken = claimed.map(({ executionId }) => executionId)
+      assert.include(taken, "a")
+      const left = yield* sql<{ id: string }>`
+        select execution_id as id from romancy_instances where status = 'Runnable'`
+      assert.sameMembers([...taken, ...left.map(({ id }) => id)], ["a", "b", "c"])
+      assert.lengthOf(left, 1)
+    })
+  )
+
+  live(
+    "is read with all that its instance is brought in the same look",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* subscribed(store, "a", news)
+      yield* subscribe(lease, mail)
+      for (const key of [news, mail]) yield* receive(lease, key, 1)
+      yield* store.suspend(lease, suspension())
+      const user = yield* hold(sql, store.resume("a"))
+      yield* publish(message(mail, 1, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: true })
+      yield* user.rollback
+      yield* publish(message(news, 2))
+      const { claimed, count, here } = yield* deliver({ slots: 5 })
+      assert.deepInclude({ count, here }, { count: 2, here: [] })
+      assert.lengthOf(claimed, 1)
+      assert.deepInclude(claimed[0], { executionId: "a", wakes: 2 })
+      assert.sameMembers(
+        claimed[0]!.record.deferreds.map(({ name }) => name),
+        [receiveName(news, 1), receiveName(mail, 1)]
+      )
     })
   )
 
