@@ -23,7 +23,8 @@ import { channel, type RomancyConfig } from "./RomancyConfig.ts"
  * waits for the disk only where a run that is in memory is told: what a crash of the server undoes is
  * done again, and a run that was taken by it is fenced, but not one that had its lease before. Served by
  * `subscriptions_served`, `subscriptions_open`, `subscriptions_due`, `messages_offered` and the primary
- * keys. Notifies what became runnable for others, and the owners of what runs.
+ * keys. Notifies what became runnable for others, and the owners of what runs. Of what there was none,
+ * the answer is null.
  *
  * @since 0.1.0
  * @category functions

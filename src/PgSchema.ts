@@ -386,6 +386,12 @@ $$`,
         `create index if not exists ${index("outbox_dead_aged")}
   on ${table.outbox} (finished_at) where state <> 'Delivered' and finished_at is not null`
       ]
+    },
+    {
+      id: 19,
+      name: "delivery_by_fewer_expressions",
+      // Each that is come to is prepared anew in each transaction.
+      statements: [PgDeliverFunction.deliver(table, config)]
     }
   ]
 }

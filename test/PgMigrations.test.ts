@@ -1,4 +1,5 @@
 /** The schema: applied once, verified, printed, and kept to its place. */
+import { createHash } from "node:crypto"
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
@@ -149,6 +150,13 @@ live(
     assert.isNull(row?.found)
   })
 )
+
+it("what they make is changed by a new one, which brings it to those who have the others", () => {
+  const digest = createHash("sha256").update(PgMigrations.print(apply)).digest("hex").slice(0, 16)
+  const advice =
+    "a change needs a migration of its own: add one, then write its number and digest here"
+  assert.deepStrictEqual([ids.at(-1), digest], [19, "ce0abd0adc6df06d"], advice)
+})
 
 live(
   "the printed script, run by hand, makes what applying makes",
