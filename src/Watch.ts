@@ -47,6 +47,8 @@ import type { WorkerId } from "./WorkerId.ts"
 const waitLimit = Duration.seconds(20)
 /** How many such waits there are until the ring is read again, should a change have gone unheard. */
 const waits = 4
+/** The same where there is nobody to wait for. */
+const alone = Duration.times(waitLimit, waits)
 /** How long a neighbour that is reconnecting is left alone. */
 const pause = Duration.seconds(1)
 
@@ -232,7 +234,7 @@ const watchNext = Effect.fnUntraced(function* (watching: Watching) {
   // Each time, since a worker that lost its lease enters the registry anew.
   const [next] = yield* run(session, (context) => PgWorkerStatements.ring(context, worker.workerId))
   if (next === undefined || next.worker_id === null) {
-    return yield* Effect.asVoid(Effect.timeoutOption(changed.await, waitLimit))
+    return yield* Effect.asVoid(Effect.timeoutOption(changed.await, alone))
   }
   const key = next.lock_key
   if (next.first) watching.seen = key
