@@ -44,9 +44,11 @@ import { Worker } from "./Worker.ts"
 import type { WorkerId } from "./WorkerId.ts"
 
 /** How long one wait for the neighbour's lock lasts: it keeps a snapshot, which must stay young. */
-const waitLimit = Duration.seconds(20)
+const waitLimit = Duration.seconds(30)
+/** When the session is given up on which such a wait has not ended. */
+const waitDeadline = Duration.seconds(40)
 /** How many such waits there are until the ring is read again, should a change have gone unheard. */
-const waits = 4
+const waits = 3
 /** The same where there is nobody to wait for. */
 const alone = Duration.times(waitLimit, waits)
 /** How long a neighbour that is reconnecting is left alone. */
@@ -253,11 +255,7 @@ const watchNext = Effect.fnUntraced(function* (watching: Watching) {
 const awaitDeath = ({ run, session }: Watching, key: string) =>
   Effect.repeat(
     Effect.map(
-      run(
-        session,
-        (context) => PgWorkerStatements.awaitDeath(context, key),
-        Duration.times(waitLimit, 2)
-      ),
+      run(session, (context) => PgWorkerStatements.awaitDeath(context, key), waitDeadline),
       ([row]) => row?.found ?? "held"
     ),
     { times: waits - 1, until: (found) => found !== "held" }

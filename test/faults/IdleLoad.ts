@@ -49,7 +49,8 @@ export const idleLoad: Fault = {
     for (const count of fleets) {
       while (pids.length < count) {
         const name = `idle ${pids.length}`
-        pids.push((yield* harness.recruit({ name, url: proxy.through(harness.url) })).pid)
+        const url = proxy.through(harness.url)
+        pids.push((yield* harness.recruit({ name, url, env: { RESTS: "true" } })).pid)
       }
       yield* progress(`${count} workers`)
       // What a start leaves to do: the neighbours read the ring anew.
