@@ -392,6 +392,12 @@ $$`,
       name: "delivery_by_fewer_expressions",
       // Each that is come to is prepared anew in each transaction.
       statements: [PgDeliverFunction.deliver(table, config)]
+    },
+    {
+      id: 20,
+      name: "deaths_at_one_moment",
+      // Who lost one session, had it again, and lost the other, could be taken for dead.
+      statements: [PgWorkerFunctions.awaitDeath(table)]
     }
   ]
 }

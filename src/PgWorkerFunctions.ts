@@ -69,8 +69,9 @@ begin
       where w.pid = l.pid and w.locktype = 'advisory' and not w.granted);
   perform set_config('lock_timeout', '500', true);
   perform pg_advisory_lock(key + 1);
-  perform pg_advisory_unlock(key + 1);
+  -- Both at one moment: a worker that loses one session after the other lives.
   again := pg_try_advisory_lock(key);
+  perform pg_advisory_unlock(key + 1);
   if again then perform pg_advisory_unlock(key); end if;
   return case when again then 'dead' else 'alive' end;
 exception when lock_not_available or query_canceled or deadlock_detected then
