@@ -49,7 +49,7 @@ const waitLimit = Duration.seconds(30)
 const waitDeadline = Duration.seconds(40)
 /** How many such waits there are until the ring is read again, should a change have gone unheard. */
 const waits = 3
-/** The same where there is nobody to wait for. */
+/** After how long one that is alone, with nobody to wait for, reads it again. */
 const alone = Duration.times(waitLimit, waits)
 /** How long a neighbour that is reconnecting is left alone. */
 const pause = Duration.seconds(1)
