@@ -83,7 +83,7 @@ update ${table(context, "instances")} i set status = 'Running', owner = ${worker
   token = i.token + 1
 where i.execution_id = any(array(select execution_id from picked))
 returning false as passed, i.execution_id, i.workflow_name, i.token, i.parent_id, i.wakes, i.resumes,
-  i.interrupt, ${sinceWoken(context)} as waited, extract(epoch from i.ready_at)::float8 as ready,
+  i.interrupt, ${sinceWoken(context)} as waited, date_part('epoch', i.ready_at) as ready,
   ${bare ? nothing(context) : sql`i.payload`} as payload,
   ${bare ? nothing(context) : recordInPlace(context)} as record`
     const statement = thorough
@@ -198,9 +198,12 @@ export interface ClaimedRow {
 
 const nothing = ({ sql }: StatementContext) => sql`null::json`
 
-/** Milliseconds since the last wake of an instance that runs, or since it was ready or given back. */
+/**
+ * Milliseconds since the last wake of an instance that runs, or since it was ready or given back, to
+ * the microsecond. `extract` would do without the rounding, and go through text on its way.
+ */
 const sinceWoken = ({ now, sql }: StatementContext) =>
-  sql`(extract(epoch from ${now} - greatest(i.woken_at, i.ready_at)) * 1000)::float8`
+  sql`round(date_part('epoch', ${now} - greatest(i.woken_at, i.ready_at)) * 1e6) / 1e3`
 
 /**
  * The record of instances with their counters, in one snapshot. Always a statement of its own,

@@ -40,6 +40,10 @@ export const migrations = (
   const table = tableNames(config)
   const index = (name: string) => `"${config.prefix}_${name}"`
   const inSchema = (name: string) => `"${config.schema}".${index(name)}`
+  const drop = (
+    of: "instances" | "subscriptions" | "messages" | "outbox" | "queue",
+    column: string
+  ) => `alter table ${table[of]} drop constraint if exists ${index(`${of}_${column}_check`)}`
   return [
     {
       id: 1,
@@ -398,6 +402,19 @@ $$`,
       name: "deaths_at_one_moment",
       // Who lost one session, had it again, and lost the other, could be taken for dead.
       statements: [PgWorkerFunctions.awaitDeath(table)]
+    },
+    {
+      id: 21,
+      name: "states_unchecked",
+      // Of a check PostgreSQL keeps the text, and reads and plans it anew in each statement that writes.
+      statements: [
+        drop("instances", "status"),
+        drop("instances", "interrupt"),
+        drop("subscriptions", "mode"),
+        drop("messages", "state"),
+        drop("outbox", "state"),
+        drop("queue", "state")
+      ]
     }
   ]
 }
