@@ -11,7 +11,7 @@
  */
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
-import { lockTargets, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { lockTargets, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Interrupt, Lease, Record, Status } from "./WorkflowStore.ts"
 
 /**
@@ -198,12 +198,9 @@ export interface ClaimedRow {
 
 const nothing = ({ sql }: StatementContext) => sql`null::json`
 
-/**
- * Milliseconds since the last wake of an instance that runs, or since it was ready or given back, to
- * the microsecond. `extract` would do without the rounding, and go through text on its way.
- */
-const sinceWoken = ({ now, sql }: StatementContext) =>
-  sql`round(date_part('epoch', ${now} - greatest(i.woken_at, i.ready_at)) * 1e6) / 1e3`
+/** Milliseconds since the last wake of an instance that runs, or since it was ready or given back. */
+const sinceWoken = (context: StatementContext) =>
+  millisOf(context, context.sql`${context.now} - greatest(i.woken_at, i.ready_at)`)
 
 /**
  * The record of instances with their counters, in one snapshot. Always a statement of its own,

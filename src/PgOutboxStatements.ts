@@ -12,7 +12,7 @@
 import type * as Statement from "effect/sql/Statement"
 import type { OutboxLease, Publication, Settlement } from "./OutboxStore.ts"
 import * as PgStatement from "./PgStatement.ts"
-import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { byOrd, hint, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 const millis = ({ sql }: StatementContext, duration: number | Statement.Fragment) =>
   sql`make_interval(secs => ${duration}::float8 / 1000)`
@@ -140,7 +140,7 @@ with moment as materialized (
   where o.position = any(array(
     select position from due where position not in (select position from behind)))
   returning o.position, o.event_id, o.key, o.event, o.token, o.attempts,
-    (extract(epoch from moment.now - o.queued_at) * 1000)::float8 as age
+    ${millisOf(context, context.sql`moment.now - o.queued_at`)} as age
 )
 select summary.*, taken.position::float8, taken.event_id, taken.key, taken.event, taken.token,
   taken.attempts, taken.age
@@ -154,7 +154,7 @@ from (
           and o.position not in (select position from due)
         -- Its order names the index: what is not due is not to be read.
         order by o.next_attempt_at, o.position limit 1), false) else false end as passed,
-    (select (extract(epoch from o.next_attempt_at - now) * 1000)::float8 from ${outbox} o
+    (select ${millisOf(context, context.sql`o.next_attempt_at - now`)} from ${outbox} o
       where o.finished_at is null and o.next_attempt_at > (select now from moment)
         and o.owner is distinct from ${relayId}
       order by o.next_attempt_at limit 1) as next

@@ -13,7 +13,7 @@
 import * as Effect from "effect/Effect"
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
-import { hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { hint, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * An element to be offered; `element` is JSON.
@@ -205,7 +205,7 @@ from (
         and q.ready_at <= r.now and q.sequence not in (select sequence from picked) limit 1
     ) found
   ) as passed, (
-    select (extract(epoch from min(n.ready_at - r.now)) * 1000)::float8
+    select ${millisOf(context, context.sql`min(n.ready_at - r.now)`)}
     from rest r cross join lateral (
       select q.ready_at from ${queue} q where q.state = 'Pending' and q.queue_name = r.queue_name
         and q.ready_at > r.now order by q.ready_at limit 1

@@ -11,7 +11,7 @@
 import * as Effect from "effect/Effect"
 import { fenced, type Held, heldRows, type Judged, isLeased, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
-import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { byOrd, hint, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease, TimerRequest, Verdict } from "./WorkflowStore.ts"
 
 /**
@@ -194,10 +194,13 @@ select l.ord::int4 as ord, false as held,
   case when not mine then 'Fenced'
     when (execution_id, name) in (select execution_id, name from written) then 'Written'
     else 'Repeated' end as verdict,
-  (extract(epoch from coalesce((
+  ${millisOf(
+    context,
+    context.sql`coalesce((
     select e.due_at from ${table(context, "timers")} e
     where e.execution_id = l.execution_id and e.name = l.name
-  ), l.due_at) - now) * 1000)::float8 as remaining,
+  ), l.due_at) - now`
+  )} as remaining,
   (select count(*)::int4 from hinted) as hinted
 from dated l ${heldRows(context, "'Fenced', 0, 0")}` as unknown as Rows<
       Judged & { readonly remaining: number }

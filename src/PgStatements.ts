@@ -94,6 +94,18 @@ export const byOrd = <A extends { readonly ord: number }>(
   })
 
 /**
+ * An interval in milliseconds, to the microsecond. `extract` would need no rounding, and goes through a
+ * number of any precision and its text on the way.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const millisOf = (
+  { sql }: StatementContext,
+  interval: Statement.Fragment
+): Statement.Fragment => sql`round(date_part('epoch', ${interval}) * 1e6) / 1e3`
+
+/**
  * Sends a payload on a channel, else the column `payload` of a subquery `h`. One that would reach
  * 8000 bytes is sent as `{}`: it would abort the transaction. A subquery of one row has `offset 0`, or
  * what it puts together would be put together wherever it is mentioned.

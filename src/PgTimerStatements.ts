@@ -11,7 +11,7 @@
 import type * as Statement from "effect/sql/Statement"
 import { type ClaimedRow, over, recordInPlace, recordOf } from "./PgDispatchStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
-import { hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { hints, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
@@ -69,7 +69,7 @@ due as materialized (
     and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
   returning i.execution_id, i.workflow_name, i.status, i.owner, c.taken, i.token, i.payload,
     i.parent_id, i.wakes, i.resumes, i.interrupt,
-    (extract(epoch from now - i.ready_at) * 1000)::float8 as waited
+    ${millisOf(context, context.sql`now - i.ready_at`)} as waited
 ), hinted as materialized (${hints(context)})
 select (select count(*)::int4 from removed) as fired,
   (select array_agg(execution_id) from woken
@@ -83,7 +83,7 @@ select (select count(*)::int4 from removed) as fired,
     where t.due_at <= (select now from moment) and not exists (
       select from removed r where r.execution_id = t.execution_id and r.name = t.name)
   ) else false end as passed,
-  (select (extract(epoch from min(u.due_at) - (select now from moment)) * 1000)::float8
+  (select ${millisOf(context, context.sql`min(u.due_at) - (select now from moment)`)}
     from names cross join lateral (
       select t.due_at from ${table(context, "timers")} t
       where t.workflow_name = names.workflow_name and t.due_at > (select now from moment)
@@ -149,9 +149,9 @@ update ${table(context, "instances")} i set wakes = i.wakes + 1, status = 'Runni
   owner = ${context.self}, token = i.token + 1, ready_at = removed.due_at
 from removed, written, moment where i.execution_id = removed.execution_id
 returning i.execution_id, i.workflow_name, i.token, i.payload, i.parent_id, i.wakes, i.resumes,
-  i.interrupt, (extract(epoch from moment.now - i.ready_at) * 1000)::float8 as waited,
+  i.interrupt, ${millisOf(context, context.sql`moment.now - i.ready_at`)} as waited,
   ${recordInPlace(context, context.sql`removed`)} as record,
-  (select (extract(epoch from min(h.due_at) - moment.now) * 1000)::float8
+  (select ${millisOf(context, context.sql`min(h.due_at) - moment.now`)}
     from head h where h.due_at > moment.now) as next` as unknown as Rows<Lone>
   )
 

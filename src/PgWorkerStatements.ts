@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import type * as Statement from "effect/sql/Statement"
-import type { StatementContext } from "./PgStatements.ts"
+import { millisOf, type StatementContext } from "./PgStatements.ts"
 
 const table = ({ sql, tables }: StatementContext, name: "instances" | "workers") =>
   sql.literal(tables[name])
@@ -89,8 +89,8 @@ renewed as (
 ), others as materialized (
   select * from ${table(context, "workers")} o where o.worker_id <> ${worker.workerId}
 )
-select exists (select from renewed) as alive, (extract(epoch from now) * 1000)::float8 as now,
-  (select (extract(epoch from min(o.lease_until) - now) * 1000)::float8 from others o) as expiry,
+select exists (select from renewed) as alive, ${millisOf(context, context.sql`now`)} as now,
+  (select ${millisOf(context, context.sql`min(o.lease_until) - now`)} from others o) as expiry,
   (select array_agg(o.worker_id) from others o where o.guarded and not exists (
     select from held where key in (o.lock_key, o.lock_key + 1)
   )) as suspects, pg_notification_queue_usage() as notifications
