@@ -66,6 +66,7 @@ export const make = Effect.fnUntraced(function* (here: {
     if (run.usesChannels) yield* channels.leave(run.lease, run.handledCompeting)
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
     const {
+      freed,
       others,
       parent: parentWoken,
       parentWakes,
@@ -90,6 +91,7 @@ export const make = Effect.fnUntraced(function* (here: {
       result: result
     })
     signal(others, "home")
+    if (freed) doorbell.workflows("home")
     if (run.parentId === undefined || parentWoken === "Nothing") return
     // A parent that waits for this very run has its result by now, and has so seen this one wake.
     if (told && parentWoken === "Here" && parent.wakes + 1 === parentWakes)

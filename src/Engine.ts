@@ -131,10 +131,15 @@ const make = (options: { readonly client: boolean }) =>
         }
         const parent =
           options.parent === undefined ? undefined : runs.get(options.parent.executionId)
-        const here = runs.get(executionId)
-        if (here !== undefined) return discard ? undefined : yield* outcomeHere(here, parent)
-        if (!discard && awaiting.isSuspended(executionId)) return new Workflow.Suspended({})
         const parentId = options.detached === true ? undefined : options.parent?.executionId
+        const here = runs.get(executionId)
+        // Another parent is written down even so: the end wakes those.
+        if (here !== undefined && (parentId === undefined || parentId === here.parentId)) {
+          return discard ? undefined : yield* outcomeHere(here, parent)
+        }
+        if (!discard && options.parent === undefined && awaiting.isSuspended(executionId)) {
+          return new Workflow.Suspended({})
+        }
         const started = yield* Effect.orDie(
           start(workflow, {
             executionId,
@@ -147,10 +152,12 @@ const make = (options: { readonly client: boolean }) =>
         if (discard) return undefined
         const launched = runs.get(executionId)
         if (launched !== undefined) return yield* outcomeHere(launched, parent)
-        return yield* outcomeElsewhere(workflow, executionId, {
+        const found = yield* outcomeElsewhere(workflow, executionId, {
           isChild: options.parent !== undefined,
           isNew: started._tag === "Created"
         })
+        // It had ended, and somebody has removed it since it was found.
+        return found ?? (yield* execute(workflow, options))
       },
       (effect) => effect as Effect.Effect<never>
     )
@@ -167,14 +174,12 @@ const make = (options: { readonly client: boolean }) =>
       workflow: Workflow.Any,
       executionId: string,
       { isChild, isNew }: { readonly isChild: boolean; readonly isNew: boolean }
-    ): Effect.fn.Return<Result> {
+    ): Effect.fn.Return<Result | undefined> {
       // One that has just been created is neither final nor suspended, and one query answers all the
       // callers of another.
-      const outcome =
-        isNew || (!isChild && awaiting.isAwaited(executionId))
-          ? Option.none()
-          : yield* Effect.orDie(store.outcome(executionId))
-      if (Option.isSome(outcome)) {
+      if (!isNew && (isChild || !awaiting.isAwaited(executionId))) {
+        const outcome = yield* Effect.orDie(store.outcome(executionId))
+        if (Option.isNone(outcome)) return undefined
         const { status } = outcome.value
         if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {
           return yield* decode(workflow, outcome.value)

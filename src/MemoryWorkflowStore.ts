@@ -200,7 +200,7 @@ const make = Effect.gen(function* () {
           const repeated =
             found !== undefined && Store.isFinal(found.status) && found.token === lease.token
           const verdict = repeated ? "Repeated" : "Fenced"
-          return { verdict, parent: "Nothing", parentWakes: undefined, others: [] }
+          return { verdict, parent: "Nothing", parentWakes: undefined, others: [], freed: false }
         }
         instance.status = status
         instance.result = result
@@ -208,11 +208,17 @@ const make = Effect.gen(function* () {
         instance.timers.clear()
         const parent = parentId === undefined ? undefined : instances.get(parentId)
         const told = parent === undefined ? "Nothing" : wakeAutomatically(parent, now)
-        const others = Array.from(instance.otherParents).filter((id) => {
+        const joined = Array.from(instance.otherParents, (id) => {
           const other = instances.get(id)
-          return other !== undefined && wakeAutomatically(other, now) === "Here"
+          return { id, told: other === undefined ? "Nothing" : wakeAutomatically(other, now) }
         })
-        return { verdict: "Written", parent: told, parentWakes: parent?.wakes, others }
+        return {
+          verdict: "Written",
+          parent: told,
+          parentWakes: parent?.wakes,
+          others: joined.filter((other) => other.told === "Here").map(({ id }) => id),
+          freed: joined.some((other) => other.told === "Runnable")
+        }
       }),
     suspend: (lease, suspension) =>
       at(() => {

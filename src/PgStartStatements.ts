@@ -15,9 +15,10 @@ import type { Start, Status } from "./WorkflowStore.ts"
 /**
  * Creates instances, or adopts those for which something was completed before they existed. A
  * worker takes what it starts only while it is registered; the share lock makes whoever strikes it
- * off wait and see. `seen: false` says that the instance was created by a transaction that ended
- * meanwhile, and that a second look will show it. Served by the primary key. Notifies what became
- * runnable.
+ * off wait and see. All parents that ask for an instance which has not ended are written down with it:
+ * they are woken by its end. `seen: false` says that the instance was created, adopted or joined by a
+ * transaction that ended meanwhile, and that a second look will show it: until then no parent may count
+ * on being written down. Served by the primary key. Notifies what became runnable.
  *
  * @since 0.1.0
  * @category statements
@@ -77,29 +78,36 @@ living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id in (select claim_for from input where claim_for <> '') and not w.dead
   order by w.worker_id for key share
+), joined as (
+  select execution_id, array_agg(distinct parent_id) filter (where parent_id <> '') as parents
+  from input group by execution_id having count(*) > 1 and max(parent_id) <> ''
 ), folded as (
   select distinct on (execution_id) execution_id, workflow_name, payload, parent_id, awaited,
-    coalesce(w.worker_id, '') as claim_for, ord
-  from input left join living w on w.worker_id = claim_for order by execution_id, ord
+    coalesce(w.worker_id, '') as claim_for, ord,
+    coalesce(j.parents, array_remove(array[parent_id], '')) as parents
+  from input left join living w on w.worker_id = claim_for left join joined j using (execution_id)
+  order by execution_id, ord
 ), written as (
   insert into ${table(context, "instances")} as i (execution_id, workflow_name, status, payload,
-    parent_id, awaited, owner, token, ready_at, created_at)
+    parent_id, other_parents, awaited, owner, token, ready_at, created_at)
   select execution_id, workflow_name, case when claim_for = '' then 'Runnable' else 'Running' end,
-    payload::json, nullif(parent_id, ''), awaited, nullif(claim_for, ''),
-    case when claim_for = '' then 0 else 1 end, now, now
+    payload::json, nullif(parent_id, ''), array_remove(parents, parent_id), awaited,
+    nullif(claim_for, ''), case when claim_for = '' then 0 else 1 end, now, now
   from folded, moment order by execution_id
   on conflict (execution_id) do update set workflow_name = excluded.workflow_name,
     status = excluded.status, payload = excluded.payload, parent_id = excluded.parent_id,
-    awaited = i.awaited or excluded.awaited, owner = excluded.owner, token = i.token + excluded.token,
+    other_parents = excluded.other_parents, awaited = i.awaited or excluded.awaited, owner = excluded.owner, token = i.token + excluded.token,
     ready_at = excluded.ready_at, created_at = excluded.created_at
   where i.status = 'Awaited'
   returning i.execution_id, i.workflow_name, i.status, i.owner, i.token, i.wakes, i.resumes
 ), linked as (
-  update ${table(context, "instances")} i set other_parents = array_append(i.other_parents, f.parent_id)
+  update ${table(context, "instances")} i set other_parents = i.other_parents || array(
+    select p from unnest(f.parents) p where p is distinct from i.parent_id and p <> all (i.other_parents))
   from folded f
-  where f.parent_id <> '' and i.execution_id = f.execution_id
-    and i.parent_id is distinct from f.parent_id and f.parent_id <> all (i.other_parents)
+  where f.parents <> '{}' and i.execution_id = f.execution_id
+    and not f.parents <@ array_append(i.other_parents, i.parent_id)
     and i.status not in ('Awaited', 'Completed', 'Failed', 'Interrupted')
+  returning i.execution_id
 ), woken as (select * from written where status = 'Runnable'),
 hinted as materialized (${hints(context)})
 select execution_id, true as created, status, token, wakes, resumes, false as repeated,
@@ -109,7 +117,10 @@ union all
 select execution_id, false, e.status, e.token, e.wakes, e.resumes,
   (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
 from folded n join ${table(context, "instances")} e using (execution_id)
-where execution_id not in (select execution_id from written)` as unknown as Rows<StartRow>
+where execution_id not in (select execution_id from written) and (
+  e.status in ('Completed', 'Failed', 'Interrupted')
+  or e.status <> 'Awaited' and n.parents <@ array_append(e.other_parents, e.parent_id)
+  or execution_id in (select execution_id from linked))` as unknown as Rows<StartRow>
 )
 
 const startLoneOrAll = PgStatement.lone(startNew, startAll, (row) => row.parentId === undefined)

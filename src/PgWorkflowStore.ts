@@ -97,7 +97,7 @@ const make = Effect.gen(function* () {
         inside: (request) => ({ ...request, claimFor: undefined })
       }),
       (row) =>
-        row.seen || request.claimFor === undefined
+        row.seen || (request.claimFor === undefined && request.parentId === undefined)
           ? Effect.succeed(toStarted(request, row))
           : begin(request)
     )
@@ -174,7 +174,8 @@ const make = Effect.gen(function* () {
           parentWakes: parent?.wakes,
           others: others
             .filter((other) => woken(other) === "Here")
-            .map((other) => other.execution_id)
+            .map((other) => other.execution_id),
+          freed: others.some((other) => woken(other) === "Runnable")
         }
       }),
     suspend: (lease, suspension) =>

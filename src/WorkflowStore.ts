@@ -345,6 +345,8 @@ export class WorkflowStore extends Context.Service<
         readonly parentWakes: number | undefined
         /** Other parents that joined the execution, and run in this process. */
         readonly others: ReadonlyArray<string>
+        /** Whether other parents are runnable now. */
+        readonly freed: boolean
       },
       StoreError
     >

@@ -22,6 +22,7 @@ import {
   statement,
   suspended
 } from "./support/Runtimes.ts"
+import * as Romancy from "../src/Romancy.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 
 describe("a start of an execution that has begun here meanwhile", () => {
@@ -203,6 +204,47 @@ describe("a start of an execution that has begun here meanwhile", () => {
       yield* answer.release
       yield* Fiber.join(again)
       yield* finished(worker, Flow, id)
+    })
+  )
+})
+
+describe("a start of an execution that has ended", () => {
+  it.live("begins anew where what it has found is removed before its outcome is read", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const Charge = define("Charge", { success: Schema.Number })
+      const worker = yield* start(database.url, { config: hourly })
+      yield* worker.register(
+        Charge.toLayer(() =>
+          Activity.make({
+            name: "charge",
+            success: Schema.Number,
+            execute: Effect.as(log.add("charged"), 1)
+          })
+        )
+      )
+      yield* worker.until("Listening")
+      const client = yield* start(proxy.through(database.url), {
+        config: hourly,
+        layer: Romancy.layerClient
+      })
+      yield* client.until("Listening")
+      const charge = client.on(Charge.execute({ id: "1" }))
+      assert.strictEqual(yield* charge, 1)
+      const found = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("n.claim_for")
+      })
+      const again = yield* Effect.forkScoped(charge, { startImmediately: true })
+      yield* found.reached
+      yield* database.sql`delete from romancy_instances`
+      yield* database.sql`delete from romancy_steps`
+      yield* found.release
+      assert.strictEqual(yield* Fiber.join(again), 1)
+      assert.strictEqual(log.count("charged"), 2)
     })
   )
 })

@@ -220,6 +220,26 @@ describe("starts and claims of several workers", () => {
     })
   )
 
+  for (const signaled of [false, true]) {
+    const before = signaled ? ", which something was completed for before," : ""
+    live(
+      `a parent that meets an uncommitted start of its child${before} is woken by its end`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        yield* suspended(store, "p")
+        if (signaled) yield* store.completeDeferred(signal("a", "d"))
+        const starter = yield* hold(sql, store.start(request("a")))
+        const joining = yield* Effect.forkScoped(store.start(request("a", { parentId: "p" })))
+        yield* engineWaits(sql)
+        yield* starter.commit
+        assert.deepStrictEqual(yield* Fiber.join(joining), { _tag: "Exists" })
+        const [child] = yield* claim(store)
+        yield* store.complete(child!, completion())
+        assert.deepInclude(yield* load(store, "p"), { wakes: 1 })
+      })
+    )
+  }
+
   live(
     "a worker condemned during a claim keeps nothing of it",
     Effect.gen(function* () {

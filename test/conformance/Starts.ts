@@ -15,7 +15,9 @@ import {
   request,
   running,
   self,
-  signal
+  signal,
+  status,
+  suspended
 } from "./Harness.ts"
 
 export const starts = (it: Case): void => {
@@ -89,6 +91,35 @@ export const starts = (it: Case): void => {
       const [claimed] = yield* claim(store)
       assert.strictEqual(claimed?.payload, 1)
     }))
+
+  for (const { before, first, title } of [
+    { title: "of which the first creates it", before: false, first: "p1" },
+    { title: "of which the first is a caller's, and creates it", before: false, first: undefined },
+    { title: "when it exists", before: true, first: "p1" },
+    { title: "when something was completed for it before", before: "Awaited", first: "p1" }
+  ] as const) {
+    it(`all parents that ask for a child at once are woken by its end, ${title}`, (store) =>
+      Effect.gen(function* () {
+        const parents = ["p1", "p2", "p3"]
+        for (const id of parents) yield* suspended(store, id)
+        if (before === true) yield* store.start(request("child"))
+        if (before === "Awaited") yield* store.completeDeferred(signal("child", "d"))
+        yield* Effect.forEach(
+          [first, "p2", "p1", "p3", "p2", undefined],
+          (parentId) => store.start(request("child", { parentId })),
+          { concurrency: "unbounded" }
+        )
+        // One more, and one that is there.
+        yield* store.start(request("child", { parentId: "p3" }))
+        const [child] = yield* claim(store)
+        const { freed } = yield* store.complete(child!, completion({ parentId: child!.parentId }))
+        assert.isTrue(freed)
+        for (const id of parents) {
+          assert.strictEqual(yield* status(store, id), "Runnable", id)
+          assert.strictEqual((yield* load(store, id)).wakes, 1, id)
+        }
+      }))
+  }
 
   it("the repeat of a start at home whose answer was lost is claimed again, not fresh", (store) =>
     Effect.gen(function* () {

@@ -76,7 +76,8 @@ export const wakes = (it: Case): void => {
         verdict: "Written",
         parent: "Here",
         parentWakes: 1,
-        others: []
+        others: [],
+        freed: false
       })
       assert.strictEqual(yield* store.suspend(c, suspension()), "Again")
     }))

@@ -1,7 +1,7 @@
 /**
  * Beyond the list: all kinds of faults at random and side by side, for as long as one likes.
  *
- * Reads: `Monkey`, `Correspondence`, `Harness`, a `PgCluster` of its own.
+ * Reads: `Monkey`, `Correspondence`, `Kinship`, `Harness`, a `PgCluster` of its own.
  * Feeds: `faults`.
  * Guarantees: work is started for as long as things are broken; then everything is healed, and what
  * was started has to come to its end. Every seed has its own plan; nothing is made smaller.
@@ -14,6 +14,7 @@ import * as Harness from "../support/Harness.ts"
 import * as PgCluster from "../support/PgCluster.ts"
 import * as TcpProxy from "../support/TcpProxy.ts"
 import * as Correspondence from "./Correspondence.ts"
+import * as Kinship from "./Kinship.ts"
 import { bySize, type Fault, type Figure } from "./Fault.ts"
 import * as Monkey from "./Monkey.ts"
 import * as Workload from "./Workload.ts"
@@ -37,6 +38,7 @@ export const soak: Fault = {
     const proxy = yield* TcpProxy.make(harness.url)
     const monkey = yield* Monkey.make(harness, cluster, proxy)
     const correspondence = Correspondence.make(harness)
+    const kinship = Kinship.make(harness)
     const until = (yield* Clock.currentTimeMillis) + Duration.toMillis(lasts)
     let now = 0
     const goOn = () => now < until
@@ -54,6 +56,7 @@ export const soak: Fault = {
       const all = Workload.works(wave, `wave-${waves++}`)
       yield* harness.start(all)
       yield* correspondence.start
+      yield* kinship.start
       yield* harness.release(Workload.waiting(all))
       yield* harness.completed("20 seconds")
       yield* progress(`${waves * wave} workflows, ${deeds()} deeds`)
@@ -63,7 +66,9 @@ export const soak: Fault = {
     yield* Effect.all([ticking, monkey.run(goOn)], { concurrency: 2 })
     yield* Fiber.join(feeding)
     yield* correspondence.over("1 minute")
+    yield* kinship.over("1 minute")
     const post = yield* correspondence.judge
+    const kin = yield* kinship.judge
     const fired = deeds()
     yield* harness.completed("1 minute")
     const excused = yield* harness.excuse
@@ -83,9 +88,9 @@ export const soak: Fault = {
     ]
     const outcome = yield* Workload.conclude(harness, {
       fired,
-      violations: post.violations,
+      violations: [...post.violations, ...kin.violations],
       figures
     })
-    return { ...outcome, done: outcome.done + post.done }
+    return { ...outcome, done: outcome.done + post.done + kin.done }
   })
 }

@@ -18,6 +18,7 @@ import { CloudEvent } from "../../../src/CloudEvent.ts"
 import * as Outbox from "../../../src/Outbox.ts"
 import * as Timer from "../../../src/Timer.ts"
 import { herd } from "./Herd.ts"
+import * as Kin from "./Kin.ts"
 import { load } from "./Load.ts"
 import * as Post from "./Post.ts"
 import { enter, pass, step } from "./Site.ts"
@@ -180,7 +181,8 @@ export const flows = {
   Publisher: publisher,
   Load: load,
   Herd: herd,
-  ...Post.flows
+  ...Post.flows,
+  ...Kin.flows
 }
 export type FlowName = keyof typeof flows
 

@@ -1,0 +1,112 @@
+/** Who asks for a child is woken by its end, whoever else has asked for it, and wherever it was then. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Romancy from "../src/Romancy.ts"
+import {
+  define,
+  eventually,
+  finished,
+  fromLayer,
+  hourly,
+  makeLog,
+  oneWorker,
+  suspended
+} from "./support/Runtimes.ts"
+
+const go = DurableDeferred.make("go")
+const Child = define("Child", { success: Schema.Number })
+const Parent = define("Parent", { success: Schema.Number })
+const ParentLive = Parent.toLayer(({ id }) => Child.execute({ id: id.slice(0, 1) }))
+
+const succeedGo = Effect.flatMap(
+  DurableDeferred.tokenFromPayload(go, { workflow: Child, payload: { id: "1" } }),
+  (token) => DurableDeferred.succeed(go, { token, value: undefined })
+)
+
+/** There nothing tells of what has become runnable, and nobody polls for it within the hour. */
+const inMemory = Effect.map(
+  fromLayer(Romancy.layerMemory({ ...hourly, parkDuration: 0 })),
+  (worker) => ({
+    worker
+  })
+)
+
+describe("a parent is woken by the end of a child that it has joined", () => {
+  it.live("while the child slept, and a caller awaited it here", () =>
+    Effect.gen(function* () {
+      const { sql, worker } = yield* oneWorker()
+      yield* worker.register(Child.toLayer(() => Effect.as(DurableDeferred.await(go), 1)))
+      yield* worker.register(ParentLive)
+      const child = Child.execute({ id: "1" })
+      yield* Effect.forkScoped(worker.on(child), { startImmediately: true })
+      // The caller has been told that it sleeps.
+      yield* eventually(
+        "the caller awaits",
+        sql<{ awaited: boolean }>`select awaited from romancy_instances where status = 'Suspended'`,
+        ([row]) => row?.awaited === true
+      )
+      yield* worker.on(child.pipe(Effect.timeoutOption("100 millis")))
+      const id = yield* worker.on(Parent.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Parent, id)
+      yield* worker.on(succeedGo)
+      assert.strictEqual((yield* finished(worker, Parent, id))._tag, "Success")
+    })
+  )
+
+  for (const [parents, place] of [
+    [["1"], "on PostgreSQL"],
+    [["1", "1b"], "on PostgreSQL"],
+    [["1"], "in memory"],
+    [["1", "1b"], "in memory"]
+  ] as const) {
+    it.live(
+      `while the child ran here, started by ${parents.length === 1 ? "a caller" : "another parent"}, ${place}`,
+      () =>
+        Effect.gen(function* () {
+          const { worker } = yield* place === "in memory" ? inMemory : oneWorker()
+          const log = makeLog()
+          const held = { step: yield* Deferred.make<void>(), last: yield* Deferred.make<void>() }
+          const hold = (name: keyof typeof held) =>
+            Activity.make({
+              name,
+              execute: Effect.andThen(log.add(name), Deferred.await(held[name]))
+            })
+          yield* worker.register(
+            Child.toLayer(() =>
+              hold("step").pipe(
+                Effect.andThen(DurableDeferred.await(go)),
+                Effect.andThen(hold("last")),
+                Effect.as(1)
+              )
+            )
+          )
+          yield* worker.register(
+            Parent.toLayer(({ id }) =>
+              Effect.andThen(log.add("parent"), Child.execute({ id: id.slice(0, 1) }))
+            )
+          )
+          if (parents.length === 1) yield* worker.on(Child.execute({ id: "1" }, { discard: true }))
+          const ids: Array<string> = []
+          for (const [at, id] of parents.entries()) {
+            ids.push(yield* worker.on(Parent.execute({ id }, { discard: true })))
+            yield* log.seen("parent", at + 1)
+            yield* log.seen("step")
+          }
+          yield* Deferred.succeed(held.step, undefined)
+          for (const id of ids) yield* suspended(worker, Parent, id)
+          yield* worker.on(succeedGo)
+          yield* log.seen("last")
+          // The look that follows on the claim of the child must not be the one that finds its parents.
+          yield* Effect.sleep("200 millis")
+          yield* Deferred.succeed(held.last, undefined)
+          for (const id of ids) {
+            assert.strictEqual((yield* finished(worker, Parent, id))._tag, "Success")
+          }
+        })
+    )
+  }
+})
