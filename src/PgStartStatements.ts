@@ -96,7 +96,8 @@ living as materialized (
   from folded, moment order by execution_id
   on conflict (execution_id) do update set workflow_name = excluded.workflow_name,
     status = excluded.status, payload = excluded.payload, parent_id = excluded.parent_id,
-    other_parents = excluded.other_parents, awaited = i.awaited or excluded.awaited, owner = excluded.owner, token = i.token + excluded.token,
+    other_parents = excluded.other_parents, awaited = i.awaited or excluded.awaited,
+    owner = excluded.owner, token = i.token + excluded.token,
     ready_at = excluded.ready_at, created_at = excluded.created_at
   where i.status = 'Awaited'
   returning i.execution_id, i.workflow_name, i.status, i.owner, i.token, i.wakes, i.resumes

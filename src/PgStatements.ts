@@ -94,8 +94,8 @@ export const byOrd = <A extends { readonly ord: number }>(
   })
 
 /**
- * An interval in milliseconds, to the microsecond. `extract` would need no rounding, and goes through a
- * number of any precision and its text on the way.
+ * An interval, or a time since the epoch, in milliseconds, to the microsecond. `extract` would need no
+ * rounding, and goes through a number of any precision and its text on the way.
  *
  * @since 0.1.0
  * @category constructors
