@@ -122,7 +122,8 @@ from unnest(${column((row) => row.executionId)}::text[], ${column((row) => row.t
 
 /**
  * Ends instances, drops their timers and wakes their parents, those of a batch that has them too
- * excepted. Served by the primary keys. Notifies parents that became runnable, owners of those
+ * excepted. All are locked first, in one order; only a parent that joins meanwhile is locked when it is
+ * woken. Served by the primary keys. Notifies parents that became runnable, owners of those
  * that run, and whoever waits for one of these to complete.
  *
  * @since 0.1.0
@@ -186,9 +187,16 @@ with input as (
 target as (
   select * from input
   union all
-  select distinct parent_id, 0, '', '', '', 0::bigint from input where parent_id <> ''
+  select id, 0, '', '', '', 0::bigint from unnest(array(
+    select parent_id from input where parent_id <> ''
+    union
+    select unnest((
+      select i.other_parents from ${table(context, "instances")} i
+      where i.execution_id = input.execution_id
+    )) from input
+  )) p (id)
 ), locked as materialized (
-  select t.*, i.status, i.token as present,
+  select t.*, i.status, i.token as present, array_prepend(t.parent_id, i.other_parents) as parents,
     (t.ord > 0 and ${isMine(context, "t")}) as mine
   from target t join ${table(context, "instances")} i using (execution_id)
   order by execution_id, ord for no key update of i ${skipLocked(context)}
@@ -200,12 +208,13 @@ target as (
       : sql`join ${table(context, "instances")} i using (execution_id)
   where t.execution_id not in (select execution_id from locked)`
   }
+), postponed as materialized (
+  select ord from locked where parents && array(select execution_id from held)
 ), done as (
   update ${table(context, "instances")} i set status = l.outcome, result = l.result::json,
     owner = null, completed_at = now
   from locked l, moment
-  where i.execution_id = l.execution_id and l.mine
-    and l.parent_id not in (select execution_id from held)
+  where i.execution_id = l.execution_id and l.mine and l.ord not in (select ord from postponed)
   returning i.execution_id, i.parent_id, i.other_parents, i.awaited
 ), dropped as (
   delete from ${table(context, "timers")} t using done where t.execution_id = done.execution_id
@@ -231,7 +240,7 @@ announced as materialized (
     group by page) h
   where ${context.hints}::boolean
 )
-select l.ord::int4 as ord, l.parent_id in (select execution_id from held) as held,
+select l.ord::int4 as ord, l.ord in (select ord from postponed) as held,
   case when l.execution_id in (select execution_id from done) then 'Written'
     when l.present = l.token and l.status in ('Completed', 'Failed', 'Interrupted') then 'Repeated'
     else 'Fenced' end as verdict,

@@ -3,6 +3,10 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import { makeContext } from "../src/PgExecution.ts"
+import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { WorkerId } from "../src/WorkerId.ts"
 import type { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
@@ -139,6 +143,56 @@ describe("a wake that commits while the suspension waits for the row", () => {
       const { parent: woken } = yield* Fiber.join(ending)
       assert.strictEqual(woken, answer === "Again" ? "Here" : "Runnable")
       assert.strictEqual((yield* load(store, "p")).wakes, 1)
+    })
+  )
+})
+
+describe("a child that two parents wait for", () => {
+  /** Its first parent is `z`; `m` has joined, and is held by somebody else. */
+  const joined = Effect.gen(function* () {
+    const { sql, store } = yield* stores
+    for (const id of ["m", "z"]) yield* suspended(store, id)
+    const child = yield* running(store, "a", { parentId: "z" })
+    yield* store.start(request("a", { parentId: "m" }))
+    const holder = yield* hold(
+      sql,
+      sql`select from romancy_instances where execution_id = 'm' for no key update`
+    )
+    const free = sql`select execution_id from romancy_instances for no key update skip locked`
+    return { sql, store, child, holder, free: Effect.map(free, (rows) => rows.length) }
+  })
+
+  live(
+    "has them locked in one order, whoever was first",
+    Effect.gen(function* () {
+      const { child, free, holder, sql, store } = yield* joined
+      const ending = yield* Effect.forkScoped(store.complete(child, completion({ parentId: "z" })))
+      yield* engineWaits(sql)
+      assert.strictEqual(yield* free, 1)
+      yield* holder.commit
+      assert.deepInclude(yield* Fiber.join(ending), { parent: "Runnable", freed: true })
+      for (const id of ["m", "z"]) assert.deepInclude(yield* load(store, id), { wakes: 1 })
+    })
+  )
+
+  live(
+    "does not end while one that joined is held, where nobody is to wait for it",
+    Effect.gen(function* () {
+      const { child, free, holder, sql, store } = yield* joined
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      const context = yield* contextOf(sql, { wait: false })
+      const end = PgLeaseStatements.complete(context, [
+        { lease: child, status: "Completed", result: "1", parentId: "z" }
+      ])
+      assert.isTrue((yield* end)[0]!.held)
+      assert.strictEqual(yield* status(store, "a"), "Running")
+      yield* holder.rollback
+      assert.deepInclude((yield* end)[0], { held: false, verdict: "Written" })
+      assert.strictEqual(yield* free, 3)
+      for (const id of ["m", "z"]) assert.deepInclude(yield* load(store, id), { wakes: 1 })
     })
   )
 })
