@@ -25,26 +25,27 @@ export interface ConfigField<A> {
   readonly secret?: true
 }
 
-// Beyond this a duration is a slip of the unit rather than a wish.
-const longest = Duration.days(365)
-
 /**
- * A duration longer than zero, or zero too. At most a year.
+ * A duration longer than zero, or zero too. At most a year, if nothing else is said: beyond that it is a
+ * slip of the unit rather than a wish.
  *
  * @since 0.1.0
  * @category readers
  */
 export const duration = (
   byDefault: Duration.Input,
-  zero = false
+  {
+    longestDays = 365,
+    zero = false
+  }: { readonly longestDays?: number; readonly zero?: boolean } = {}
 ): ConfigField<Duration.Duration> => ({
   default: Duration.fromInputUnsafe(byDefault),
-  accepts: `a duration such as "30 seconds", ${zero ? "0 or longer" : "longer than 0"}, at most 365 days`,
+  accepts: `a duration such as "30 seconds", ${zero ? "0 or longer" : "longer than 0"}, at most ${longestDays} days`,
   read: (input) => {
     const read = Duration.fromInput((input === "0" ? 0 : input) as Duration.Input)
     if (Option.isNone(read)) return undefined
     const value = read.value
-    if (Duration.isLessThan(value, Duration.zero) || Duration.isGreaterThan(value, longest)) {
+    if (Duration.isLessThan(value, Duration.zero) || Duration.toDays(value) > longestDays) {
       return undefined
     }
     return Duration.isZero(value) && !zero ? undefined : value

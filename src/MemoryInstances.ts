@@ -55,6 +55,8 @@ export interface Instance {
   readyAt: number
   /** When it was last woken while it ran, or given back. */
   wokenAt: number
+  /** When it ended; when it was created, of one that has not. */
+  endedAt: number
 }
 
 /**
@@ -67,13 +69,15 @@ export const make = (self: string) => {
   const all = new Map<string, Instance>()
   /** Workers that were struck off, and take nothing any more. */
   const struck = new Set<string>()
+  let created = 0
 
   const create = (executionId: string, workflowName: string, now: number): Instance => {
     const instance: Instance = {
-      ...{ executionId, workflowName, number: all.size, status: "Awaited", payload: "null" },
+      ...{ executionId, workflowName, number: created++, status: "Awaited", payload: "null" },
       otherParents: new Set(),
       ...{ parentId: undefined, owner: undefined, token: 0, wakes: 0, resumes: 0 },
       ...{ interrupt: "None", failed: false, result: "null", readyAt: now, wokenAt: now },
+      endedAt: now,
       ...{ steps: new Map(), deferreds: new Map(), timers: new Map() }
     }
     all.set(executionId, instance)
@@ -106,6 +110,25 @@ export const make = (self: string) => {
     instance.status = "Runnable"
     instance.owner = undefined
     instance.readyAt = now
+  }
+
+  const lives = (executionId: string | undefined) => {
+    const instance = executionId === undefined ? undefined : all.get(executionId)
+    return instance !== undefined && !Store.isFinal(instance.status)
+  }
+
+  /** Removes what ended before a moment, or was never started, and no living instance has run. */
+  const removeEnded = (workflowNames: ReadonlyArray<string>, before: number, limit: number) => {
+    const ended = Array.from(all.values()).filter(
+      (instance) =>
+        (Store.isFinal(instance.status) || instance.status === "Awaited") &&
+        workflowNames.includes(instance.workflowName) &&
+        instance.endedAt < before &&
+        ![instance.parentId, ...instance.otherParents].some(lives)
+    )
+    const removed = ended.slice(0, limit)
+    for (const { executionId } of removed) all.delete(executionId)
+    return { removed: removed.length, next: removed.length < ended.length ? 0 : undefined }
   }
 
   const readyFor = ({ readyAt, wokenAt }: Instance, now: number) => now - Math.max(readyAt, wokenAt)
@@ -187,7 +210,7 @@ export const make = (self: string) => {
     executionIds.flatMap((executionId) => all.get(executionId) ?? [])
 
   return {
-    ...{ all, create, found, free, leased, ownedBy, runnable, struck, take, timersOf },
+    ...{ all, create, found, free, leased, ownedBy, removeEnded, runnable, struck, take, timersOf },
     ...{ toClaimed, toNews, toRecord, toTaken, wake, wakeAutomatically, woken }
   }
 }

@@ -205,6 +205,7 @@ const make = Effect.gen(function* () {
         instance.status = status
         instance.result = result
         instance.owner = undefined
+        instance.endedAt = now
         instance.timers.clear()
         const parent = parentId === undefined ? undefined : instances.get(parentId)
         const told = parent === undefined ? "Nothing" : wakeAutomatically(parent, now)
@@ -292,6 +293,9 @@ const make = Effect.gen(function* () {
 
     outcome: (executionId) => at(() => Option.fromUndefinedOr(outcomes([executionId])[0])),
     awaitOutcomes: (executionIds) => at(() => outcomes(executionIds)),
+
+    removeEnded: ({ limit, retentionMillis, workflowNames }) =>
+      at((now) => registry.removeEnded(workflowNames, now - retentionMillis, limit)),
 
     registerWorker: ({ leaseMillis, workerId }) =>
       at((now) => {

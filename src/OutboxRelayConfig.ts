@@ -64,8 +64,8 @@ const fields: { readonly [K in keyof Values]: ConfigField<Values[K]> } = {
   retryDelay: duration("1 second"),
   maxRetryDelay: duration("5 minutes"),
   maxAge: duration("3 days"),
-  retention: duration("7 days", true),
-  deadLetterRetention: duration("30 days", true),
+  retention: duration("7 days", { zero: true }),
+  deadLetterRetention: duration("30 days", { zero: true }),
   sweepInterval: duration("10 minutes")
 }
 

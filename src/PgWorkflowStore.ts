@@ -22,6 +22,7 @@ import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
 import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
 import * as PgRecordStatements from "./PgRecordStatements.ts"
+import * as PgRetentionStatements from "./PgRetentionStatements.ts"
 import * as PgStartStatements from "./PgStartStatements.ts"
 import * as PgStatements from "./PgStatements.ts"
 import * as PgTimerStatements from "./PgTimerStatements.ts"
@@ -239,6 +240,22 @@ const make = Effect.gen(function* () {
       executionIds.length === 0
         ? Effect.succeed([])
         : Effect.andThen(markAwaited(executionIds), outcomes(executionIds)),
+
+    removeEnded: (options) =>
+      Effect.map(
+        direct("remove ended workflows", (context) =>
+          PgRetentionStatements.removeEnded(context, options)
+        ),
+        ([row]) => ({
+          removed: row!.removed,
+          next:
+            row!.removed === options.limit
+              ? options.part
+              : row!.more
+                ? PgRetentionStatements.nextPart(options.part)
+                : undefined
+        })
+      ),
 
     registerWorker: (worker) =>
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(

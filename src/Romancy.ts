@@ -67,6 +67,7 @@ import * as Watch from "./Watch.ts"
 import { Worker } from "./Worker.ts"
 import { WorkerId } from "./WorkerId.ts"
 import * as WorkflowDispatcher from "./WorkflowDispatcher.ts"
+import type { WorkflowStore } from "./WorkflowStore.ts"
 
 /** What is stored, and the sessions that it is written through. */
 const store = Layer.mergeAll(
@@ -149,12 +150,12 @@ export type ProvidesClient =
   | Listener
 
 /**
- * What a worker provides: besides that, what an `OutboxRelay` needs.
+ * What a worker provides: besides that, what an `OutboxRelay` and `Retention` need.
  *
  * @since 0.1.0
  * @category models
  */
-export type Provides = ProvidesClient | OutboxStore | Doorbell | RomancyConfig
+export type Provides = ProvidesClient | WorkflowStore | OutboxStore | Doorbell | RomancyConfig
 
 /**
  * What may be wrong at start. A database that is down is not: it is waited for.

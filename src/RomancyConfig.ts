@@ -166,7 +166,7 @@ const fields: { readonly [K in keyof RomancyConfig.Values]: ConfigField<RomancyC
     migrations: word("apply", "apply", "verify"),
     maxConcurrentWorkflows: int(1000, 1, 1_000_000),
     maxParkedWorkflows: int(200, 0, 1_000_000),
-    parkDuration: duration("5 seconds", true),
+    parkDuration: duration("5 seconds", { zero: true }),
     leaseDuration: duration("15 seconds"),
     heartbeatInterval: duration("4 seconds"),
     heartbeatTimeout: duration("800 millis"),

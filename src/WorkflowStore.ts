@@ -401,6 +401,19 @@ export class WorkflowStore extends Context.Service<
       executionIds: ReadonlyArray<string>
     ) => Effect.Effect<ReadonlyArray<Outcome>, StoreError>
 
+    /**
+     * Removes what ended longer ago than `retentionMillis`, and what was completed as long ago for
+     * executions that were never started. An execution that a living one has run stays: that one asks
+     * for it each time that it replays. A part of the store at a time, from `part` on, and at most
+     * `limit`: `next` is where to go on, if there is more.
+     */
+    readonly removeEnded: (options: {
+      readonly workflowNames: ReadonlyArray<string>
+      readonly retentionMillis: number
+      readonly part: number
+      readonly limit: number
+    }) => Effect.Effect<{ readonly removed: number; readonly next: number | undefined }, StoreError>
+
     // Workers.
     readonly registerWorker: (worker: {
       readonly workerId: string

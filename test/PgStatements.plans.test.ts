@@ -14,6 +14,7 @@ import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
 import * as PgOutboxStatements from "../src/PgOutboxStatements.ts"
 import * as PgQueueStatements from "../src/PgQueueStatements.ts"
 import * as PgRecordStatements from "../src/PgRecordStatements.ts"
+import * as PgRetentionStatements from "../src/PgRetentionStatements.ts"
 import * as PgStartStatements from "../src/PgStartStatements.ts"
 import * as PgStatements from "../src/PgStatements.ts"
 import * as PgTimerStatements from "../src/PgTimerStatements.ts"
@@ -103,7 +104,11 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       }),
     "sweep of queues": (context) =>
       PgQueueStatements.sweep(context, { state: "Completed", olderThanMillis: 1, limit: 10 }),
-    "mark awaited": (context) => PgDispatchStatements.markAwaited(context, ["a"])
+    "mark awaited": (context) => PgDispatchStatements.markAwaited(context, ["a"]),
+    "remove ended": (context) =>
+      PgRetentionStatements.removeEnded(context, {
+        ...{ workflowNames: ["Order"], retentionMillis: 1, part: 256, limit: 10 }
+      })
   }
 
 /** Where a condition on the first columns of an index would not be enough, that on the others. */
@@ -115,12 +120,12 @@ const bounds: Readonly<Record<string, { readonly scan: RegExp; readonly by: RegE
   "sweep of queues": { scan: /queue_ended/, by: /Index Cond: .*ended_at/ }
 }
 
-/** The scans of tables in a plan that no condition on an index bounds. */
+/** The scans of tables in a plan that no condition on an index, or on where rows lie, bounds. */
 const unbounded = (plan: ReadonlyArray<string>) =>
   plan.filter(
     (line, at) =>
       /Scan .*on (romancy_\w+|"romancy_\w+")/.test(line) &&
-      !/^\s+Index Cond:/.test(plan[at + 1] ?? "")
+      !/^\s+(Index|TID) Cond:/.test(plan[at + 1] ?? "")
   )
 
 /** Much has been done, and nothing is to be done: statistics that are made then say so. */

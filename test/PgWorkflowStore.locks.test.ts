@@ -8,6 +8,7 @@ import type { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
   completion,
+  ended,
   exit,
   fire,
   load,
@@ -171,6 +172,62 @@ describe("a user's transaction that holds an instance", () => {
       yield* user.rollback
       yield* Fiber.join(releasing)
       assert.strictEqual((yield* claim(store, { by: self })).length, 3)
+    })
+  )
+})
+
+describe("the removal of what ended", () => {
+  const remove = (store: WorkflowStore["Service"]) =>
+    store.removeEnded({ workflowNames: ["Order"], retentionMillis: 0, part: 0, limit: 10 })
+  const done = (removed: number) => ({ removed, next: undefined })
+
+  live(
+    "waits for nobody who has locked it",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      for (const id of ["a", "held", "z"]) yield* ended(store, id)
+      const holder = yield* locked(sql, "held")
+      assert.deepStrictEqual(yield* remove(store), done(2))
+      yield* holder.rollback
+      assert.deepStrictEqual(yield* remove(store), done(1))
+    })
+  )
+
+  live(
+    "leaves a child to a parent that finds it while it goes on",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* running(store, "p")
+      yield* ended(store, "c")
+      const finder = yield* hold(sql, store.start(request("c", { parentId: "p" })))
+      assert.deepStrictEqual(yield* remove(store), done(0))
+      yield* finder.commit
+      assert.deepStrictEqual(yield* remove(store), done(0))
+    })
+  )
+
+  live(
+    "goes through a table of any size part by part",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* sql`insert into romancy_instances
+        (execution_id, workflow_name, status, payload, ready_at, created_at, completed_at)
+        select n, 'Order', 'Completed', to_json(repeat('x', 1000)), now(), now(), now() - interval '1 day'
+        from generate_series(1, 4000) n`
+      const parts: Array<number | undefined> = []
+      let part: number | undefined = 0
+      let total = 0
+      while (part !== undefined) {
+        const { next, removed }: { next: number | undefined; removed: number } =
+          yield* store.removeEnded({
+            ...{ workflowNames: ["Order"], retentionMillis: 0, part, limit: 1000 }
+          })
+        total += removed
+        part = next
+        parts.push(next)
+      }
+      assert.strictEqual(total, 4000)
+      assert.isAtLeast(new Set(parts).size, 3)
     })
   )
 })

@@ -11,6 +11,7 @@ import { claims } from "./conformance/Claims.ts"
 import { makeCase, type StoreLayer } from "./conformance/Harness.ts"
 import { leases } from "./conformance/Leases.ts"
 import { receives } from "./conformance/Receives.ts"
+import { removals } from "./conformance/Removals.ts"
 import { starts } from "./conformance/Starts.ts"
 import { timers } from "./conformance/Timers.ts"
 import { wakes } from "./conformance/Wakes.ts"
@@ -26,6 +27,7 @@ export const suite = (name: string, layer: StoreLayer): void => {
     describe("wakes", () => wakes(it))
     describe("timers", () => timers(it))
     describe("workers", () => workers(it))
+    describe("removals", () => removals(it))
     describe("channels", () => channels(it))
     describe("receives", () => receives(it))
   })
