@@ -22,8 +22,8 @@ import { Derived } from "./DerivedStep.ts"
 import { InStep } from "./InStep.ts"
 import type { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import { TooLarge } from "./RomancyError.ts"
-import { type Run, stepKey } from "./Run.ts"
+import { StepInTransaction, TooLarge } from "./RomancyError.ts"
+import { type Flight, nowhere, type Run, stepKey } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { Transactional } from "./Transactional.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -49,7 +49,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       const instance = Context.getUnsafe(fiber.context, WorkflowEngine.WorkflowInstance)
       const run = runs.get(instance.executionId)
       // A fiber whose run has left goes nowhere.
-      if (run === undefined || run.abandoned) return Effect.never
+      if (run === undefined || run.abandoned) return nowhere
       const key = stepKey(activity.name, attempt)
       const recorded = run.steps.get(key)
       const isKnown = recorded !== undefined || Context.get(activity.annotations, Derived)
@@ -94,18 +94,37 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     key: string
   ): Effect.Effect<Result> => {
     if (!instance.interrupted) {
-      // A pending interruption replays only to rebuild compensations: nothing new begins.
-      if (run.interrupt !== "None") return Effect.succeed(new Workflow.Suspended({}))
-      if (run.stopping) return Effect.never
+      // A pending interruption replays only to rebuild compensations: nothing new begins but them.
+      if (run.interrupt !== "None" && !run.ending) return Effect.succeed(new Workflow.Suspended({}))
+      if (run.stopping) return nowhere
     }
     const again = Effect.suspend(() => {
       // Much may have happened while it waited.
-      if (run.abandoned) return Effect.never
+      if (run.abandoned) return nowhere
       const recorded = run.steps.get(key)
       return recorded === undefined
         ? begin(run, instance, activity, attempt, key)
         : Effect.succeed(new Workflow.Complete({ exit: recorded }))
     })
+    return Effect.flatMap(store.inTransaction, (inTransaction) => {
+      if (inTransaction) {
+        const { workflow } = instance
+        return Effect.die(
+          new StepInTransaction({ workflowName: workflow._tag, step: activity.name })
+        )
+      }
+      return fly(run, instance, activity, attempt, key, again)
+    })
+  }
+
+  const fly = (
+    run: Run,
+    instance: Instance,
+    activity: Activity.Any,
+    attempt: number,
+    key: string,
+    again: Effect.Effect<Result>
+  ): Effect.Effect<Result> => {
     if (!runs.tenure.held) return Effect.andThen(runs.tenure.renewal, again)
     if (!runs.tenure.proves(run.askedMillis)) {
       return Effect.flatMap(prove(run), (holds) => (holds ? again : runs.fenced(run)))
@@ -113,9 +132,10 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     const flying = run.flying.get(key)
     if (flying !== undefined) {
       flying.done ??= Deferred.makeUnsafe()
-      return Deferred.await(flying.done)
+      // One that was cut off says nothing of the step to whoever else asks for it.
+      return Effect.flatMap(Deferred.await(flying.done), (exit) => (wasCutOff(exit) ? again : exit))
     }
-    const flight: { done: Deferred.Deferred<Result> | undefined } = { done: undefined }
+    const flight: Flight = { done: undefined }
     // Whatever takes off lands: no interruption comes between.
     return Effect.uninterruptibleMask((restore) => {
       run.flying.set(key, flight)
@@ -124,7 +144,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       return Effect.onExitPrimitive(performed, (exit) => {
         run.flying.delete(key)
         run.land()
-        if (flight.done !== undefined) Deferred.doneUnsafe(flight.done, exit)
+        if (flight.done !== undefined) Deferred.doneUnsafe(flight.done, Exit.succeed(exit))
         return undefined
       })
     })
@@ -162,7 +182,9 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       : Effect.flatMap(restore(body), (result) =>
           result._tag === "Suspended"
             ? Effect.succeed(result)
-            : record(run, activity, attempt, result.exit)
+            : wasCutOff(result.exit)
+              ? Effect.failCause(result.exit.cause)
+              : record(run, activity, attempt, result.exit)
         )
   }
 
@@ -232,8 +254,8 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     if (suspended !== undefined) return suspended
     if (step.verdict !== "Written") return yield* runs.fenced(run)
     if (Exit.isFailure(step.exit)) {
-      return Cause.hasInterruptsOnly(step.exit.cause)
-        ? yield* Effect.failCause(step.exit.cause as Cause.Cause<never>)
+      return wasCutOff(step.exit)
+        ? yield* Effect.failCause(step.exit.cause)
         : yield* record(run, activity, attempt, step.exit)
     }
     run.askedMillis = askedMillis
@@ -243,3 +265,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
 
   return execute
 })
+
+/** Whether a step was interrupted, also where its run is: that is no result, and it runs again. */
+const wasCutOff = (exit: Exit.Exit<unknown, unknown>): exit is Exit.Failure<unknown, never> =>
+  Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)

@@ -44,9 +44,11 @@ export const make = Effect.fnUntraced(function* (here: {
   ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   readonly isOver: (claimed: Store.Claimed) => boolean
   readonly strand: () => void
+  readonly arrived: (run: Run, askedMillis: number) => void
   readonly resumed: (resumption: Resumption) => void
 }) {
-  const { abandon, block, drive, hold, isOver, registrations, resumed, runs, strand } = here
+  const { abandon, arrived, block, drive, hold, isOver, registrations, resumed, runs, strand } =
+    here
   const store = yield* Store.WorkflowStore
   const config = yield* RomancyConfig
   const self = yield* WorkerId
@@ -67,7 +69,9 @@ export const make = Effect.fnUntraced(function* (here: {
         const other = runs.get(claimed.executionId)
         if (begun(other, claimed)) return Effect.succeed(other)
         if (other !== undefined) return replace(other, claimed, options.sources)
+        const { askedMillis } = run
         begin(run, registration)
+        arrived(run, askedMillis)
         // It has gone on by now: nobody waits for the hook.
         if (!claimed.fresh) {
           resumed({

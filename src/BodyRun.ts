@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { InStep } from "./InStep.ts"
-import type { Run } from "./Run.ts"
+import { nowhere, type Run } from "./Run.ts"
 import type { Runs } from "./Runs.ts"
 
 /**
@@ -24,5 +24,5 @@ export const find = Effect.fnUntraced(function* (
   const instance = yield* Effect.serviceOption(WorkflowInstance)
   if (Option.isNone(instance) || (yield* InStep)) return undefined
   const run = runs.get(instance.value.executionId)
-  return run === undefined || run.abandoned ? yield* Effect.never : run
+  return run === undefined || run.abandoned ? yield* nowhere : run
 })

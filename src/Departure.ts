@@ -63,7 +63,10 @@ export const make = Effect.fnUntraced(function* (here: {
         ? "Interrupted"
         : "Failed"
     // Before it ends, and not after: whoever finds it dead in between ends it again.
-    if (run.usesChannels) yield* channels.leave(run.lease, run.handledCompeting)
+    // What was interrupted may have subscribed and not come to record it.
+    if (run.usesChannels || status === "Interrupted") {
+      yield* channels.leave(run.lease, run.handledCompeting)
+    }
     const parent = run.parentId === undefined ? undefined : runs.get(run.parentId)
     const {
       freed,

@@ -17,7 +17,7 @@ import type * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import type { Names } from "./Names.ts"
-import { type Run, stepKey } from "./Run.ts"
+import { nowhere, type Run, stepKey } from "./Run.ts"
 
 /**
  * Annotates a step whose name is made of one that has been checked, and so is a little longer than
@@ -51,7 +51,7 @@ export const take = <Error extends Schema.Constraint = Schema.Never>(
 ): Effect.Effect<void, Error["Type"], WorkflowEngine | WorkflowInstance> =>
   Effect.flatMap(Activity.CurrentAttempt, (attempt) => {
     // A fiber whose run has left goes nowhere.
-    if (run.abandoned) return Effect.never
+    if (run.abandoned) return nowhere
     const key = stepKey(step.name, attempt)
     const recorded = run.steps.get(key)
     if (recorded === undefined || Exit.isFailure(recorded)) {

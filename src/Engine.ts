@@ -16,6 +16,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import type * as DurableClock from "effect/workflow/DurableClock"
 import type * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
@@ -26,7 +27,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { AwaitInTransaction, ClientOnly, type StoreError, WorkflowBlocked } from "./RomancyError.ts"
-import type { Ended, Run } from "./Run.ts"
+import { type Ended, nowhere, type Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
 import { WorkerId } from "./WorkerId.ts"
@@ -56,7 +57,7 @@ const make = (options: { readonly client: boolean }) =>
     /** The run that a fiber belongs to; one whose run has left goes nowhere. */
     const runOf = (instance: WorkflowEngine.WorkflowInstance["Service"]): Effect.Effect<Run> => {
       const run = runs.get(instance.executionId)
-      return run === undefined || run.abandoned ? Effect.never : Effect.succeed(run)
+      return run === undefined || run.abandoned ? nowhere : Effect.succeed(run)
     }
 
     // Executions.
@@ -326,11 +327,16 @@ const make = (options: { readonly client: boolean }) =>
       { clock, executionId }
     ) {
       const run = runs.get(executionId)
-      if (run === undefined || run.abandoned) return yield* Effect.never
+      if (run === undefined || run.abandoned) return yield* nowhere
       yield* names.check(clock.name, `The name of a timer of ${run.workflow._tag}`)
       if (isTimer(clock)) yield* names.use(run, "timer", clock.name)
       run.timed.add(clock.deferred.name)
       if (run.deferreds.has(clock.deferred.name) || run.timers.has(clock.name)) return
+      // The end of the instance removes its timers, so none may be on its way then.
+      yield* Effect.uninterruptible(run.flight(registerTimer(run, clock)))
+    })
+
+    const registerTimer = Effect.fnUntraced(function* (run: Run, clock: DurableClock.DurableClock) {
       const at = dueAt(clock)
       const { remainingMillis, verdict } = yield* Effect.orDie(
         store.registerTimer(run.lease, {

@@ -38,6 +38,12 @@ export interface Parking {
 }
 
 /**
+ * Lets the other branches of a body come as far as they can, and what they register be registered: in a
+ * race the first that suspends ends them all, and a timer that is not registered wakes nobody.
+ */
+const settled = (run: Run): Effect.Effect<void> => Effect.andThen(Effect.yieldNow, run.idle)
+
+/**
  * Makes the place where waits are parked. All stay as long, so one alarm is enough for them: nothing
  * lies between a completion and the body that waits for it.
  *
@@ -98,7 +104,7 @@ export const make = Effect.fnUntraced(function* ({
           ? Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) =>
               Effect.sync(add(run, name, (exit) => resume(Effect.succeed(exit))))
             )
-          : Effect.succeedNone
+          : Effect.as(settled(run), Option.none())
       ),
     executionIds: () => new Set(Array.from(untilMillis.keys(), (parked) => parked.run.executionId)),
     evict: (count) => {

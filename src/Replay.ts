@@ -44,7 +44,10 @@ export const make = Effect.fnUntraced(function* (here: {
     run.begin(instance)
     const fiber = fork(
       Effect.suspend(() => registration.execute(run.payload, run.executionId)).pipe(
-        Effect.onExit((exit) => interruptIfAsked(run, instance, exit)),
+        Effect.onExit((exit) => {
+          if (run.instance === instance) run.ending = true
+          return interruptIfAsked(run, instance, exit)
+        }),
         Workflow.intoResult,
         (effect) => tracked.trackRun(instance, effect)
       )
@@ -56,6 +59,8 @@ export const make = Effect.fnUntraced(function* (here: {
   const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
     while (true) {
       const exit = yield* replay(run, registration)
+      // Of what goes on in the scope of one that has left, nothing is recorded any more.
+      if (run.abandoned) yield* closeReplay(run)
       yield* run.idle
       if (run.unreadable !== undefined) {
         yield* closeReplay(run)
@@ -86,6 +91,8 @@ export const make = Effect.fnUntraced(function* (here: {
       const changes = record === undefined ? undefined : yield* run.apply(record)
       if (changes === undefined || changes.fenced) return yield* giveBack(run)
       run.again = undefined
+      // The worker may have begun to stop meanwhile.
+      if (run.abandoned) return yield* giveBack(run)
     }
   })
 

@@ -154,6 +154,22 @@ export class AwaitInTransaction extends Schema.TaggedError<AwaitInTransaction>(
 }
 
 /**
+ * A step was begun in a transaction that the body of a workflow has opened: it would be recorded, and
+ * what it wrote there undone, or the other way round. Open the transaction inside of the step, or make
+ * one step of it all that is `transactional`.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class StepInTransaction extends Schema.TaggedError<StepInTransaction>(
+  "romancy/StepInTransaction"
+)("StepInTransaction", { workflowName: Schema.String, step: Schema.String }) {
+  override get message(): string {
+    return `The step ${this.step} of ${this.workflowName} was begun inside an open transaction, which its record is no part of. Open the transaction in the step, or make one transactional step of it all.`
+  }
+}
+
+/**
  * A handler was registered on a client, which runs nothing. Provide `Romancy.layer` instead of
  * `Romancy.layerClient` where handlers are registered.
  *

@@ -46,6 +46,16 @@ export interface Parked {
 }
 
 /**
+ * A step that is being run, and what those wait for who ask for the same.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Flight {
+  done: Deferred.Deferred<Exit.Exit<Workflow.Result<unknown, unknown>>> | undefined
+}
+
+/**
  * What a newer record of a live run changes: waits to release, names to preempt it for, and
  * whether the lease has gone to somebody else.
  *
@@ -65,6 +75,15 @@ export interface Changes {
  * @category constructors
  */
 export const stepKey = (name: string, attempt: number): string => `${attempt}/${name}`
+
+/**
+ * Where a fiber goes whose run has left, or may begin nothing. It may be in a compensation, which is not
+ * interruptible: there nothing would end it.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const nowhere: Effect.Effect<never> = Effect.interruptible(Effect.never)
 
 /** What a replay has done on channels. Most do nothing there. */
 class ChannelUse {
@@ -107,10 +126,7 @@ export class Run {
   readonly activityAwaits = new Map<string, number>()
   readonly parked = new Set<Parked>()
   /** Steps that are being run in this replay, and what was used in it by name. */
-  readonly flying = new Map<
-    string,
-    { done: Deferred.Deferred<Workflow.Result<unknown, unknown>> | undefined }
-  >()
+  readonly flying = new Map<string, Flight>()
   readonly used = new Set<string>()
   private channelUse: ChannelUse | undefined = undefined
   /** Steps and own completions that have not been recorded yet. */
@@ -122,6 +138,8 @@ export class Run {
   unreadable: Cause.Cause<unknown> | undefined = undefined
   /** Steps that another process recorded, or an earlier version, and that nobody has read yet. */
   readonly unread = new Set<string>()
+  /** The body of this replay has come to its end: what runs now are its compensations. */
+  ending = false
   /** The worker stops: no new step begins. */
   stopping = false
   /** Callers in this process, and which of them are runs of a parent. */
@@ -155,8 +173,15 @@ export class Run {
     return this.fiber !== undefined && this.fiber.pollUnsafe() === undefined
   }
 
-  /** Takes over a newer snapshot, of the record or of the news. Fails if it cannot be decoded. */
-  apply(record: Store.News & Partial<Store.Record>): Exit.Exit<Changes, Unreadable> {
+  /**
+   * Takes over a newer snapshot, of the record or of the news. Fails if it cannot be decoded. `partial`
+   * are the news of a delivery: they have the counters, and of what raised them only what it wrote
+   * itself, so the rest of the wakes is still to be seen.
+   */
+  apply(
+    record: Store.News & Partial<Store.Record>,
+    { partial = false }: { readonly partial?: boolean } = {}
+  ): Exit.Exit<Changes, Unreadable> {
     if (record.token !== this.lease.token) {
       return Exit.succeed({ fenced: true, completed: [], interrupted: false })
     }
@@ -185,22 +210,22 @@ export class Run {
     if (record.timers !== undefined) this.timers = new Set(record.timers)
     // Wakes that no completion explains came from a child or by hand: the body has to look again.
     if (record.resumes > this.resumes) this.again = "explicit"
-    else if (record.wakes - this.wakes > foreign) this.again ??= "automatic"
-    this.wakes = record.wakes
+    else if (!partial && record.wakes - this.wakes > foreign) this.again ??= "automatic"
+    this.wakes = partial ? Math.min(record.wakes, this.wakes + foreign) : record.wakes
     this.resumes = record.resumes
     const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
     this.interrupt = record.interrupt
     return Exit.succeed({ fenced: false, completed, interrupted })
   }
 
-  /** Lets the waits for a name go on, and says whether there were any. */
-  releaseParked(name: string): boolean {
+  /** Lets the parked waits for a name go on, and says how many there were. */
+  releaseParked(name: string): number {
     const exit = Option.fromUndefinedOr(this.deferreds.get(name))
-    let released = false
+    let released = 0
     for (const parked of Array.from(this.parked)) {
       if (parked.name !== name) continue
       parked.release(exit)
-      released = true
+      released++
     }
     return released
   }
@@ -210,9 +235,10 @@ export class Run {
     for (const parked of Array.from(this.parked)) parked.release(Option.none())
   }
 
-  /** Whether anything in this replay waits for a name, parked or not. */
-  awaits(name: string): boolean {
-    return this.instance?.awaitedDeferreds.has(name) === true || this.activityAwaits.has(name)
+  /** How many in this replay wait for a name, parked or not. */
+  waitsFor(name: string): number {
+    const own = this.instance?.awaitedDeferreds.get(name) ?? 0
+    return own + (this.activityAwaits.get(name) ?? 0)
   }
 
   /** Counts what has to be recorded before the run may suspend or stop, until it has `land`ed. */
@@ -250,6 +276,7 @@ export class Run {
     // To clear what is empty allocates.
     const first = this.instance === undefined
     this.instance = instance
+    this.ending = false
     if (first) return
     this.used.clear()
     this.flying.clear()

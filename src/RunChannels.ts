@@ -30,7 +30,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { BodyOnly, ChannelConflict, NotSubscribed } from "./RomancyError.ts"
-import type { Run } from "./Run.ts"
+import { nowhere, type Run } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 
@@ -150,7 +150,7 @@ const make = Effect.gen(function* () {
     const turn = run.channels.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
     run.channels.turns.set(keyText(key), turn)
     const asking = Effect.suspend(() => {
-      if (run.stopping) return Effect.never
+      if (run.stopping) return nowhere
       return begins(run, name)
         ? Effect.uninterruptible(run.flight(ask(run, key, name, timeoutMillis)))
         : Effect.void

@@ -22,6 +22,10 @@ import { type EventPublication, type EventRoute, EventStore } from "./EventStore
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
+import { createHash } from "node:crypto"
+
+/** For a type that is too long to be part of an id. */
+const digest = (type: string) => createHash("sha256").update(type).digest("hex").slice(0, 16)
 
 const keyOf = (type: string) => ({ channel: type, mode: "event" as const })
 
@@ -87,11 +91,15 @@ const make = Effect.gen(function* () {
     declare: (route) => Effect.andThen(checked(route), store.declare(route)),
     withdraw: (route) => Effect.andThen(checked(route), store.withdraw(route)),
     nextId: (type) =>
-      Effect.map(BodyRun.find(runs), (run) =>
-        run === undefined
-          ? crypto.randomUUID()
-          : `${run.executionId}/${run.count("send", keyOf(type))}`
-      )
+      Effect.map(BodyRun.find(runs), (run) => {
+        if (run === undefined) return crypto.randomUUID()
+        // Those of all types have one source, and each type is counted by itself.
+        const count = run.count("send", keyOf(type))
+        const id = `${run.executionId}/${type}/${count}`
+        return Buffer.byteLength(id) <= maxNameBytes
+          ? id
+          : `${run.executionId}/${digest(type)}/${count}`
+      })
   })
 })
 

@@ -31,7 +31,7 @@ import { make as makeSignals } from "./Signals.ts"
 import { make as makeSlots } from "./Slots.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
-import type { Ended, Run } from "./Run.ts"
+import { type Ended, nowhere, type Run } from "./Run.ts"
 import { Tenure } from "./Tenure.ts"
 import type { WakeSource } from "./Wake.ts"
 import type { WorkerId } from "./WorkerId.ts"
@@ -176,6 +176,7 @@ const make = Effect.gen(function* () {
     block: departure.block,
     drive,
     abandon: (run) => abandon(run),
+    arrived: (...of) => arrived(...of),
     hold: (executionId) => slots.hold(executionId),
     isOver: (claimed) => slots.isOver(claimed),
     strand: () => slots.strand(),
@@ -197,7 +198,7 @@ const make = Effect.gen(function* () {
     })
 
   // Before the finalizer below, so that it ends after it: runs that finish their steps still hear.
-  const { completedHere, signal, tell } = yield* makeSignals({
+  const { arrived, completedHere, signal, tell } = yield* makeSignals({
     runs,
     tracked,
     resumed,
@@ -238,6 +239,7 @@ const make = Effect.gen(function* () {
           registrations.set(registration.workflow._tag, registration)
           doorbell.workflows("home")
           doorbell.timer(0)
+          doorbell.messages()
         }),
         () => stop(registration)
       ),
@@ -264,13 +266,13 @@ const make = Effect.gen(function* () {
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
       fork(abandon(run))
-      return Effect.interruptible(Effect.never)
+      return nowhere
     },
     unreadable: (run, error) => {
       run.unreadable ??= Cause.fail(error)
       // A body that finds it in its first steps does so before it is known as the fiber of the run.
       fork(Effect.andThen(Effect.yieldNow, abandon(run)))
-      return Effect.interruptible(Effect.never)
+      return nowhere
     },
     tenure,
     abandonAll: Effect.suspend(() =>

@@ -39,8 +39,14 @@ export const make = Effect.fnUntraced(function* (here: {
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
 
-  const told = (run: Run, news: Store.News, source: WakeSource, askedMillis: number): void => {
-    const applied = run.apply(news)
+  const told = (
+    run: Run,
+    news: Store.News,
+    source: WakeSource,
+    askedMillis: number,
+    partial = false
+  ): void => {
+    const applied = run.apply(news, { partial })
     if (Exit.isFailure(applied)) {
       // It alone is set aside: those that come after it in this look have to hear of theirs.
       run.unreadable ??= applied.cause
@@ -64,27 +70,35 @@ export const make = Effect.fnUntraced(function* (here: {
     }
     if (changes.interrupted) {
       run.unpark()
-      if (run.interrupt === "Unsafe" && run.live) fork(Fiber.interrupt(run.fiber!))
+      if (run.interrupt === "Unsafe" && run.live && !run.ending) fork(Fiber.interrupt(run.fiber!))
     } else if (run.again !== undefined) run.unpark()
   }
 
   /** A deferred of a run is complete: whether a wait for it was parked here, and goes on. */
   const completedHere = (run: Run, name: string): boolean => {
-    if (run.releaseParked(name)) return true
+    const waits = run.waitsFor(name)
+    const released = run.releaseParked(name)
+    // Another branch may wait for the same and not be parked any more: it has not seen this.
+    if (released > 0 && released >= waits) return true
     if (run.activityAwaits.has(name)) run.again ??= "automatic"
     if (run.instance?.awaitedDeferreds.has(name) === true) {
       // Also when the replay has just ended: it has not seen this, and the counters say it has.
       run.again ??= "automatic"
-      if (run.live) fork(tracked.deferredDone(run.executionId, name))
+      // What has come to its end is not taken back: its compensations may have run.
+      if (run.live && !run.ending) fork(tracked.deferredDone(run.executionId, name))
     }
     return false
   }
 
+  /** When something was last said to a run that was not here. */
+  let missedMillis: number | undefined
   let signalled = new Map<string, WakeSource>()
   const rung = Latch.makeUnsafe(false)
   const signal = (executionIds: Iterable<string>, source: WakeSource): void => {
     for (const executionId of executionIds) {
       if (runs.has(executionId)) signalled.set(executionId, source)
+      // It may be on its way here: one that was asked for before that looks again when it comes.
+      else missedMillis = tenure.nowMillis
     }
     if (signalled.size > 0) rung.openUnsafe()
   }
@@ -111,17 +125,29 @@ export const make = Effect.fnUntraced(function* (here: {
     Effect.forkScoped
   )
 
-  /** Tells runs what somebody has read for them. */
+  /** Tells runs what a delivery has written for them, and has them read what others have. */
   const tell = (all: ReadonlyArray<Store.News>, source: WakeSource, askedMillis: number) =>
     Effect.catchCause(
       Effect.sync(() => {
         for (const news of all) {
           const run = runs.get(news.executionId)
-          if (run !== undefined) told(run, news, source, askedMillis)
+          if (run === undefined) {
+            missedMillis = tenure.nowMillis
+            continue
+          }
+          told(run, news, source, askedMillis, true)
+          if (run.wakes < news.wakes) signal([run.executionId], source)
         }
       }),
       (cause) => Effect.logError("could not tell a run what happened to it", cause)
     )
 
-  return { completedHere, signal, tell }
+  /** A run is here that the database was asked for then: it may have missed something since. */
+  const arrived = (run: Run, askedMillis: number): void => {
+    if (missedMillis !== undefined && missedMillis >= askedMillis) {
+      signal([run.executionId], "notification")
+    }
+  }
+
+  return { arrived, completedHere, signal, tell }
 })

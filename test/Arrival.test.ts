@@ -7,7 +7,9 @@ import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 import * as Activity from "effect/workflow/Activity"
 import * as Workflow from "effect/workflow/Workflow"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import * as Romancy from "../src/Romancy.ts"
+import { assertInterrupted } from "./contract/Harness.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
@@ -18,6 +20,43 @@ import {
   start,
   within
 } from "./support/Runtimes.ts"
+
+describe("an execution that is claimed and not here yet", () => {
+  it.live("hears of what is said to it meanwhile", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const Flow = define("Endless")
+      const log = makeLog()
+      const worker = yield* start(proxy.through(database.url), {
+        config: { ...hourly, statementTimeout: "1 minute" }
+      })
+      yield* worker.register(Flow.toLayer(() => Effect.andThen(log.add("body"), Effect.never)))
+      yield* worker.until("Listening")
+      const starting = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("insert into") && text.includes("_instances")
+      })
+      const id = yield* Flow.executionId({ id: "1" })
+      yield* Effect.forkScoped(worker.on(Flow.execute({ id: "1" }, { discard: true })))
+      yield* within("the start")(starting.reached)
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      yield* client.until("Listening")
+      const hear = yield* database.eavesdrop()
+      yield* client.on(Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Flow, id)))
+      assert.strictEqual((yield* hear.said("workflow_signal")).length, 1)
+      yield* within("its end")(
+        Effect.gen(function* () {
+          // The worker hears it, too, and has nothing to tell.
+          yield* Effect.sleep("100 millis")
+          yield* starting.release
+          assertInterrupted(yield* finished(worker, Flow, id))
+        })
+      )
+    })
+  )
+})
 
 describe("a start of an execution that a dispatcher has claimed", () => {
   const Flow = define("Flow")

@@ -2,10 +2,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { TestClock } from "effect/testing"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Channel from "../src/Channel.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { hold } from "./conformance/Postgres.ts"
-import { assertSuccess } from "./contract/Harness.ts"
+import { assertSuccess, succeed } from "./contract/Harness.ts"
 import {
   define,
   eventually,
@@ -46,6 +47,49 @@ const silently = (database: Effect.Success<typeof makeDatabase>, count: number) 
 const look = "%from %romancy_deliver%"
 
 describe("the dispatcher of channels", () => {
+  it.live("looks at once for a workflow that is registered while it listens", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: { ...hourly, parkDuration: 0 } })
+      yield* worker.until("Listening")
+      const close = yield* worker.register(ReaderLive)
+      const id = yield* waiting(worker, "1")
+      yield* close
+      yield* worker.on(Channel.publish(News, 1))
+      // It is for nobody whom this worker knows, and so it stays where it is.
+      yield* eventually("the look of the publication", database.calls(look), (looks) => looks > 1)
+      yield* worker.register(ReaderLive)
+      assertSuccess(yield* finished(worker, Reader, id), 1)
+    })
+  )
+
+  it.live("does not hide from a run what else has woken it", () =>
+    Effect.gen(function* () {
+      const { url } = yield* makeDatabase
+      // Nobody tells the worker what the client does.
+      const config = { ...hourly, listenNotify: false } as const
+      const worker = yield* start(url, { config: { ...config, parkDuration: "300 millis" } })
+      const client = yield* start(url, { config, layer: Romancy.layerClient })
+      const go = DurableDeferred.make("go")
+      const Flow = define("Flow", { success: Schema.Number })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Channel.subscribe(News).pipe(
+            Effect.andThen(Channel.receive(News)),
+            Effect.tap(DurableDeferred.await(go)),
+            Effect.map(({ payload }) => payload),
+            Effect.orDie
+          )
+        )
+      )
+      const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Flow, id)
+      yield* client.on(succeed(Flow, id, go, undefined))
+      yield* worker.on(Channel.publish(News, 7))
+      assertSuccess(yield* finished(worker, Flow, id), 7)
+    })
+  )
+
   it.effect("looks every five seconds while it does not listen, and not a millisecond before", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase

@@ -91,6 +91,32 @@ inEachWorld("events", (test) => {
       assertSuccess(yield* finished(runtime, Waiter, b), [3])
     }))
 
+  test("a body sends events of several types, each once", (runtime) =>
+    Effect.gen(function* () {
+      const kinds = ["first", "second", `third.${"x".repeat(240)}`].map((type) =>
+        Event.make(type, { data: Schema.String })
+      )
+      const Reader = define("Reader", { success: Schema.Array(Schema.String) })
+      yield* runtime.register(
+        bodyOf(Reader, () =>
+          Effect.forEach(kinds, (kind) => Effect.map(Event.wait(kind), ({ data }) => data), {
+            concurrency: "unbounded"
+          })
+        )
+      )
+      const Sender = define("Sender")
+      yield* runtime.register(
+        bodyOf(Sender, () => Effect.forEach(kinds, (kind) => Event.send(kind, kind.type)))
+      )
+      const reader = yield* runtime.on(Reader.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Reader, reader)
+      yield* runtime.on(Sender.execute({ id: "1" }))
+      assertSuccess(
+        yield* finished(runtime, Reader, reader),
+        kinds.map(({ type }) => type)
+      )
+    }))
+
   test("the same source and id twice is one event", (runtime) =>
     Effect.gen(function* () {
       yield* runtime.register(Waiter.live)
@@ -311,7 +337,7 @@ describe("events and what survives", () => {
       const sent = yield* sql<{ origin: string }>`select origin from romancy_messages`
       assert.sameMembers(
         sent.map(({ origin }) => origin),
-        [`event\n/shop\n${id}/1`, `event\n/shop\n${id}/2`]
+        [`event\n/shop\n${id}/${Paid.type}/1`, `event\n/shop\n${id}/${Paid.type}/2`]
       )
     })
   )

@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -6,6 +7,7 @@ import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { TestClock } from "effect/testing"
+import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Parking from "../src/Parking.ts"
@@ -56,7 +58,8 @@ const runOf = (executionId: string) =>
     timed: new Set(),
     interrupt: "None",
     stopping: false,
-    again: undefined
+    again: undefined,
+    idle: Effect.void
   }) as unknown as Run
 
 describe("waits that are parked", () => {
@@ -103,6 +106,66 @@ describe("waits that are parked", () => {
       assert.strictEqual(parking.executionIds().size, 0)
     }).pipe(Effect.scoped)
   )
+})
+
+describe("a wait that may not park", () => {
+  const Deadline = define("Deadline", { success: Schema.String })
+  const deadline = Deadline.toLayer(() =>
+    Effect.raceFirst(
+      DurableDeferred.await(answer),
+      Effect.as(Timer.sleep("deadline", "100 millis"), "too late")
+    )
+  )
+
+  it.live("lets the timer be registered that it is in a race with", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world({ ...hourly, parkDuration: 0 })
+      yield* worker.register(deadline)
+      const id = yield* worker.on(Deadline.execute({ id: "1" }, { discard: true }))
+      assertSuccess(yield* finished(worker, Deadline, id), "too late")
+    })
+  )
+
+  for (const parkDuration of ["200 millis", 0] as const) {
+    it.live(`is not forgotten for another of its name that is parked later: ${parkDuration}`, () =>
+      Effect.gen(function* () {
+        const { status, worker } = yield* world({ ...hourly, parkDuration })
+        const log = makeLog()
+        const [late, gate] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+        const Twice = define("Twice", { success: Schema.String })
+        const step = Activity.make({
+          name: "step",
+          execute: Effect.andThen(log.add("step"), Deferred.await(late))
+        })
+        const hold = Activity.make({ name: "hold", execute: Deferred.await(gate) })
+        yield* worker.register(
+          Twice.toLayer(() =>
+            Effect.map(
+              Effect.all(
+                [
+                  DurableDeferred.await(answer),
+                  Effect.andThen(step, DurableDeferred.await(answer)),
+                  hold
+                ],
+                { concurrency: "unbounded" }
+              ),
+              ([a, b]) => a + b
+            )
+          )
+        )
+        const id = yield* worker.on(Twice.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("step")
+        // The first has left its parking, and waits for the steps to end.
+        yield* Effect.sleep("300 millis")
+        yield* Deferred.succeed(late, undefined)
+        yield* Effect.sleep("50 millis")
+        yield* worker.on(succeed(Twice, id, answer, "x"))
+        yield* Deferred.succeed(gate, undefined)
+        assertSuccess(yield* finished(worker, Twice, id), "xx")
+        yield* status(id, "Completed")
+      })
+    )
+  }
 })
 
 describe("a parked run", () => {

@@ -15,6 +15,12 @@ const run = () =>
     askedMillis: 0
   })
 
+const news = (wakes: number, ...names: ReadonlyArray<string>) => ({
+  ...{ executionId: "a", token: 1, wakes, resumes: 0, interrupt: "None" as const },
+  wokenMillisAgo: 0,
+  deferreds: names.map((name) => ({ name, exit: { _tag: "Success", value: 1 }, own: false }))
+})
+
 const ended: Ended = Exit.succeed(new Workflow.Suspended({}))
 
 describe("a run", () => {
@@ -26,6 +32,14 @@ describe("a run", () => {
     one.settle(ended)
     one.settle(ended)
     assert.deepStrictEqual(seen, [ended])
+  })
+
+  it("has seen no wakes of which a delivery does not say what they were", () => {
+    const one = run()
+    one.apply(news(3, "message"), { partial: true })
+    assert.deepInclude(one, { wakes: 1, again: undefined })
+    one.apply(news(3, "message", "another"))
+    assert.deepInclude(one, { wakes: 3, again: "automatic" })
   })
 
   it("tells it at once who found it before it left, and waits after that", () => {

@@ -6,6 +6,10 @@ import * as Metric from "effect/Metric"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Channel from "../src/Channel.ts"
+import { transactional } from "../src/Transactional.ts"
+import { News } from "./support/Readers.ts"
 import { orphanedSteps } from "../src/Names.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./contract/Harness.ts"
@@ -24,6 +28,69 @@ import {
 const go = DurableDeferred.make("go")
 
 describe("a step", () => {
+  it.live("that was cut off is run by whoever else asks for it", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* workerAndClient()
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      const log = makeLog()
+      const gate = yield* Deferred.make<void>()
+      const step = Activity.make({
+        name: "step",
+        success: Schema.String,
+        execute: log
+          .add("step")
+          .pipe(
+            Effect.andThen(
+              Effect.suspend(() => (log.count("step") > 1 ? Effect.void : Effect.never))
+            ),
+            Effect.as("done")
+          )
+      })
+      yield* worker.register(
+        Flow.toLayer(() =>
+          Effect.all(
+            [
+              Effect.raceFirst(step, Effect.as(Deferred.await(gate), "given up")),
+              Effect.andThen(log.seen("step"), step)
+            ],
+            { concurrency: "unbounded" }
+          )
+        )
+      )
+      const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("step")
+      // By now the other branch waits for it.
+      yield* Effect.sleep("50 millis")
+      yield* Deferred.succeed(gate, undefined)
+      assertSuccess(yield* finished(worker, Flow, id), ["given up", "done"])
+      assert.strictEqual(log.count("step"), 2)
+    })
+  )
+
+  it.live("that begins in a transaction of the body's is an error at once", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* workerAndClient()
+      const Flow = define("Flow")
+      const log = makeLog()
+      const step = Activity.make({ name: "charge", execute: log.add("charge") })
+      yield* worker.register(
+        Flow.toLayer(({ id }) =>
+          Effect.gen(function* () {
+            const sql = yield* PgClient.PgClient
+            if (id === "step") yield* sql.withTransaction(step)
+            if (id === "transactional") yield* sql.withTransaction(transactional(step))
+            if (id === "publication") yield* sql.withTransaction(Channel.publish(News, "x"))
+          }).pipe(Effect.orDie)
+        )
+      )
+      for (const id of ["step", "transactional", "publication"]) {
+        const exit = yield* worker.on(Effect.exit(Flow.execute({ id })))
+        assertDefect(exit, "was begun inside an open transaction")
+      }
+      assert.deepStrictEqual(log.events, [])
+    })
+  )
+
   const steps = (runtime: Runtime) =>
     Effect.gen(function* () {
       const log = makeLog()

@@ -1,14 +1,19 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import { TestClock } from "effect/testing"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as DbClock from "../src/DbClock.ts"
 import * as Romancy from "../src/Romancy.ts"
+import { LockTimeout } from "../src/Sessions.ts"
 import * as Timer from "../src/Timer.ts"
+import { engineWaits, hold } from "./conformance/Postgres.ts"
 import { assertDefect, assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
 import {
   define,
@@ -58,6 +63,39 @@ const asleep = (runtime: Runtime, millis: number) =>
   Effect.tap(runtime.on(Sleeper.execute({ id: `${millis}` }, { discard: true })), (id) =>
     suspended(runtime, Sleeper, id)
   )
+
+it.live("a timer that lost a race while it was registered does not outlive its execution", () =>
+  Effect.gen(function* () {
+    const { rows, url } = yield* makeDatabase
+    const provide = Layer.succeed(LockTimeout, "20 seconds")
+    const worker = yield* start(url, { config: polling, provide })
+    const log = makeLog()
+    const [gate, won] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+    const Race = define("Race")
+    yield* worker.register(
+      Race.toLayer(() =>
+        log
+          .add("body")
+          .pipe(
+            Effect.andThen(Deferred.await(gate)),
+            Effect.andThen(Effect.raceFirst(Timer.sleep("nap", "1 day"), Deferred.await(won)))
+          )
+      )
+    )
+    const id = yield* worker.on(Race.execute({ id: "1" }, { discard: true }))
+    yield* log.seen("body")
+    const pool = yield* worker.on(PgClient.PgClient)
+    const holder = yield* hold(pool, pool`select from romancy_instances for no key update`)
+    yield* Deferred.succeed(gate, undefined)
+    yield* engineWaits(pool)
+    yield* Deferred.succeed(won, undefined)
+    // Its end would wait for the same row by now, with a snapshot from before the timer.
+    yield* Effect.sleep("50 millis")
+    yield* holder.commit
+    yield* finished(worker, Race, id)
+    assert.strictEqual(yield* rows("timers"), 0)
+  })
+)
 
 for (const [name, world] of Object.entries(worlds)) {
   describe(`a timer on ${name}`, () => {

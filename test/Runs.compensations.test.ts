@@ -1,0 +1,229 @@
+/** What becomes of compensations when something else happens to their run meanwhile. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Schema from "effect/Schema"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import * as Romancy from "../src/Romancy.ts"
+import { steal } from "./conformance/Postgres.ts"
+import { assertInterrupted, succeed } from "./contract/Harness.ts"
+import {
+  define,
+  finished,
+  fromLayer,
+  hourly,
+  makeLog,
+  oneWorker,
+  type Runtime,
+  start,
+  suspended,
+  within,
+  workerAndClient
+} from "./support/Runtimes.ts"
+
+const answer = DurableDeferred.make("answer", { success: Schema.String })
+const Sale = define("Sale", { success: Schema.String, error: Schema.String })
+
+const step = (name: string, execute: Effect.Effect<void>) => Activity.make({ name, execute })
+
+/** Charges, which it refunds when it fails, and that takes until the gate is open. */
+const charging = Effect.fnUntraced(function* (
+  log: ReturnType<typeof makeLog>,
+  gate: Deferred.Deferred<void>,
+  names: ReadonlyArray<string> = ["charge"]
+) {
+  for (const name of names) {
+    yield* step(name, log.add(name)).pipe(
+      Workflow.withCompensation(() =>
+        step(
+          `refund ${name}`,
+          log
+            .add(`begins ${name}`)
+            .pipe(Effect.andThen(Deferred.await(gate)), Effect.andThen(log.add(`refunds ${name}`)))
+        )
+      )
+    )
+  }
+})
+
+/** By then the run has heard of what was said to it. */
+const heard = Effect.sleep("100 millis")
+
+const interruptUnsafe = (id: string) =>
+  Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Sale, id))
+
+const places = {
+  "in memory": fromLayer(Romancy.layerMemory(hourly)),
+  "on PostgreSQL": Effect.map(oneWorker(), ({ worker }) => worker)
+}
+
+describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
+  it.live("a step that fails while its run is asked to end is compensated, and the run fails", () =>
+    Effect.gen(function* () {
+      const worker: Runtime = yield* places[place]
+      const log = makeLog()
+      const [gate, open] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      yield* Deferred.succeed(open, undefined)
+      yield* worker.register(
+        Sale.toLayer(
+          Effect.fnUntraced(function* () {
+            yield* charging(log, open)
+            const ship = Effect.andThen(log.add("ship"), Deferred.await(gate))
+            return yield* Activity.make({
+              name: "ship",
+              error: Schema.String,
+              execute: Effect.andThen(ship, Effect.fail("no"))
+            }).pipe(Effect.as("shipped"))
+          })
+        )
+      )
+      const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("ship")
+      yield* worker.on(Sale.interrupt(id))
+      yield* heard
+      yield* Deferred.succeed(gate, undefined)
+      assert.isTrue(Exit.isFailure(yield* finished(worker, Sale, id)))
+      assert.deepStrictEqual(log.events, ["charge", "ship", "begins charge", "refunds charge"])
+    })
+  )
+
+  for (const how of ["interrupt", "interruptUnsafe"] as const) {
+    it.live(`all compensations run when the run is asked to end at the first: ${how}`, () =>
+      Effect.gen(function* () {
+        const worker: Runtime = yield* places[place]
+        const log = makeLog()
+        const gate = yield* Deferred.make<void>()
+        yield* worker.register(
+          Sale.toLayer(() =>
+            Effect.andThen(charging(log, gate, ["a", "b", "c"]), Effect.fail("no"))
+          )
+        )
+        const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("begins c")
+        yield* worker.on(how === "interrupt" ? Sale.interrupt(id) : interruptUnsafe(id))
+        yield* heard
+        yield* Deferred.succeed(gate, undefined)
+        assert.isTrue(Exit.isFailure(yield* finished(worker, Sale, id)))
+        assert.deepStrictEqual(log.events, [
+          ...["a", "b", "c"],
+          ...["c", "b", "a"].flatMap((name) => [`begins ${name}`, `refunds ${name}`])
+        ])
+      })
+    )
+  }
+
+  for (const how of ["what it waited for comes", "it is asked to end unsafely"] as const) {
+    it.live(`an interrupted run is compensated when ${how} meanwhile`, () =>
+      Effect.gen(function* () {
+        const worker: Runtime = yield* places[place]
+        const log = makeLog()
+        const gate = yield* Deferred.make<void>()
+        yield* worker.register(
+          Sale.toLayer(() => Effect.andThen(charging(log, gate), DurableDeferred.await(answer)))
+        )
+        const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+        yield* suspended(worker, Sale, id)
+        yield* worker.on(Sale.interrupt(id))
+        yield* log.seen("begins charge")
+        yield* worker.on(
+          how === "what it waited for comes" ? succeed(Sale, id, answer, "x") : interruptUnsafe(id)
+        )
+        yield* heard
+        yield* Deferred.succeed(gate, undefined)
+        assertInterrupted(yield* finished(worker, Sale, id))
+        assert.deepStrictEqual(log.events, ["charge", "begins charge", "refunds charge"])
+      })
+    )
+  }
+})
+
+describe("a compensation of an interrupted run", () => {
+  it.live("that a stop cuts off runs again elsewhere", () =>
+    Effect.gen(function* () {
+      const { client, url, worker } = yield* workerAndClient({ shutdownTimeout: "500 millis" })
+      const [log, after] = [makeLog(), makeLog()]
+      const [shut, open] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      yield* Deferred.succeed(open, undefined)
+      const handler = (log: ReturnType<typeof makeLog>, gate: Deferred.Deferred<void>) =>
+        Sale.toLayer(() => Effect.andThen(charging(log, gate), DurableDeferred.await(answer)))
+      yield* worker.register(handler(log, shut))
+      const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Sale, id)
+      yield* client.on(Sale.interrupt(id))
+      yield* log.seen("begins charge")
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(handler(after, open))
+      yield* worker.stop
+      assertInterrupted(yield* finished(client, Sale, id))
+      assert.deepStrictEqual(after.events, ["begins charge", "refunds charge"])
+    })
+  )
+
+  /** What it does between its two steps is not interruptible. */
+  const betweenSteps = Effect.fnUntraced(function* (config: Parameters<typeof oneWorker>[0]) {
+    const runtimes = yield* workerAndClient(config)
+    const log = makeLog()
+    const gate = yield* Deferred.make<void>()
+    yield* runtimes.worker.register(
+      Sale.toLayer(
+        Effect.fnUntraced(function* () {
+          yield* step("charge", Effect.void).pipe(
+            Workflow.withCompensation(() =>
+              log
+                .add("compensates")
+                .pipe(
+                  Effect.andThen(Deferred.await(gate)),
+                  Effect.andThen(step("refund", log.add("refund")))
+                )
+            )
+          )
+          return yield* Effect.fail("no")
+        })
+      )
+    )
+    const caller = yield* Effect.forkScoped(runtimes.worker.on(Sale.execute({ id: "1" })))
+    yield* log.seen("compensates")
+    return { ...runtimes, log, gate, caller }
+  })
+
+  it.live("does not hold up the stop of its worker between two of its steps", () =>
+    Effect.gen(function* () {
+      const { gate, log, url, worker } = yield* betweenSteps({ shutdownTimeout: "1 hour" })
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* Effect.sleep("50 millis")
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assert.deepStrictEqual(log.events, ["compensates"])
+      assert.isDefined(url)
+    })
+  )
+
+  it.live("keeps no slot, and no caller, of a worker that it was taken from", () =>
+    Effect.gen(function* () {
+      const { caller, gate, log, notify, sql, worker } = yield* betweenSteps({
+        maxConcurrentWorkflows: 1
+      })
+      const Echo = define("Echo", { success: Schema.String })
+      yield* worker.register(Echo.toLayer(({ id }) => Effect.succeed(id)))
+      const [row] = yield* sql<{ id: string; owner: string }>`
+        select execution_id as id, owner from romancy_instances`
+      yield* steal(sql, row!.id)
+      yield* notify(
+        "romancy_workflow_signal",
+        JSON.stringify({ instance_id: row!.id, owner: row!.owner })
+      )
+      // Its lease is another's, and it hears of that in the compensation.
+      yield* Effect.sleep("100 millis")
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual(yield* within("a slot")(worker.on(Echo.execute({ id: "echo" }))), "echo")
+      assert.deepStrictEqual(log.events, ["compensates"])
+      yield* Fiber.interrupt(caller)
+    })
+  )
+})
