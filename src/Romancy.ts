@@ -222,7 +222,8 @@ export const layerClientConfig = (
 
 /**
  * A worker without a database, for tests and for trying things out. What it knows ends with the
- * process. `listenNotify: true` is refused: there is nothing to listen to.
+ * process. It polls once an hour, and renews no lease, so that a `TestClock` gets through days soon;
+ * options say otherwise. `listenNotify: true` is refused: there is nothing to listen to.
  *
  * @since 0.1.0
  * @category layers
@@ -232,9 +233,22 @@ export const layerMemory = (
 ): Layer.Layer<Provides, RomancyConfigError> =>
   compose(memory, Layer.effect(RomancyConfig, inMemory(options)))
 
+/** In one process nothing is missed that a poll would find: a test need not pass through them. */
+const seldom = {
+  workflowResumptionInterval: "1 hour",
+  timerCheckInterval: "1 hour",
+  channelTimeoutInterval: "1 hour"
+} satisfies RomancyConfig.Options
+
+/** There is nobody either who would take its work from it, unless the program wants to see that. */
+const unguarded = (options: RomancyConfig.Options = {}): RomancyConfig.Options =>
+  options.leaseDuration === undefined && options.heartbeatInterval === undefined
+    ? { leaseDuration: "300 days", heartbeatInterval: "100 days" }
+    : {}
+
 /** Where nobody can listen, notifications cannot be required. */
 const inMemory = Effect.fnUntraced(function* (options?: RomancyConfig.Options) {
-  const values = yield* RomancyConfig.make(options)
+  const values = yield* RomancyConfig.make({ ...seldom, ...unguarded(options), ...options })
   if (values.listenNotify !== true) return values
   return yield* new RomancyConfigError({
     option: "listenNotify",

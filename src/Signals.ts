@@ -69,9 +69,17 @@ export const make = Effect.fnUntraced(function* (here: {
       }
     }
     if (changes.interrupted) {
-      run.unpark()
+      unpark(run)
       if (run.interrupt === "Unsafe" && run.live && !run.ending) fork(Fiber.interrupt(run.fiber!))
-    } else if (run.again !== undefined) run.unpark()
+    } else if (run.again !== undefined) unpark(run)
+  }
+
+  /** Lets a run suspend that has something else to see: itself, and the children that it waits for. */
+  const unpark = (run: Run): void => {
+    run.unpark()
+    for (const child of Array.from(runs.values())) {
+      if (child.toldParent(run)) unpark(child)
+    }
   }
 
   /** A deferred of a run is complete: whether a wait for it was parked here, and goes on. */

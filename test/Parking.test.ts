@@ -22,12 +22,14 @@ import {
   hourly,
   makeDatabase,
   makeLog,
+  type Runtime,
   start,
   suspended
 } from "./support/Runtimes.ts"
 
 const answer = DurableDeferred.make("answer", { success: Schema.String })
 const Ask = define("Ask", { success: Schema.String })
+const Family = define("Family", { success: Schema.String })
 
 /** What parks, stays parked unless the test says otherwise. */
 const forLong = { ...hourly, parkDuration: "1 hour" } satisfies RomancyConfig.Options
@@ -318,4 +320,24 @@ describe("a parked run", () => {
       assert.strictEqual(log.count("body"), 1)
     })
   )
+
+  for (const [what, ends] of [
+    ["is interrupted", (worker: Runtime, id: string) => worker.on(Family.interrupt(id))],
+    ["is resumed by hand", (worker: Runtime, id: string) => worker.on(Family.resume(id))]
+  ] as const) {
+    it.live(`does not hold up a parent of its that waits for it and ${what}`, () =>
+      Effect.gen(function* () {
+        const { ask, log, status, worker } = yield* world()
+        yield* worker.register(
+          Family.toLayer(({ id }) => Effect.andThen(log.add("parent"), Ask.execute({ id })))
+        )
+        const id = yield* worker.on(Family.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("body 1")
+        yield* suspended(worker, Ask, yield* ask("1"))
+        yield* ends(worker, id)
+        if (what === "is interrupted") yield* status(id, "Interrupted")
+        else yield* log.seen("parent", 2)
+      })
+    )
+  }
 })
