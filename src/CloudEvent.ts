@@ -93,6 +93,14 @@ const extensionValue: Rule = (value) => {
 /** The value of an extension attribute. */
 const Extension = Schema.Union([Schema.String, Schema.Boolean, Schema.Int])
 
+/** Of any other year RFC 3339 has no text. */
+const hasFourDigits = (at: DateTime.Utc): boolean => {
+  const year = DateTime.getPartUtc(at, "year")
+  return year >= 0 && year <= 9999
+}
+
+const outOfYears = "must be of the years 0000 to 9999, by UTC"
+
 const checked = (rule: Rule) =>
   Schema.String.check(Schema.makeFilter((value) => rule(value) ?? true))
 
@@ -121,7 +129,9 @@ export class CloudEvent extends Schema.Class<CloudEvent>("romancy/CloudEvent")({
     Schema.withConstructorDefault(Effect.succeed("1.0" as const))
   ),
   subject: Schema.optionalKey(checked(rules.subject)),
-  time: Schema.optionalKey(Schema.DateTimeUtc),
+  time: Schema.optionalKey(
+    Schema.DateTimeUtc.check(Schema.makeFilter((at) => hasFourDigits(at) || outOfYears))
+  ),
   datacontenttype: Schema.optionalKey(checked(rules.datacontenttype)),
   dataschema: Schema.optionalKey(checked(rules.dataschema)),
   extensions: Schema.Record(Schema.String, Extension)
@@ -268,7 +278,9 @@ const instant = (value: unknown): Effect.Effect<DateTime.Utc, CloudEventError> =
   const parsed = DateTime.make(parts[0].toUpperCase().replace(/^(.{16}):60/, "$1:59"))
   return Option.match(parsed, {
     onNone: () => fail,
-    onSome: (at) =>
-      Effect.succeed(DateTime.makeUnsafe(DateTime.toEpochMillis(at) + (leap ? 1000 : 0)))
+    onSome: (given) => {
+      const at = DateTime.add(given, { seconds: leap ? 1 : 0 })
+      return hasFourDigits(at) ? Effect.succeed(at) : wrong("time", outOfYears)
+    }
   })
 }

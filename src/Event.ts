@@ -20,6 +20,7 @@
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Buffer } from "node:buffer"
@@ -89,8 +90,8 @@ export const subscribe = <Data extends Schema.Constraint>(
  * Waits for the next event of the type, at most for `timeout` if that is given, counted by the
  * database's clock from the first time that this wait was reached. The workflow is dormant meanwhile.
  *
- * Fails with `EventTimeout`, the same in each replay, and with `InvalidEvent` if the data of what
- * came is not as defined: that event is taken, and a later wait gets the next.
+ * Fails with `EventTimeout`, the same in each replay, and with `InvalidEvent` if what came is no
+ * CloudEvent or its data is not as defined: that event is taken, and a later wait gets the next.
  *
  * @since 0.1.0
  * @category combinators
@@ -108,8 +109,19 @@ export const wait = Effect.fnUntraced(function* <Data extends Schema.Constraint>
     options?.timeout,
     (afterMillis) => new EventTimeout({ type: event.type, afterMillis })
   ).pipe(Effect.catchTag("NotSubscribed", Effect.die))
-  return yield* decode(event, yield* Effect.orDie(fromJson(body)))
+  const read = yield* Effect.mapError(
+    fromJson(body),
+    ({ message }) => new InvalidEvent({ type: event.type, ...originOf(body), reason: message })
+  )
+  return yield* decode(event, read)
 })
+
+/** Where an event came from that cannot be read, as far as it says so. */
+const originOf = (body: unknown) => {
+  const said = (name: string) =>
+    Predicate.hasProperty(body, name) && typeof body[name] === "string" ? body[name] : ""
+  return { source: said("source"), id: said("id") }
+}
 
 /**
  * What may be said with an event.

@@ -56,7 +56,9 @@ describe("the JSON format", () => {
     ["2026-03-01T10:20:30Z", "2026-03-01T10:20:30.000Z"],
     ["2026-03-01t10:20:30.123456789z", "2026-03-01T10:20:30.123Z"],
     ["2026-03-01T10:20:30.5+05:30", "2026-03-01T04:50:30.500Z"],
-    ["2024-02-29T23:59:60-00:00", "2024-03-01T00:00:00.000Z"]
+    ["2024-02-29T23:59:60-00:00", "2024-03-01T00:00:00.000Z"],
+    ["9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"],
+    ["0000-01-01T00:00:00-23:59", "0000-01-01T23:59:00.000Z"]
   ] as const)("reads the time %s", ([time, expected]) =>
     Effect.gen(function* () {
       const event = yield* CloudEvent.fromJson({ ...least, time })
@@ -96,6 +98,9 @@ describe("the JSON format", () => {
     { time: "2026-03-01T24:00:00Z" },
     { time: "2026-03-01T10:20:30" },
     { time: 1772360430 },
+    { time: "9999-12-31T23:59:59-23:59" },
+    { time: "9999-12-31T23:59:60Z" },
+    { time: "0000-01-01T00:00:00+23:59" },
     { Upper: "case" },
     { with_underscore: "x" },
     { object: { a: 1 } },
@@ -128,6 +133,10 @@ describe("the JSON format", () => {
       assert.match(yield* refused({ extensions: { Wrong: "x" } }), /Wrong[\s\S]*extensions/)
       assert.match(yield* refused({ extensions: { id: "x" } }), /"id"[\s\S]*extensions/)
       assert.match(yield* refused({ data: () => 1 }), /data/)
+      for (const millis of [253402300800000, -62167219200001]) {
+        const time = DateTime.makeUnsafe(millis)
+        assert.match(yield* refused({ time }), /0000 to 9999[\s\S]*time/)
+      }
       assert.throws(() => new CloudEvent.CloudEvent({ ...base, id: "" }))
     })
   )

@@ -173,6 +173,33 @@ inEachWorld("events", (test) => {
       assert.match((errors[0] as InvalidEvent).reason, /order/)
     }))
 
+  test("one that is no CloudEvent fails the wait, and the next is taken", (runtime) =>
+    Effect.gen(function* () {
+      const errors: Array<unknown> = []
+      const Flow = define("Flow", { success: Schema.Int })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            errors.push(yield* Effect.flip(Event.wait(Paid)))
+            return (yield* Event.wait(Paid)).data.order
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      const time = DateTime.makeUnsafe(253402300800000)
+      const unchecked = new CloudEvent(
+        { id: "w", source: "/x", type: Paid.type, specversion: "1.0", extensions: {}, time },
+        { disableChecks: true }
+      )
+      yield* runtime.on(Effect.flatMap(Events, (all) => all.publish(unchecked)))
+      yield* runtime.on(Event.send(Paid, order(5)))
+      assertSuccess(yield* finished(runtime, Flow, id), 5)
+      assert.instanceOf(errors[0], InvalidEvent)
+      assert.deepInclude(errors[0], { id: "w", source: "/x", type: Paid.type })
+      assert.match((errors[0] as InvalidEvent).reason, /time/)
+    }))
+
   test("who subscribes gets what comes before his first wait", (runtime) =>
     Effect.gen(function* () {
       const log = makeLog()
