@@ -66,7 +66,7 @@ export class OutboxDestination extends Context.Service<
  * - `mode`: `"structured"` (default) has the whole event in the body, `"binary"` its attributes in
  *   headers, `"batched"` whatever waits at a time, many events to a request and one answer for all
  * - `headers`: more headers, for authorization say
- * - `timeout`: how long the answer to a request may take. Default 10 seconds
+ * - `timeout`: how long the answer to a request may take to begin. Default 10 seconds
  * - `maxEventsPerRequest`: in batched mode. Default 100
  *
  * @since 0.1.0
@@ -83,7 +83,7 @@ export interface HttpOptions {
 /**
  * Sends events by POST. 2xx accepts what is in the request; 408, 425, 429, 5xx, a network error and
  * no answer in time are retried, no sooner than `Retry-After` says; any other status refuses it,
- * redirections too, which are not followed. A batch that is refused is sent again one by one, so
+ * redirections too, which are not followed. What comes after the status is passed over. A batch that is refused is sent again one by one, so
  * that only those are refused which are to blame; of one key a batch never has more than one event.
  *
  * @since 0.1.0
@@ -136,6 +136,12 @@ const maxRequestsInFlight = 4
 /** Bytes of an answer that are held in memory; what is longer is passed over piece by piece. */
 const maxReadAtOnce = 65_536
 
+/** Bytes of an answer that are passed over, so that its connection can be used again. */
+const maxPassedOver = 1_000_000
+
+/** How long the rest of an answer is waited for. */
+const maxDrain = Duration.seconds(1)
+
 const accepted: Sent = { _tag: "Accepted" }
 
 const badUrl = (value: string) =>
@@ -172,18 +178,21 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
   const post = (message: CloudEventHttp.HttpMessage): Effect.Effect<Sent> => {
     const { "content-type": contentType, ...attributes } = message.headers
     const request = HttpClientRequest.post(url).pipe(
-      HttpClientRequest.setHeaders({ ...headers, ...attributes }),
+      // What is passed over is not worth the memory that a compressed answer may come to.
+      HttpClientRequest.setHeaders({ "accept-encoding": "identity", ...headers, ...attributes }),
       contentType === undefined && message.body.length === 0
         ? (request) => request
         : HttpClientRequest.bodyUint8Array(message.body, contentType ?? "application/octet-stream")
     )
     return client.execute(request).pipe(
-      // Read to its end, so that the connection can be used again.
-      Effect.tap((response) => Effect.ignore(drain(response))),
-      Effect.flatMap(judge),
-      Effect.catch((error) => Effect.succeed(retry(describe(error)))),
       Effect.timeoutOption(timeout),
-      Effect.map(Option.getOrElse(() => retry(`no answer within ${Duration.format(timeout)}`))),
+      Effect.flatMap(
+        Option.match({
+          onNone: () => Effect.succeed(retry(`no answer within ${Duration.format(timeout)}`)),
+          onSome: (response) => Effect.andThen(drain(response), judge(response))
+        })
+      ),
+      Effect.catch((error) => Effect.succeed(retry(describe(error)))),
       // A redirection would turn the POST into a GET.
       Effect.provideService(FetchHttpClient.RequestInit, { redirect: "manual" }),
       // It waits for a wire, which knows no other clock.
@@ -207,12 +216,19 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
 const retry = (reason: string, after?: Duration.Duration): Sent =>
   after === undefined ? { _tag: "Retry", reason } : { _tag: "Retry", reason, after }
 
-/** What is short is read at once, which costs half of what a stream does. */
-const drain = (response: HttpClientResponse): Effect.Effect<unknown, HttpClientError> => {
+/**
+ * Reads an answer to its end, so that the connection can be used again. One that is too long or too
+ * slow is left, with its connection: its status has said what it says. What is short is read at
+ * once, which costs half of what a stream does; what is compressed has another length than it says.
+ */
+const drain = (response: HttpClientResponse): Effect.Effect<void> => {
   const length = response.status === 204 ? "0" : response.headers["content-length"]
-  return length !== undefined && Number(length) <= maxReadAtOnce
+  const isShort =
+    response.headers["content-encoding"] === undefined && Number(length) <= maxReadAtOnce
+  const reading: Effect.Effect<unknown, HttpClientError> = isShort
     ? response.arrayBuffer
-    : Stream.runDrain(response.stream)
+    : Stream.runDrain(Stream.limitBytes(response.stream, maxPassedOver, () => Stream.empty))
+  return Effect.ignore(Effect.timeout(reading, maxDrain))
 }
 
 const judge = (response: HttpClientResponse): Effect.Effect<Sent> => {

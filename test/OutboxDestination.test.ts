@@ -6,10 +6,14 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
+import { Readable } from "node:stream"
+import { buffer } from "node:stream/consumers"
+import { constants, createBrotliCompress } from "node:zlib"
 import { CloudEvent, toJson } from "../src/CloudEvent.ts"
 import * as CloudEventHttp from "../src/CloudEventHttp.ts"
 import * as Destination from "../src/OutboxDestination.ts"
 import * as HttpSink from "./support/HttpSink.ts"
+import { eventually } from "./support/Runtimes.ts"
 
 const event = new CloudEvent({
   id: "e 1",
@@ -182,6 +186,34 @@ describe("a destination over HTTP", () => {
         )
       )
       assert.isAtMost(sink.connections(), 2)
+    })
+  )
+
+  it.live.each([
+    [202, "Accepted"],
+    [410, "Refused"],
+    [503, "Retry"]
+  ] as const)("whose answer has no end is taken at its status, %i, and left", ([status, tag]) =>
+    Effect.gen(function* () {
+      const sink = yield* HttpSink.make(() => ({ status, endless: true }))
+      const sent = yield* send({ url: sink.url, timeout: "900 millis" })
+      assert.strictEqual(sent._tag, tag)
+      if (sent._tag !== "Accepted") assert.strictEqual(sent.reason, `HTTP status ${status}`)
+      yield* eventually("the end of the connection", Effect.sync(sink.open), (open) => open === 0)
+    })
+  )
+
+  it.live("is asked for no compressed answer, and given no memory for one", () =>
+    Effect.gen(function* () {
+      const zeros = Readable.from(Array(300).fill(new Uint8Array(1_000_000)))
+      const params = { [constants.BROTLI_PARAM_QUALITY]: 5 }
+      const bomb = yield* Effect.promise(() => buffer(zeros.pipe(createBrotliCompress({ params }))))
+      const headers = { "content-encoding": "br", "content-length": String(bomb.length) }
+      const sink = yield* HttpSink.make(() => ({ status: 200, headers }), bomb)
+      const before = process.resourceUsage().maxRSS
+      assert.deepStrictEqual(yield* send({ url: sink.url }), { _tag: "Accepted" })
+      assert.isBelow(process.resourceUsage().maxRSS - before, 200_000)
+      assert.strictEqual(sink.received[0]?.headers["accept-encoding"], "identity")
     })
   )
 

@@ -14,9 +14,16 @@ export interface Received {
   readonly body: Uint8Array
 }
 
-/** What to answer with: a status, with headers; or to cut the connection, or to stay silent. */
+/**
+ * What to answer with: a status, with headers, and maybe without an end; or to cut the connection,
+ * or to stay silent.
+ */
 export type Answer =
-  | { readonly status: number; readonly headers?: Readonly<Record<string, string>> }
+  | {
+      readonly status: number
+      readonly headers?: Readonly<Record<string, string>>
+      readonly endless?: boolean
+    }
   | "cut"
   | "silence"
 
@@ -24,7 +31,7 @@ export type HttpSink = Effect.Success<ReturnType<typeof make>>
 
 export const make = Effect.fnUntraced(function* (
   answer: (received: Received) => Answer,
-  text = "what it says is of no interest"
+  text: string | Uint8Array = "what it says is of no interest"
 ) {
   const received: Array<Received> = []
   let connections = 0
@@ -41,11 +48,17 @@ export const make = Effect.fnUntraced(function* (
       if (answered === "cut") request.socket.destroy()
       else if (answered !== "silence") {
         response.writeHead(answered.status, answered.headers)
-        response.end(text)
+        if (answered.endless === true) response.write(text)
+        else response.end(text)
       }
     })
   })
-  server.on("connection", () => connections++)
+  let open = 0
+  server.on("connection", (socket) => {
+    connections++
+    open++
+    socket.on("close", () => open--)
+  })
   yield* Effect.acquireRelease(
     Effect.callback<void>((resume) => {
       server.listen(0, "127.0.0.1", () => resume(Effect.void))
@@ -57,5 +70,6 @@ export const make = Effect.fnUntraced(function* (
       })
   )
   const { port } = server.address() as AddressInfo
-  return { url: `http://127.0.0.1:${port}/events`, received, connections: () => connections }
+  const url = `http://127.0.0.1:${port}/events`
+  return { url, received, connections: () => connections, open: () => open }
 })
