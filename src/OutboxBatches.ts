@@ -19,6 +19,8 @@ import type { Sent } from "./OutboxDestination.ts"
 interface Entry<Item> {
   readonly item: Item
   readonly resume: (answer: Effect.Effect<Sent>) => void
+  /** Nobody waits for its answer any more. */
+  left: boolean
 }
 
 /**
@@ -63,6 +65,7 @@ export const make = Effect.fnUntraced(function* <Item>(options: {
   /** Each by itself. Where one may be taken later, so may those behind it, which are not sent. */
   const sendSingly = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry<Item>>) {
     for (const [index, entry] of entries.entries()) {
+      if (entry.left) continue
       const exit = yield* attempt([entry])
       const later = Exit.isFailure(exit) || exit.value._tag === "Retry"
       answer(later ? entries.slice(index) : [entry], exit)
@@ -97,11 +100,12 @@ export const make = Effect.fnUntraced(function* <Item>(options: {
   return (item) =>
     Effect.callback<Sent>((resume) => {
       if (closed) return resume(Effect.interrupt)
-      const entry = { item, resume }
+      const entry: Entry<Item> = { item, resume, left: false }
       queue.push(entry)
       filled.openUnsafe()
       // Who does not wait any more is not sent, unless it is on its way.
       return Effect.sync(() => {
+        entry.left = true
         const at = queue.indexOf(entry)
         if (at >= 0) queue.splice(at, 1)
       })

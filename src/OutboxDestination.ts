@@ -49,7 +49,8 @@ export type Sent =
 
 /**
  * The destination of the events. Implement `send` for a broker; it is called by several fibers at
- * once, and again with the same event when its answer was lost. A defect of it counts as `Retry`.
+ * once, and again with the same event when its answer was lost. A defect of it counts as `Retry`,
+ * and so does an answer that has not come within the relay's `sendTimeout`: then it is interrupted.
  *
  * @since 0.1.0
  * @category services
@@ -83,8 +84,9 @@ export interface HttpOptions {
 /**
  * Sends events by POST. 2xx accepts what is in the request; 408, 425, 429, 5xx, a network error and
  * no answer in time are retried, no sooner than `Retry-After` says; any other status refuses it,
- * redirections too, which are not followed. What comes after the status is passed over. A batch that is refused is sent again one by one, so
- * that only those are refused which are to blame; of one key a batch never has more than one event.
+ * redirections too, which are not followed. What comes after the status is passed over. A batch that
+ * is refused is sent again one by one, so that only those are refused which are to blame; of one key
+ * a batch never has more than one event.
  *
  * @since 0.1.0
  * @category layers

@@ -125,6 +125,11 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
       Effect.annotateLogs({ event_id: held.event.eventId })
     )
 
+  const noAnswer: Sent = {
+    _tag: "Retry",
+    reason: `no answer within ${Duration.format(options.sendTimeout)}`
+  }
+
   const settlementOf = Effect.fnUntraced(function* (
     held: Held,
     sent: Sent
@@ -143,7 +148,12 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     if (ageMillis(held) >= Duration.toMillis(options.maxAge)) return { _tag: "Expired" }
     held.sending = true
     const sent = yield* fromJson(held.event.event).pipe(
-      Effect.flatMap(destination.send),
+      Effect.flatMap((event) =>
+        Effect.timeoutOrElse(destination.send(event), {
+          duration: options.sendTimeout,
+          orElse: () => Effect.succeed(noAnswer)
+        })
+      ),
       // Only of its own: where this fiber is interrupted, nothing more is run.
       Effect.catchCause((cause): Effect.Effect<Sent> => {
         const error = Cause.squash(cause)

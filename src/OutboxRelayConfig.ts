@@ -30,6 +30,8 @@ export interface Values {
   readonly maxEventsPerBatch: number
   /** Time between polls while not listening. Default 1 second. */
   readonly pollInterval: Duration.Duration
+  /** How long a send may take, a wait for its batch included. Default 1 minute. */
+  readonly sendTimeout: Duration.Duration
   /** Delay after the first failed attempt; doubled with each, with jitter. Default 1 second. */
   readonly retryDelay: Duration.Duration
   /** The longest delay between two attempts, whatever `Retry-After` says. Default 5 minutes. */
@@ -61,6 +63,7 @@ const fields: { readonly [K in keyof Values]: ConfigField<Values[K]> } = {
   concurrency: int(100, 1, 10_000),
   maxEventsPerBatch: int(100, 1, 10_000),
   pollInterval: duration("1 second"),
+  sendTimeout: duration("1 minute"),
   retryDelay: duration("1 second"),
   maxRetryDelay: duration("5 minutes"),
   maxAge: duration("3 days"),

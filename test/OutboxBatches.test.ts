@@ -136,6 +136,25 @@ describe("batches of events", () => {
     })
   )
 
+  it.effect("that are sent one by one leave out what nobody waits for any more", () =>
+    Effect.gen(function* () {
+      const gate = yield* Deferred.make<void>()
+      const { send, sent } = yield* make((items) =>
+        items.length > 1 ? Effect.succeed(refused) : Effect.as(Deferred.await(gate), accepted)
+      )
+      const [first, given, last] = yield* Effect.all([
+        Effect.forkChild(send("a")),
+        Effect.forkChild(send("b")),
+        Effect.forkChild(send("c"))
+      ])
+      yield* settle
+      yield* Fiber.interrupt(given)
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.joinAll([first, last])
+      assert.deepStrictEqual(sent, [["a", "b", "c"], ["a"], ["c"]])
+    })
+  )
+
   it.effect("interrupt who waits when their scope closes", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()

@@ -291,6 +291,26 @@ describe("a relay in time", () => {
     })
   )
 
+  it.effect("waits for no answer longer than it may, and sends what had no room meanwhile", () =>
+    Effect.gen(function* () {
+      const { accepted, notify, put, sent } = yield* timed(
+        (id, attempt) => (id === "e1" && attempt === 1 ? "silence" : undefined),
+        { concurrency: 1, sendTimeout: "20 seconds", retryDelay: "5 seconds" }
+      )
+      yield* put("e1")
+      yield* put("e2")
+      yield* notify({ _tag: "OutboxPending" })
+      yield* count(sent, 1)
+      yield* adjust(19_999)
+      assert.deepStrictEqual(sent, ["e1"])
+      yield* adjust(1)
+      yield* count(accepted, 1)
+      yield* adjust("6 seconds")
+      yield* count(accepted, 2)
+      assert.deepStrictEqual(sent, ["e1", "e2", "e1"])
+    })
+  )
+
   it.effect("sweeps what was finished long enough ago", () =>
     Effect.gen(function* () {
       const { notify, put, store } = yield* timed(() => gone, {

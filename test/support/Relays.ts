@@ -39,18 +39,19 @@ export const publish = (
 export const numbered = (count: number, prefix = "e") =>
   Array.from({ length: count }, (_, n) => `${prefix}${String(n).padStart(3, "0")}`)
 
-export type Judge = (id: string, attempt: number) => OutboxDestination.Sent | undefined
+export type Judge = (id: string, attempt: number) => OutboxDestination.Sent | "silence" | undefined
 
 /** A destination that keeps what was sent and what it accepted, and says what the test says. */
 export const makeDestination = (judge: Judge = () => undefined) => {
   const sent: Array<string> = []
   const accepted: Array<string> = []
   const send = (one: CloudEvent): Effect.Effect<OutboxDestination.Sent> =>
-    Effect.sync(() => {
+    Effect.suspend(() => {
       sent.push(one.id)
       const answer = judge(one.id, sent.filter((id) => id === one.id).length)
+      if (answer === "silence") return Effect.never
       if (answer === undefined) accepted.push(one.id)
-      return answer ?? { _tag: "Accepted" }
+      return Effect.succeed(answer ?? { _tag: "Accepted" })
     })
   return {
     sent,
