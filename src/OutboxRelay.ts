@@ -37,6 +37,7 @@ import { type OutboxEvent, OutboxStore, type Settlement } from "./OutboxStore.ts
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { RomancyConfigError, StoreError } from "./RomancyError.ts"
 import * as Wake from "./Wake.ts"
+import * as WorkflowCodec from "./WorkflowCodec.ts"
 
 /** An event that this relay has in hand. */
 interface Held {
@@ -135,7 +136,7 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     sent: Sent
   ): Effect.fn.Return<Settlement> {
     if (sent._tag === "Accepted") return { _tag: "Delivered" }
-    const reason = sent.reason.slice(0, maxReason)
+    const reason = WorkflowCodec.excerpt(sent.reason, maxReason)
     if (sent._tag === "Refused") return { _tag: "Refused", reason }
     const delay = yield* retryDelay(options, held.event.attempt, sent.after)
     // The attempt at its last moment finds that it has expired.

@@ -274,9 +274,8 @@ const centuryMillis = 100 * 365 * 24 * 60 * 60 * 1000
 const toMillis = (duration: Duration.Duration | undefined): number =>
   duration === undefined ? 0 : Math.min(Math.max(Duration.toMillis(duration), 0), centuryMillis)
 
-/** As PostgreSQL can store it. */
 const describe = (cause: Cause.Cause<unknown>): string =>
-  Cause.pretty(cause).slice(0, failureLengthMax).replaceAll("\u0000", "\uFFFD").toWellFormed()
+  WorkflowCodec.excerpt(Cause.pretty(cause), failureLengthMax)
 
 /**
  * Why an element does not decode, if that is how its processing ended: the factory says it with a

@@ -180,6 +180,15 @@ export const nameFits = (name: string, limit: number): boolean =>
   !name.includes("\0") && name.isWellFormed() && bytesOver(name, limit) === undefined
 
 /**
+ * The beginning of a text of no known origin, as the database can keep it.
+ *
+ * @since 0.1.0
+ * @category formatting
+ */
+export const excerpt = (text: string, maxLength: number): string =>
+  text.slice(0, maxLength).replaceAll("\0", "\ufffd").toWellFormed()
+
+/**
  * How many bytes a text has, if that is more than a limit.
  *
  * @since 0.1.0

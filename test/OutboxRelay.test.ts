@@ -158,6 +158,24 @@ describe("a relay", () => {
       })
   )
 
+  it.live("keeps of what a destination says what the database can keep", () =>
+    Effect.gen(function* () {
+      const said: Record<string, string> = { nul: "no \0 way", half: `${"x".repeat(999)}\u{1f600}` }
+      const { client, until } = yield* world(1, (id) =>
+        id in said ? { _tag: "Refused", reason: said[id]! } : undefined
+      )
+      yield* publish(client, ["nul", "half", "e1"], () => "k")
+      yield* until(1)
+      const dead = yield* client.on(
+        Effect.flatMap(Outbox.Outbox, ({ deadLetters }) => deadLetters())
+      )
+      assert.deepStrictEqual(
+        dead.map(({ lastError }) => lastError),
+        ["no \ufffd way", `${"x".repeat(999)}\ufffd`]
+      )
+    })
+  )
+
   it.live("over HTTP tries again after 5xx and a cut connection, and not after 4xx", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase
