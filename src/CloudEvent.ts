@@ -49,10 +49,18 @@ const text: Rule = (value) =>
         ? "has a character that is not allowed"
         : undefined
 
+/** Characters of an attribute that has a form: for more an expression may have no stack. */
+const maxFormed = 65_536
+
 const matching =
   (pattern: RegExp, what: string): Rule =>
   (value) =>
-    text(value) ?? (pattern.test(value as string) ? undefined : `must be ${what}`)
+    text(value) ??
+    ((value as string).length > maxFormed
+      ? `must not have more than ${maxFormed} characters`
+      : pattern.test(value as string)
+        ? undefined
+        : `must be ${what}`)
 
 const uriCharacters = "(?:[A-Za-z0-9\\-._~:/?#[\\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})"
 const token = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
@@ -216,8 +224,8 @@ export const fromJson = Effect.fnUntraced(function* (
   return yield* fromAttributes(attributes, new Uint8Array(Buffer.from(base64, "base64")))
 })
 
-const isBase64 = (text: string) =>
-  /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)
+// Not by a group that repeats, for each of which an expression takes of its stack.
+const isBase64 = (text: string) => text.length % 4 === 0 && /^[A-Za-z0-9+/]*={0,2}$/.test(text)
 
 /**
  * Reads an event from its attributes, the extensions among them, by name. One that is `null` or

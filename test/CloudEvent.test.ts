@@ -45,6 +45,16 @@ describe("the JSON format", () => {
     })
   )
 
+  it.effect("has many bytes, too, and no attribute of any length", () =>
+    Effect.gen(function* () {
+      const { data } = yield* CloudEvent.fromJson({ ...least, data_base64: "A".repeat(20_000_000) })
+      assert.strictEqual((data as Uint8Array).length, 15_000_000)
+      assert.strictEqual(yield* faulty({ ...least, source: "a".repeat(16_000_000) }), "source")
+      const datacontenttype = `text/plain; a="${"b".repeat(16_000_000)}"`
+      assert.strictEqual(yield* faulty({ ...least, datacontenttype }), "datacontenttype")
+    })
+  )
+
   it.effect("takes an attribute that is null for one that is not set", () =>
     Effect.gen(function* () {
       const event = yield* CloudEvent.fromJson({ ...least, subject: null, mine: null })
@@ -107,6 +117,9 @@ describe("the JSON format", () => {
     { large: 2147483648 },
     { fraction: 1.5 },
     { data_base64: "a" },
+    { data_base64: "A===" },
+    { data_base64: "A=AA" },
+    { data_base64: "AA-A" },
     { data_base64: 1 }
   ])("refuses %j, and names it", (given) =>
     Effect.gen(function* () {
