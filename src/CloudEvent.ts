@@ -64,6 +64,8 @@ const matching =
 
 const uriCharacters = "(?:[A-Za-z0-9\\-._~:/?#[\\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})"
 const token = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+// No more than a header can have, since in binary mode it is one.
+const quoted = '"(?:[ !#-[\\]-~]|\\\\[ -~])*"'
 
 const rules = {
   id: text,
@@ -71,7 +73,7 @@ const rules = {
   type: text,
   subject: text,
   datacontenttype: matching(
-    new RegExp(`^${token}/${token}(?:\\s*;\\s*${token}=(?:${token}|"(?:[^"\\\\]|\\\\.)*"))*$`),
+    new RegExp(`^${token}/${token}(?: *; *${token}=(?:${token}|${quoted}))*$`),
     "a media type"
   ),
   dataschema: matching(new RegExp(`^[A-Za-z][A-Za-z0-9+.-]*:${uriCharacters}*$`), "a URI")

@@ -55,6 +55,14 @@ describe("the JSON format", () => {
     })
   )
 
+  it.effect("has a media type with parameters in quotation marks", () =>
+    Effect.gen(function* () {
+      const datacontenttype = 'text/plain;charset=utf-8 ; name="a \\" [b]\\\\ ~!#"'
+      const event = yield* CloudEvent.fromJson({ ...least, datacontenttype })
+      assert.strictEqual(event.datacontenttype, datacontenttype)
+    })
+  )
+
   it.effect("takes an attribute that is null for one that is not set", () =>
     Effect.gen(function* () {
       const event = yield* CloudEvent.fromJson({ ...least, subject: null, mine: null })
@@ -101,6 +109,10 @@ describe("the JSON format", () => {
     { subject: "" },
     { datacontenttype: "json" },
     { datacontenttype: "text/plain; charset" },
+    { datacontenttype: 'text/plain; name="日本"' },
+    { datacontenttype: 'text/plain; name="\\é"' },
+    { datacontenttype: 'text/plain; name="a"b"' },
+    { datacontenttype: "text/plain;\u3000charset=utf-8" },
     { dataschema: "/relative" },
     { time: "2026-03-01" },
     { time: "2026-02-30T10:20:30Z" },
