@@ -26,6 +26,7 @@ import * as Predicate from "effect/Predicate"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
+import { validateHeaderName, validateHeaderValue } from "node:http"
 import { type CloudEvent, toJson } from "./CloudEvent.ts"
 import * as CloudEventHttp from "./CloudEventHttp.ts"
 import { liveClock } from "./Deadlines.ts"
@@ -63,7 +64,7 @@ export class OutboxDestination extends Context.Service<
 /**
  * How events are sent over HTTP.
  *
- * - `url`: http or https; may be secret
+ * - `url`: http or https, without a user or a password in it; may be secret
  * - `mode`: `"structured"` (default) has the whole event in the body, `"binary"` its attributes in
  *   headers, `"batched"` whatever waits at a time, many events to a request and one answer for all
  * - `headers`: more headers, for authorization say
@@ -151,7 +152,15 @@ const badUrl = (value: string) =>
     option: "url",
     variable: "ROMANCY_OUTBOX_URL",
     value,
-    accepts: "an http:// or https:// URL"
+    accepts: "an http:// or https:// URL without a user and a password, which belong into a header"
+  })
+
+const badHeader = (name: string) =>
+  new RomancyConfigError({
+    option: "headers",
+    variable: "in code only",
+    value: `${name}: <redacted>`,
+    accepts: "names and values that a request can have: no line breaks, and nothing beyond Latin-1"
   })
 
 const badMaximum = (value: number) =>
@@ -166,7 +175,8 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
   const client = yield* HttpClient.HttpClient
   const text = Redacted.isRedacted(options.url) ? Redacted.value(options.url) : String(options.url)
   const url = URL.parse(text)
-  if (url === null || !/^https?:$/.test(url.protocol)) return yield* badUrl("<redacted>")
+  const hasUser = url !== null && `${url.username}${url.password}` !== ""
+  if (url === null || hasUser || !/^https?:$/.test(url.protocol)) return yield* badUrl("<redacted>")
   const maxEvents = options.maxEventsPerRequest ?? 100
   if (!Number.isInteger(maxEvents) || maxEvents < 1) return yield* badMaximum(maxEvents)
   const timeout = Duration.fromInputUnsafe(options.timeout ?? "10 seconds")
@@ -176,6 +186,8 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
       Redacted.isRedacted(value) ? Redacted.value(value) : value
     ])
   )
+
+  for (const [name, value] of Object.entries(headers)) yield* checkHeader(name, value)
 
   const post = (message: CloudEventHttp.HttpMessage): Effect.Effect<Sent> => {
     const { "content-type": contentType, ...attributes } = message.headers
@@ -214,6 +226,15 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
   })
   return OutboxDestination.of({ send: (event) => batch(JSON.stringify(toJson(event))) })
 })
+
+const checkHeader = (name: string, value: string) =>
+  Effect.try({
+    try: () => {
+      validateHeaderName(name)
+      validateHeaderValue(name, value)
+    },
+    catch: () => badHeader(name)
+  })
 
 const retry = (reason: string, after?: Duration.Duration): Sent =>
   after === undefined ? { _tag: "Retry", reason } : { _tag: "Retry", reason, after }

@@ -189,6 +189,21 @@ describe("a destination over HTTP", () => {
     })
   )
 
+  it.effect("has no header that no request can have, and its value is not told", () =>
+    Effect.gen(function* () {
+      for (const headers of [
+        { authorization: Redacted.make("Bearer secret\n") },
+        { authorization: "Bearer secret 日本" },
+        { "not a name": "secret" }
+      ]) {
+        const error = yield* Effect.flip(send({ url: "http://localhost", headers }))
+        assert.deepInclude(error, { _tag: "RomancyConfigError", option: "headers" })
+        assert.include(error.message, Object.keys(headers)[0]!)
+        assert.notInclude(error.message, "secret")
+      }
+    })
+  )
+
   it.live.each([
     [202, "Accepted"],
     [410, "Refused"],
@@ -261,7 +276,10 @@ describe("a destination from the environment", () => {
 
   it.effect("is refused where it is no URL of the web, and not told", () =>
     Effect.gen(function* () {
-      for (const url of ["ftp://u:secret@example.com", "secret", ""]) {
+      for (const url of [
+        ...["ftp://u:secret@example.com", "secret", ""],
+        ...["https://u:secret@example.com", "https://secret@example.com", "https://:secret@x.org"]
+      ]) {
         const error = yield* Effect.flip(build({ ROMANCY_OUTBOX_URL: url }))
         assert.strictEqual(error._tag, "RomancyConfigError")
         assert.notInclude(error.message, "secret")
