@@ -5,7 +5,7 @@
  * Feeds: `OutboxRelay`, which calls `send` for each attempt.
  * Guarantees: over HTTP an event is accepted only by a status of 200 to 299; what may be different
  * next time is to be retried, everything else is final. What a destination says of a failure has no
- * URL, no header and no payload in it.
+ * URL, no header and no payload in it; a secret URL is in no span.
  *
  * @since 0.1.0
  */
@@ -64,7 +64,8 @@ export class OutboxDestination extends Context.Service<
 /**
  * How events are sent over HTTP.
  *
- * - `url`: http or https, without a user or a password in it; may be secret
+ * - `url`: http or https, without a user or a password in it. Where it is secret, its requests have
+ *   no spans, and take no trace with them
  * - `mode`: `"structured"` (default) has the whole event in the body, `"binary"` its attributes in
  *   headers, `"batched"` whatever waits at a time, many events to a request and one answer for all
  * - `headers`: more headers, for authorization say
@@ -209,6 +210,10 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
       Effect.catch((error) => Effect.succeed(retry(describe(error)))),
       // A redirection would turn the POST into a GET.
       Effect.provideService(FetchHttpClient.RequestInit, { redirect: "manual" }),
+      // The span of a request has its URL.
+      Redacted.isRedacted(options.url)
+        ? Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
+        : (sent) => sent,
       // It waits for a wire, which knows no other clock.
       Effect.provideService(Clock.Clock, liveClock)
     )

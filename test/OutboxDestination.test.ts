@@ -6,6 +6,7 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
+import * as Tracer from "effect/Tracer"
 import { Readable } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import { constants, createBrotliCompress } from "node:zlib"
@@ -134,6 +135,29 @@ describe("a destination over HTTP", () => {
           if (sent._tag === "Retry") assert.match(sent.reason, expected)
         }
       })
+  )
+
+  it.live("has spans with its URL, and none where that is secret", () =>
+    Effect.gen(function* () {
+      const sink = yield* HttpSink.make(() => ({ status: 200 }))
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const url = `${sink.url}/key`
+      yield* Effect.withTracer(send({ url }), tracer)
+      assert.deepStrictEqual(
+        spans.map(({ attributes }) => attributes.get("url.full")),
+        [url]
+      )
+      yield* Effect.withTracer(send({ url: Redacted.make(url) }), tracer)
+      assert.strictEqual(spans.length, 1)
+      assert.strictEqual(sink.received.length, 2)
+    })
   )
 
   it.live("gets in batched mode what is sent at once, and is asked again one by one", () =>
