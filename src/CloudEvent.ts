@@ -100,6 +100,24 @@ const extensionValue: Rule = (value) => {
   return unfit.test(value) ? "has a character that is not allowed" : undefined
 }
 
+/** How deep data may be nested: to write it takes of the stack for each level. */
+const maxDepth = 1000
+
+/** What a value of JSON may have that cannot be written as JSON again. */
+const json: Rule = (data) => {
+  let level: ReadonlyArray<unknown> = [data]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > maxDepth) return `must not be nested more than ${maxDepth} levels deep`
+    if (level.some((value) => typeof value === "number" && !Number.isFinite(value))) {
+      return "must not have a number that is too large"
+    }
+    level = level.flatMap((value) => (Predicate.isObjectOrArray(value) ? Object.values(value) : []))
+  }
+  return undefined
+}
+
+const content: Rule = (data) => (data instanceof Uint8Array ? undefined : json(data))
+
 /** The value of an extension attribute. */
 const Extension = Schema.Union([Schema.String, Schema.Boolean, Schema.Int])
 
@@ -154,7 +172,11 @@ export class CloudEvent extends Schema.Class<CloudEvent>("romancy/CloudEvent")({
       })
     )
     .pipe(Schema.withConstructorDefault(Effect.succeed({}))),
-  data: Schema.optionalKey(Schema.Union([Schema.Uint8Array, Schema.Json]))
+  data: Schema.optionalKey(
+    Schema.Union([Schema.Uint8Array, Schema.Json]).check(
+      Schema.makeFilter((data) => content(data) ?? true)
+    )
+  )
 }) {}
 
 const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
@@ -259,6 +281,7 @@ export const fromAttributes = Effect.fnUntraced(function* (
       extensions[name] = value as string | number | boolean
     }
   }
+  yield* accept("data", data, content(data))
   // All of it is checked by now.
   return new CloudEvent(
     { ...fields, extensions, ...(data === undefined ? {} : { data }) } as never,

@@ -35,6 +35,11 @@ const event = new CloudEvent({
   data: { order: 1 }
 })
 
+const withData = (json: string) =>
+  JSON.stringify({ ...placed("1"), data: "" }).replace('"data":""', `"data":${json}`)
+
+const nested = (depth: number) => `${"[".repeat(depth)}${"]".repeat(depth)}`
+
 describe("what is taken", () => {
   it.live.each([
     ["structured", CloudEventHttp.structured],
@@ -179,6 +184,8 @@ describe("what is refused", () => {
     ["the name of an extension", { ...placed("1"), my_extension: 1 }, "my_extension"],
     ["a type that is not in the list", { ...placed("1"), type: "secret-type" }, "type"],
     ["no data", bare, "data"],
+    ["a number beyond all numbers", withData('{"order":1,"more":1e400}'), "data"],
+    ["data nested too deep", withData(`{"order":1,"more":${nested(5000)}}`), "data"],
     [
       "an execution that is a number",
       { ...placed("1"), romancyexecutionid: 1 },
