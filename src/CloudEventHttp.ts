@@ -10,8 +10,11 @@
  *
  * Reads: `CloudEvent`, messages of producers.
  * Feeds: `OutboxDestination`, `CloudEventsServer`.
- * Guarantees: what was encoded decodes to the same event. In binary mode headers are text, so an
- * extension that was a number or a boolean comes back as a string, and JSON names its media type.
+ * Guarantees: what was encoded decodes to the same event, except for what binary mode cannot say.
+ * There headers are text, so an extension that was a number or a boolean comes back as a string, and
+ * JSON names its media type. The body alone does not say what the data was, so it comes back as its
+ * media type says: parsed where that is JSON, a string where it is text in UTF-8 (`text/*`, XML and
+ * forms), otherwise bytes; and a body of no length is no data.
  *
  * @since 0.1.0
  */
@@ -74,13 +77,15 @@ export const batchedJson = (events: ReadonlyArray<string>): HttpMessage =>
   jsonMessage("application/cloudevents-batch+json", `[${events.join(",")}]`)
 
 /**
- * An event in binary mode. JSON data without a media type is `application/json`.
+ * An event in binary mode. JSON data without a media type is `application/json`. One whose data is
+ * a CloudEvent by its media type is in structured mode: as a body that would be the event itself.
  *
  * @since 0.1.0
  * @category encoding
  */
 export const binary = (event: CloudEvent): HttpMessage => {
   const { data, datacontenttype, extensions, time, ...attributes } = event
+  if (/^application\/cloudevents/i.test(datacontenttype ?? "")) return structured(event)
   const headers: Record<string, string> = {}
   const named = { ...attributes, ...(time === undefined ? {} : { time: DateTime.formatIso(time) }) }
   for (const [name, value] of Object.entries({ ...named, ...extensions })) {
@@ -224,10 +229,13 @@ const dataOf = (
   if (body.length === 0) return Effect.undefined
   if (contentType === undefined) return Effect.succeed(body)
   if (isJson(contentType)) return parse(body) as Effect.Effect<Schema.Json, CloudEventError>
-  return /^\s*text\//i.test(contentType) && isUtf8(Buffer.from(body))
+  return isText(contentType) && isUtf8(Buffer.from(body))
     ? Effect.succeed(Buffer.from(body).toString("utf8"))
     : Effect.succeed(body)
 }
+
+const isText = (mediaType: string) =>
+  /^(?:text\/|(?:[^;]*[/+]xml|application\/x-www-form-urlencoded) *(?:;|$))/i.test(mediaType)
 
 const parse = (body: Uint8Array): Effect.Effect<unknown, CloudEventError> =>
   Effect.try({

@@ -102,6 +102,14 @@ describe("binary mode", () => {
   it.effect.each([
     { datacontenttype: "application/octet-stream", data: new Uint8Array([0, 255]) },
     { datacontenttype: "text/plain", data: "Größe" },
+    { datacontenttype: "text/xml;charset=utf-8", data: "<größe/>" },
+    { datacontenttype: "application/xml", data: "<order/>" },
+    { datacontenttype: "image/svg+xml ; a=b", data: "<svg/>" },
+    { datacontenttype: "application/x-www-form-urlencoded", data: "a=1&b=%20" },
+    { datacontenttype: "application/vnd.xml.zip", data: new Uint8Array([1]) },
+    { datacontenttype: "application/xml", data: new Uint8Array([0xff, 0xfe]) },
+    { datacontenttype: "application/cloudevents+json", data: { ...toJson(event), id: "inner" } },
+    { datacontenttype: "Application/CloudEvents-batch+json", data: [toJson(event)] },
     { datacontenttype: "application/vnd.order+json", data: "a string" },
     { datacontenttype: "application/json", data: null },
     { data: new Uint8Array([1]) },
@@ -110,6 +118,23 @@ describe("binary mode", () => {
     const one = new CloudEvent({ id: "1", source: "/o", type: "t", ...given })
     return same(Http.binary(one), one)
   })
+
+  it.effect("gives data as its media type says, and none where there is no body", () =>
+    Effect.gen(function* () {
+      for (const [datacontenttype, data, expected] of [
+        ["text/plain", { a: 1 }, '{"a":1}'],
+        ["text/plain", bytes("text"), "text"],
+        ["application/json", bytes("[1]"), [1]],
+        ["application/octet-stream", "text", bytes("text")],
+        ["text/plain", "", undefined],
+        ["application/octet-stream", new Uint8Array(), undefined]
+      ] as const) {
+        const given = new CloudEvent({ id: "1", source: "/o", type: "t", datacontenttype, data })
+        const [read] = yield* Http.decode(Http.binary(given))
+        assert.deepStrictEqual(read?.data, expected)
+      }
+    })
+  )
 
   it.effect("reads headers that are quoted, of any case, or not encoded where they might be", () =>
     Effect.gen(function* () {
