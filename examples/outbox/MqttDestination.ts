@@ -25,18 +25,26 @@ export const topicOf = ({ type }: CloudEvent): string | undefined =>
   /[+#]/.test(type) ? undefined : `events/${type}`
 
 /** Publishes, and waits for the acknowledgement or for the end of the connection. */
-const publish = (client: Mqtt.MqttClient, topic: string, text: string): Effect.Effect<Sent> =>
+export const publish = (
+  client: Mqtt.MqttClient,
+  topic: string,
+  text: string
+): Effect.Effect<Sent> =>
   Effect.callback<Sent>((resume) => {
-    const lost = () => resume(Effect.succeed(retry("the connection was lost")))
+    let messageId: number | undefined
+    const done = (sent: Sent) => {
+      client.off("close", lost)
+      resume(Effect.succeed(sent))
+      // After the answer, since by this the client says that it gave the message up.
+      if (messageId !== undefined) client.removeOutgoingMessage(messageId)
+    }
+    const lost = () => done(retry("the connection was lost"))
     client.once("close", lost)
     client.publish(topic, text, { qos: 1 }, (error) =>
-      resume(Effect.succeed(error ? retry("the broker did not take it") : { _tag: "Accepted" }))
+      done(error ? retry("the broker did not take it") : { _tag: "Accepted" })
     )
-    const messageId = client.getLastMessageId()
-    return Effect.sync(() => {
-      client.off("close", lost)
-      client.removeOutgoingMessage(messageId)
-    })
+    messageId = client.getLastMessageId()
+    return Effect.sync(lost)
   })
 
 /** A destination over one connection, which is made anew whenever it is lost. */
