@@ -4,7 +4,8 @@
  * Reads: Effect's `RateLimiter`, the one of the context if there is one.
  * Feeds: `CloudEventsServer`.
  * Guarantees: callers are counted apart. What was refused does not count. Where the limiter fails,
- * nothing is let through.
+ * nothing is let through. In memory the count of a caller is kept for ever, so their ids have to come
+ * from a bounded set, as those of keys do.
  *
  * @since 0.1.0
  */

@@ -63,7 +63,10 @@ export class Outbox extends Context.Service<
       readonly after?: number | undefined
       readonly limit?: number | undefined
     }) => Effect.Effect<ReadonlyArray<DeadLetter>, StoreError>
-    /** Sends dead letters again, with a new age, and says how many of these there were. */
+    /**
+     * Sends dead letters again, with a new age, and says how many of these there were. One of them may
+     * be on its way together with a later event of its key, which was being sent by then.
+     */
     readonly resend: (positions: ReadonlyArray<number>) => Effect.Effect<number, StoreError>
   }
 >()("romancy/Outbox") {

@@ -13,7 +13,8 @@
  * Guarantees: each event is sent once while nothing fails, however many relays there are, and at
  * least once, as the same event, when something does. Of one key one is on its way at a time, in the
  * order in which they were published: one that is to be retried holds up those behind it, one that
- * was refused or has expired does not. A relay that stops waits for what is on its way, within
+ * was refused or has expired does not. Only one that is sent again by hand may be on its way beside a
+ * later one that was so already. A relay that stops waits for what is on its way, within
  * `shutdownTimeout`, and gives the rest back.
  *
  * @since 0.1.0

@@ -37,8 +37,9 @@ const place = Effect.fnUntraced(function* (order: string, cents: number) {
   const sql = yield* PgClient.PgClient
   yield* sql.withTransaction(
     Effect.gen(function* () {
-      yield* Outbox.publish(eventOf(order, "placed"), { key: order })
+      // First what holds the row of the order, and so the place of its events among those of the key.
       yield* sql`insert into example_orders (id, cents) values (${order}, ${cents})`
+      yield* Outbox.publish(eventOf(order, "placed"), { key: order })
     })
   )
 })
