@@ -60,12 +60,12 @@ const start = Effect.fnUntraced(function* (settings: Readonly<Record<string, str
     path: string,
     body?: unknown,
     type = "application/json",
-    authorization = ""
+    more: Readonly<Record<string, string>> = {}
   ) =>
     Effect.promise(async (): Promise<Answer> => {
       const answer = await fetch(`${url}${path}`, {
         method,
-        headers: { "content-type": type, authorization },
+        headers: { "content-type": type, ...more },
         ...(body === undefined
           ? {}
           : { body: typeof body === "string" ? body : JSON.stringify(body) })
@@ -88,7 +88,7 @@ const start = Effect.fnUntraced(function* (settings: Readonly<Record<string, str
         "/events",
         { ...event, id: `${id}-placed`, data: { ...order, id, ...more } },
         "application/cloudevents+json",
-        authorization
+        { authorization }
       ),
     place: (id: string, more: object = {}) => request("POST", "/orders", { ...order, id, ...more }),
     pay: (id: string, token = "tok_visa") => request("POST", `/orders/${id}/payment`, { token }),
@@ -159,6 +159,11 @@ layer(Service.layer, { excludeTestServices: true })("The order service", (it) =>
     Effect.fnUntraced(function* () {
       const { pay, place, request } = yield* Service
       assert.strictEqual((yield* request("POST", "/orders", "mug", "text/plain")).status, 415)
+      const gzip = { "content-encoding": "gzip" }
+      assert.strictEqual(
+        (yield* request("POST", "/orders", order, "application/json", gzip)).status,
+        415
+      )
       assert.strictEqual((yield* request("PUT", "/orders", order)).status, 405)
       assert.strictEqual((yield* request("DELETE", "/orders/any")).status, 405)
       assert.strictEqual((yield* request("GET", "/orders/none")).status, 404)

@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServerError from "effect/http/HttpServerError"
+import { HttpServerRequest } from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApi from "effect/http-api/HttpApi"
 import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
@@ -65,6 +66,9 @@ class Validation extends HttpApiMiddleware.Service<Validation>()("orders/Validat
   error: Invalid
 }) {}
 
+/** Refuses a body that is compressed: nothing here would unpack it. */
+class Uncompressed extends HttpApiMiddleware.Service<Uncompressed>()("orders/Uncompressed") {}
+
 const params = { id: OrderId }
 
 const orders = HttpApiGroup.make("orders")
@@ -83,6 +87,7 @@ const orders = HttpApiGroup.make("orders")
     HttpApiEndpoint.get("show", "/orders/:id", { params, success: OrderView, error: NotFound })
   )
   .middleware(Validation)
+  .middleware(Uncompressed)
 
 export const OrderApi = HttpApi.make("orders")
   .add(orders)
@@ -108,6 +113,14 @@ export const layerValidation = HttpApiMiddleware.layerSchemaErrorTransform(Valid
         message
       }))
     })
+  )
+)
+
+export const layerUncompressed = Layer.succeed(Uncompressed, (handled) =>
+  Effect.flatMap(HttpServerRequest, ({ headers }) =>
+    (headers["content-encoding"] ?? "identity").toLowerCase() === "identity"
+      ? handled
+      : Effect.succeed(HttpServerResponse.empty({ status: 415 }))
   )
 )
 
@@ -138,7 +151,7 @@ const refusals: Record<number, string> = {
   404: "There is nothing here",
   405: "This method is not for this path",
   413: "The body is larger than 64 KiB",
-  415: "Expected content-type: application/json"
+  415: "Expected content-type: application/json, and no content-encoding"
 }
 
 /** Gives every error a JSON body, and what is our fault a line in the log. */

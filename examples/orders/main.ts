@@ -29,7 +29,14 @@ import * as Romancy from "../../src/Romancy.ts"
 import { DatabaseUrl } from "../DatabaseUrl.ts"
 import * as EventDoor from "./EventDoor.ts"
 import * as FrontDoor from "./FrontDoor.ts"
-import { layerErrors, layerLimits, layerNotAllowed, layerValidation, OrderApi } from "./OrderApi.ts"
+import {
+  layerErrors,
+  layerLimits,
+  layerNotAllowed,
+  layerUncompressed,
+  layerValidation,
+  OrderApi
+} from "./OrderApi.ts"
 import { OrderStore } from "./OrderStore.ts"
 import * as Workers from "./Workers.ts"
 
@@ -56,6 +63,7 @@ const Http = Layer.effectContext(
 const Routes = HttpApiBuilder.layer(OrderApi).pipe(
   Layer.provide(FrontDoor.layer),
   Layer.provide(layerValidation),
+  Layer.provide(layerUncompressed),
   Layer.merge(EventDoor.layer),
   Layer.merge(layerNotAllowed),
   Layer.merge(layerErrors)
