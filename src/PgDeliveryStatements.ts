@@ -47,10 +47,12 @@ interface DeliveryRow {
 }
 
 /**
- * Removes messages that are past their retention, but for those in an inbox and those kept for the
- * living subscribers of a competing channel. Served by `messages_aged (published_at)`: the time is one
- * value, since no index is read up to a function's; the inbox is asked for each message, and what is
- * removed is an array, since a plan for any number would rather read both whole.
+ * Removes messages that are past their retention, but for those in the inbox of a subscriber and those
+ * kept for the living subscribers of a competing channel; and with them what others have left in their
+ * inboxes. One that has changed between the snapshot and the lock stays: it may have been collected.
+ * Served by `messages_aged (published_at)`: the time is one value, since no index is read up to a
+ * function's; the inbox is asked for each message, and what is removed is an array, since a plan for
+ * any number would rather read both whole.
  *
  * @since 0.1.0
  * @category statements
@@ -64,7 +66,11 @@ with moment as materialized (select ${context.now} as now), old as materialized 
   select m.message_id from ${table(context, "messages")} m
   where m.published_at < (select now from moment) - ${options.retentionMillis}::float8 * interval '1 millisecond'
     and m.state <> 'New'
-    and not exists (select from ${table(context, "inbox")} b where b.message_id = m.message_id offset 0)
+    and m.xmin = (select s.xmin from ${table(context, "messages")} s where s.message_id = m.message_id)
+    and not exists (
+      select from ${table(context, "inbox")} b where b.message_id = m.message_id and exists (
+        select from ${table(context, "subscriptions")} s where s.execution_id = b.execution_id
+          and s.channel = b.channel and s.mode = b.mode offset 0) offset 0)
     and not (m.state = 'Kept' and m.mode = 'competing' and exists (
       select from ${table(context, "subscriptions")} s
       where s.channel = m.channel and s.mode = 'competing'))
@@ -73,5 +79,8 @@ with moment as materialized (select ${context.now} as now), old as materialized 
   delete from ${table(context, "messages")} m
   where m.message_id = any(array(select message_id from old))
   returning m.message_id
+), emptied as (
+  delete from ${table(context, "inbox")} b
+  where b.message_id = any(array(select message_id from gone))
 )
 select count(*)::int4 as gone from gone` as unknown as Rows<{ readonly gone: number }>

@@ -111,6 +111,7 @@ ${wake(table, to.id)}
  */
 export const serve = (table: PgTables) => {
   const to = { id: "ids[n]", channel: "channels[n]", mode: "modes[n]" }
+  const lies = "b.execution_id = ids[n] and b.channel = channels[n] and b.mode = modes[n]"
   return `\
 ${lockInstance(table, to.id)}
       if found then
@@ -122,17 +123,24 @@ ${lockReceive(table, to)}
       end if;
 
       message := offers[n];
-      if message is null then
-        select b.message_id into message from ${table.inbox} b
-        where b.execution_id = ids[n] and b.channel = channels[n] and b.mode = modes[n]
-        order by b.message_id limit 1;
-      end if;
       if message is not null then
         select ${received("m")} into outcome from ${table.messages} m where m.message_id = message;
-      elsif due <= at_moment then
-        outcome := '{"_tag":"Success","value":{"_tag":"TimedOut"}}';
       else
-        continue;
+        -- Those that are gone are passed over.
+        select m.message_id, ${received("m")} into message, outcome
+        from ${table.inbox} b cross join lateral (
+          select m.* from ${table.messages} m where m.message_id = b.message_id offset 0) m
+        where ${lies} order by b.message_id limit 1;
+        if not found then
+          if due <= at_moment then
+            outcome := '{"_tag":"Success","value":{"_tag":"TimedOut"}}';
+          else
+            -- Nothing but those.
+            delete from ${table.inbox} b where ${lies};
+            update ${table.subscriptions} s set served = false where ${isOf(to)};
+            continue;
+          end if;
+        end if;
       end if;
 ${record(table, to.id, "outcome")};
       continue when not found;
@@ -142,9 +150,7 @@ ${moveOn(table, to)}
       if modes[n] = 'competing' then
         update ${table.messages} m set state = 'Routed' where m.message_id = message;
       elsif message is not null then
-        delete from ${table.inbox} b
-        where b.execution_id = ids[n] and b.channel = channels[n] and b.mode = modes[n]
-          and b.message_id = message;
+        delete from ${table.inbox} b where ${lies} and b.message_id <= message;
       end if;
 ${wake(table, to.id)}
       returning i.workflow_name into of_workflow;

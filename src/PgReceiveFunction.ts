@@ -17,7 +17,8 @@ import { channel, type RomancyConfig } from "./RomancyConfig.ts"
 /**
  * Takes the next message for each receive and records it, or notes what waits for it: whoever delivers
  * next sees that it waits, because both lock the subscription. On a competing channel messages lie
- * with nobody, and only a second look after the commit sees what came meanwhile. `held` are those
+ * with nobody, and only a second look after the commit sees what came meanwhile. What is named in the
+ * inbox and gone is passed over. `held` are those
  * whose instance somebody else holds and that were not to wait. Served by the primary keys and by
  * `messages_offered (channel, message_id)`. Notifies the earliest end of a wait.
  *
@@ -90,7 +91,8 @@ begin
     else
       select b.message_id into message from ${table.inbox} b
       where b.execution_id = asked.execution_id and b.channel = asked.channel
-        and b.mode = asked.mode
+        and b.mode = asked.mode and exists (
+          select from ${table.messages} m where m.message_id = b.message_id offset 0)
       order by b.message_id limit 1;
       receipt := case when found then 'Received' else 'Waiting' end;
     end if;
@@ -124,7 +126,7 @@ begin
       else
         delete from ${table.inbox} b
         where b.execution_id = asked.execution_id and b.channel = asked.channel
-          and b.mode = asked.mode and b.message_id = message;
+          and b.mode = asked.mode and b.message_id <= message;
       end if;
     end if;
     if subscription.waiting is not null then

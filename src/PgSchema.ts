@@ -415,6 +415,16 @@ $$`,
         drop("outbox", "state"),
         drop("queue", "state")
       ]
+    },
+    {
+      id: 22,
+      name: "inboxes_without_remains",
+      // What is gone, or was for an earlier subscription, stands in nobody's way.
+      statements: [
+        PgSubscribeFunction.subscribe(table),
+        PgReceiveFunction.receive(table, config),
+        PgDeliverFunction.deliver(table, config)
+      ]
     }
   ]
 }

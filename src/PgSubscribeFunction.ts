@@ -39,6 +39,11 @@ begin
     (execution_id, channel, mode, workflow_name, horizon, subscribed_at)
   values (of_execution, to_channel, in_mode, of_workflow, pg_current_snapshot(), at_moment)
   on conflict do nothing;
+  -- What was routed to an earlier subscription while that ended.
+  if found then
+    delete from ${table.inbox} b
+    where b.execution_id = of_execution and b.channel = to_channel and b.mode = in_mode;
+  end if;
   return 'Subscribed';
 end
 $$`

@@ -3,6 +3,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import type { ChannelKey } from "../src/ChannelStore.ts"
 import { load, self, suspension } from "./conformance/Harness.ts"
 import {
   deliver,
@@ -147,6 +148,41 @@ describe("a delivery", () => {
       const [deferred] = (yield* load(store, "a")).deferreds
       const outcome = (deferred!.exit as { value: { _tag: string } }).value._tag
       assert.deepStrictEqual(rest, outcome === "Message" ? [] : [1])
+    })
+  )
+
+  live(
+    "passes over messages in an inbox that are gone, and serves the others",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const waits = Effect.fnUntraced(function* (id: string, key: ChannelKey) {
+        const lease = yield* subscribed(store, id, key)
+        yield* receive(lease, key, 1)
+        return lease
+      })
+      const [a, b] = [yield* waits("a", mail), yield* waits("b", news)]
+      const lose = Effect.andThen(
+        sql`insert into romancy_inbox select execution_id, channel, mode, 0
+          from romancy_subscriptions where execution_id = 'a'`,
+        sql`update romancy_subscriptions set served = true where execution_id = 'a'`
+      )
+      const inbox = sql`select message_id from romancy_inbox`
+      yield* lose
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      assert.deepStrictEqual(yield* inbox, [])
+      yield* lose
+      for (const key of [news, { ...news, channel: "nobody's" }]) yield* publish(message(key, 1))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual(numberOf(yield* receive(b, news, 1)), "Taken")
+      yield* lose
+      yield* publish(message(mail, 2, { target: "a" }))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.deepStrictEqual(yield* inbox, [])
+      yield* lose
+      yield* publish(message(mail, 3, { target: "a" }))
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(a, mail, 2), [3])
+      assert.deepStrictEqual(yield* inbox, [])
     })
   )
 

@@ -4,6 +4,12 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { running, self } from "./conformance/Harness.ts"
 import { ChannelStore, receiveName } from "../src/ChannelStore.ts"
+import * as PgDeliveryStatements from "../src/PgDeliveryStatements.ts"
+import { makeContext } from "../src/PgExecution.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import type { StoreError } from "../src/RomancyError.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import type { Lease } from "../src/WorkflowStore.ts"
 import {
   deliver,
   drain,
@@ -91,7 +97,83 @@ describe("two first subscribers of different modes", () => {
   }
 })
 
+describe("the sweeper", () => {
+  live(
+    "leaves a message alone that is collected after it has looked",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* publish(message(mail, 1, { target: "a" }))
+      yield* deliver()
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      // It asks for the time once it has its snapshot.
+      const held = yield* hold(sql, sql`select pg_advisory_xact_lock(1)`)
+      const now = sql`(select clock_timestamp() from pg_advisory_xact_lock(1))`
+      const sweeping = yield* Effect.forkScoped(
+        PgDeliveryStatements.sweep(
+          { ...(yield* contextOf(sql)), now },
+          { retentionMillis: 0, limit: 10 }
+        ),
+        { startImmediately: true }
+      )
+      yield* until(
+        sql,
+        `exists (select from pg_locks where locktype = 'advisory' and not granted
+          and database = (select oid from pg_database where datname = current_database()))`
+      )
+      yield* subscribe(lease, mail)
+      yield* held.commit
+      assert.deepStrictEqual(yield* Fiber.join(sweeping), [{ gone: 0 }])
+      assert.deepStrictEqual(yield* drain(lease, mail), [1])
+    })
+  )
+})
+
 describe("a subscriber that ends", () => {
+  /** A message that is routed to it meanwhile. */
+  const crossing = Effect.fnUntraced(function* (
+    end: (lease: Lease) => Effect.Effect<void, StoreError, ChannelStore>
+  ) {
+    const { sql, store } = yield* stores
+    const lease = yield* subscribed(store, "a", news)
+    yield* publish(message(news, 1))
+    const routing = yield* hold(sql, route(sql))
+    const ending = yield* Effect.forkScoped(end(lease), { startImmediately: true })
+    yield* engineWaits(sql)
+    yield* routing.commit
+    yield* Fiber.join(ending)
+    return { lease, sql }
+  })
+
+  live(
+    "while a message is routed to it does not get that if it subscribes again",
+    Effect.gen(function* () {
+      const { lease } = yield* crossing((lease) =>
+        Effect.flatMap(ChannelStore, (channels) => channels.unsubscribe(lease, news))
+      )
+      yield* subscribe(lease, news)
+      yield* publish(message(news, 2))
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(lease, news), [2])
+    })
+  )
+
+  live(
+    "while a message is routed to it does not keep that from being removed",
+    Effect.gen(function* () {
+      const { sql } = yield* crossing((lease) =>
+        Effect.flatMap(ChannelStore, (channels) => channels.leave(lease, undefined))
+      )
+      const channels = yield* ChannelStore
+      yield* sql`update romancy_messages set published_at = published_at - interval '1 day'`
+      assert.strictEqual(yield* channels.sweep({ retentionMillis: 0, limit: 10 }), 1)
+      assert.deepStrictEqual(yield* sql`select from romancy_inbox`, [])
+    })
+  )
+
   live(
     "while a competing message is brought to it leaves that to another",
     Effect.gen(function* () {
