@@ -43,14 +43,16 @@ interface Subscription extends ChannelKey {
 }
 
 /**
- * What is shared with the instances. `complete` records a completion and wakes; `news` is what is
- * known of one that runs here; `take` gives one to this worker if it is runnable.
+ * What is shared with the instances. `goesOn` is whether one goes on with what comes before it is told
+ * to; `complete` records a completion and wakes; `news` is what is known of one that runs here; `take`
+ * gives one to this worker if it is runnable.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Instances {
   readonly nameOf: (lease: Lease) => string | undefined
+  readonly goesOn: (executionId: string) => boolean
   readonly deferred: (executionId: string, name: string) => string | undefined
   readonly deferreds: (
     executionId: string
@@ -169,7 +171,9 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     for (const subscription of mine) {
       const { executionId, waiting } = subscription
       if (waiting === undefined || count === options.limit) continue
-      const message = next(subscription)
+      // What is for any of several is for one that goes on with it.
+      const receives = subscription.mode !== "competing" || instances.goesOn(executionId)
+      const message = receives ? next(subscription) : undefined
       if (message === undefined && !(waiting.dueAt !== undefined && waiting.dueAt <= now)) continue
       count++
       subscription.waiting = undefined

@@ -140,6 +140,10 @@ const make = Effect.gen(function* () {
 
   const channels = MemoryChannelStore.make({
     nameOf: (lease) => leased(lease)?.workflowName,
+    goesOn: (executionId) => {
+      const { failed, status } = instances.get(executionId)!
+      return status === "Suspended" ? !failed : status === "Running" || status === "Runnable"
+    },
     deferred: (executionId, name) => instances.get(executionId)?.deferreds.get(name)?.exit,
     deferreds: (executionId) => instances.get(executionId)?.deferreds ?? new Map(),
     record: (lease, name, exit) =>

@@ -11,7 +11,7 @@
  *
  * @since 0.1.0
  */
-import { answers, handOver, serve } from "./PgReceiveEnd.ts"
+import { answers, goesOn, handOver, serve } from "./PgReceiveEnd.ts"
 import type { PgTables } from "./PgTables.ts"
 import { channel, type RomancyConfig } from "./RomancyConfig.ts"
 
@@ -189,7 +189,7 @@ const firstDue = ({ subscriptions }: PgTables, such: string) => `\
       order by s.due_at limit 1) u;`
 
 /** Whether there are more than were found: those that somebody else has locked. */
-const leftOver = ({ subscriptions }: PgTables) => `\
+const leftOver = ({ channels, instances, messages, subscriptions }: PgTables) => `\
     if passed_over is not true and cardinality(ids) < at_most then
       passed_over := exists (
         select from unnest(of_names) n (workflow_name) cross join lateral (
@@ -200,25 +200,39 @@ const leftOver = ({ subscriptions }: PgTables) => `\
           (select from ${subscriptions} s
             where s.workflow_name = n.workflow_name and s.due_at <= at_moment
               and s.execution_id <> all(ids)
-            limit 1)) s);
+            limit 1)) s)
+      or exists (select from ${messages} m where m.state = 'Kept' and m.mode = 'competing')
+      and exists (
+        select from ${channels} c cross join lateral (
+          select from ${subscriptions} s
+          where s.channel = c.channel and s.mode = 'competing' and s.waiting is not null
+            and s.workflow_name = any(of_names) and s.execution_id <> all(ids) and exists (
+              select from ${instances} i where i.execution_id = s.execution_id and ${goesOn} offset 0)
+          limit 1) s
+        where c.mode = 'competing' and exists (
+          select from ${messages} m
+          where m.state = 'Kept' and m.mode = 'competing' and m.channel = c.channel));
     end if;`
 
 /**
  * Who may have something to receive, each with what is offered to him on a competing channel. Those
- * that another delivery has taken are left to it: it would only be waited for.
+ * that somebody else holds are passed over as they are found, so that others come in their place, and
+ * those that another delivery has taken are left to it.
  */
-const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
+const candidates = ({ channels, instances, messages, subscriptions }: PgTables) => `\
     with hands as materialized (
       select h.*, row_number() over (
         partition by h.channel order by h.subscribed_at, h.execution_id) as n
       from ${channels} c cross join lateral (
+        select count(*) as n from (
+          select from ${messages} m
+          where m.state = 'Kept' and m.mode = 'competing' and m.channel = c.channel
+          limit at_most) m) kept cross join lateral (
         select s.execution_id, s.channel, s.subscribed_at from ${subscriptions} s
         where s.channel = c.channel and s.mode = 'competing' and s.waiting is not null
-          and s.workflow_name = any(of_names)
-        order by s.subscribed_at limit at_most) h
-      where c.mode = 'competing' and exists (
-        select from ${messages} m
-        where m.state = 'Kept' and m.mode = 'competing' and m.channel = c.channel)
+          and s.workflow_name = any(of_names) and ${isFree(instances, `and ${goesOn}`)}
+        order by s.subscribed_at limit kept.n) h
+      where c.mode = 'competing' and kept.n > 0
     ), offered as materialized (
       select message_id, channel,
         row_number() over (partition by channel order by message_id) as n
@@ -231,12 +245,13 @@ const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
         (select s.*, null::bigint as offer from unnest(of_names) n (workflow_name)
           cross join lateral (
             select s.execution_id, s.channel, s.mode from ${subscriptions} s
-            where s.workflow_name = n.workflow_name and s.served
+            where s.workflow_name = n.workflow_name and s.served and ${isFree(instances)}
             limit at_most for no key update skip locked) s limit at_most)
         union all
         (select s.*, null from unnest(of_names) n (workflow_name) cross join lateral (
           select s.execution_id, s.channel, s.mode from ${subscriptions} s
           where s.workflow_name = n.workflow_name and s.due_at <= at_moment
+            and ${isFree(instances)}
           order by s.due_at limit at_most for no key update skip locked) s limit at_most)
         union all
         select h.execution_id, h.channel, 'competing', o.message_id
@@ -246,3 +261,8 @@ const candidates = ({ channels, messages, subscriptions }: PgTables) => `\
     select coalesce(array_agg(c.execution_id), '{}'), array_agg(c.channel), array_agg(c.mode),
       array_agg(c.offer)
     into ids, channels, modes, offers from candidates c;`
+
+/** Whether nobody else holds the instance of a subscription `s`, which is locked then. */
+const isFree = (instances: string, such = "") => `exists (
+            select from ${instances} i where i.execution_id = s.execution_id ${such}
+            for no key update skip locked)`

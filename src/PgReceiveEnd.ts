@@ -13,12 +13,22 @@
 import { received } from "./PgRouteFunction.ts"
 import type { PgTables } from "./PgTables.ts"
 
+/**
+ * Whether an instance `i` goes on with what comes. One that is blocked, or suspended by a failure, does
+ * not until it is told to: a message that is for any of several is for another.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const goesOn =
+  "(i.status in ('Running', 'Runnable') or i.status = 'Suspended' and not i.failed)"
+
 /** Locks an instance that can be woken, and says what is to become of it. */
-const lockInstance = ({ instances }: PgTables, id: string) => `\
+const lockInstance = ({ instances }: PgTables, id: string, such = "") => `\
       select i.status, i.owner, i.status = 'Suspended' and not i.failed as dormant,
         i.status = 'Suspended' and not i.failed and with_slots > 0 as taken
       into here from ${instances} i
-      where i.execution_id = ${id} and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')
+      where i.execution_id = ${id} and i.status in ('Suspended', 'Running', 'Runnable', 'Blocked')${such}
       for no key update skip locked;`
 
 /** Locks a subscription that waits. */
@@ -69,13 +79,14 @@ export const handOver = (table: PgTables) => {
   return `\
     <<handing_over>>
     begin
-${lockInstance(table, to.id)}
+${lockInstance(table, to.id, ` and (found_ids is not null or ${goesOn})`)}
       -- Of what is kept for whoever takes it no subscription is locked yet.
       if found and found_ids is null then
 ${lockReceive(table, to)}
       end if;
       if not found then
-        passed_over := true;
+        -- What is kept may be for another.
+        passed_over := found_ids is not null;
         exit handing_over;
       end if;
 ${record(table, to.id, received("fresh"))}

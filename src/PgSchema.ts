@@ -418,8 +418,8 @@ $$`,
     },
     {
       id: 22,
-      name: "inboxes_without_remains",
-      // What is gone, or was for an earlier subscription, stands in nobody's way.
+      name: "deliveries_past_what_stands_still",
+      // Neither what is gone from an inbox nor who is held or blocked stands in anybody's way.
       statements: [
         PgSubscribeFunction.subscribe(table),
         PgReceiveFunction.receive(table, config),

@@ -106,6 +106,40 @@ describe("a delivery", () => {
   )
 
   live(
+    "serves those behind one that somebody else holds, however few it may serve",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const waits = Effect.fnUntraced(function* (id: string, key: ChannelKey, millis?: number) {
+        yield* receive(yield* subscribed(store, id, key), key, 1, millis)
+      })
+      const behind = Effect.fnUntraced(function* (held: string, free: string) {
+        const user = yield* hold(sql, store.resume(held))
+        assert.deepInclude(yield* deliver({ limit: 1 }), { count: 1 }, free)
+        assert.strictEqual((yield* load(store, free)).deferreds.length, 1)
+        assert.deepInclude(yield* deliver({ limit: 1 }), { count: 0, passed: true }, held)
+        yield* user.rollback
+        assert.deepInclude(yield* deliver({ limit: 1 }), { count: 1 }, held)
+        assert.deepInclude(yield* deliver({ limit: 1 }), { count: 0, passed: false })
+      })
+      for (const id of ["a", "b"]) {
+        yield* waits(id, mail)
+        yield* publish(message(mail, 1, { target: id }))
+      }
+      yield* route(sql)
+      yield* behind("a", "b")
+      for (const id of ["c", "d"]) yield* waits(id, mail, 0)
+      yield* behind("c", "d")
+      for (const id of ["e", "f"]) yield* waits(id, jobs)
+      const user = yield* hold(sql, store.resume("e"))
+      for (const n of [1, 2]) yield* publish(message(jobs, n))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: true })
+      assert.deepInclude(yield* deliver(), { count: 0, passed: true })
+      yield* user.rollback
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+    })
+  )
+
+  live(
     "passes over a subscription that somebody else is routing to, so that none waits in a circle",
     Effect.gen(function* () {
       const { sql, store } = yield* stores

@@ -114,22 +114,30 @@ describe("the only new message", () => {
   )
 
   live(
-    "of a competing channel is for the one that has subscribed first, and stays where he is held",
+    "of a competing channel is for the first of those that nobody holds, and stays where there is none",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
-      for (const id of ["b", "a"]) yield* receive(yield* subscribed(store, id, jobs), jobs, 1)
+      for (const id of ["b", "a", "c"]) {
+        yield* receive(yield* subscribed(store, id, jobs), jobs, 1)
+      }
+      const got = (id: string) => Effect.map(load(store, id), ({ deferreds }) => deferreds.length)
+      const first = yield* hold(sql, store.resume("b"))
       yield* publish(message(jobs, 1))
-      const user = yield* hold(sql, store.resume("b"))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.strictEqual(yield* got("a"), 1)
+      const last = yield* hold(sql, store.resume("c"))
+      yield* publish(message(jobs, 2))
       assert.deepInclude(yield* deliver(), { count: 0, passed: true })
-      yield* user.rollback
+      yield* first.rollback
       // What nobody here may receive is in nobody's way.
-      yield* publish(message({ ...jobs, channel: "nobody's" }, 2))
-      yield* publish(message(news, 3))
+      yield* publish(message({ ...jobs, channel: "nobody's" }, 3))
+      yield* publish(message(news, 4))
       assert.deepInclude(yield* deliver(), { count: 1, passed: false })
-      assert.strictEqual((yield* load(store, "b")).deferreds.length, 1)
-      yield* publish(message(jobs, 4))
+      assert.strictEqual(yield* got("b"), 1)
+      yield* last.rollback
+      yield* publish(message(jobs, 5))
       assert.deepInclude(yield* deliver(), { count: 1, passed: false })
-      assert.strictEqual((yield* load(store, "a")).deferreds.length, 1)
+      assert.strictEqual(yield* got("c"), 1)
     })
   )
 

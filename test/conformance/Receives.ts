@@ -233,6 +233,31 @@ export const receives = (it: Case): void => {
       assert.deepStrictEqual(yield* deferreds(store, "c"), [])
     }))
 
+  it("a competing message is for none that does not go on before it is told to", (store) =>
+    Effect.gen(function* () {
+      const waits = Effect.fnUntraced(function* (id: string) {
+        const lease = yield* subscribed(store, id, jobs)
+        yield* receive(lease, jobs, 1)
+        return lease
+      })
+      yield* store.block(yield* waits("blocked"), "1")
+      yield* store.suspend(yield* waits("failed"), suspension({ failed: true }))
+      yield* publish(message(jobs, 1))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      const free = yield* subscribed(store, "free", jobs)
+      assert.strictEqual(numberOf(yield* receive(free, jobs, 1)), 1)
+      yield* receive(free, jobs, 2)
+      yield* publish(message(jobs, 2))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.deepStrictEqual(yield* deferreds(store, "free"), [1, 2])
+      for (const id of ["blocked", "failed"]) {
+        yield* store.resume(id)
+        yield* publish(message(jobs, 3))
+        assert.strictEqual((yield* deliver()).count, 1)
+        assert.deepStrictEqual(yield* deferreds(store, id), [3])
+      }
+    }))
+
   it("workflows that nobody registered here are served by others", (store) =>
     Effect.gen(function* () {
       const lease = yield* running(store, "s", { workflowName: "Stranger" })
