@@ -105,6 +105,14 @@ export type Receipt =
   | { readonly _tag: "Taken" | "Absent" | "Fenced" }
 
 /**
+ * Receives by name, and whether the body got what each came to.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Handled = Readonly<Record<string, boolean>>
+
+/**
  * What a delivery did: how many receives it ended, the news for those of their instances that run in
  * this process, which others it has taken to run, whether there may be more (`full`), and the time
  * to the next receive that ends without a message. `passed`: somebody else has locked one for the
@@ -137,15 +145,13 @@ export class ChannelStore extends Context.Service<
     /** Ends a subscription. What had arrived for it and was not taken goes with it. */
     readonly unsubscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<void, StoreError>
     /**
-     * Ends all subscriptions of an instance that is about to end. `handled` names the competing
-     * receives whose message its body got: what any other has got is for another subscriber, whether
-     * the run has heard of it or not, and stays so if the execution is run once more. Left out, there
-     * were no such receives.
+     * Ends all subscriptions of an instance that is about to end. `handled` says of each competing
+     * receive that its last replay came to whether the body got what it came to. One that it did not
+     * come to was handled before if a later one of its channel has been asked for, since they take
+     * turns. What any other has got is for another subscriber, whether the run has heard of it or not,
+     * and stays so if the execution is run once more. Left out, there were no such receives.
      */
-    readonly leave: (
-      lease: Lease,
-      handled: ReadonlyArray<string> | undefined
-    ) => Effect.Effect<void, StoreError>
+    readonly leave: (lease: Lease, handled: Handled | undefined) => Effect.Effect<void, StoreError>
     readonly receive: (lease: Lease, receive: Receive) => Effect.Effect<Receipt, StoreError>
 
     // Dispatch.

@@ -16,6 +16,7 @@ import {
   ChannelStore,
   competingReceives,
   type Delivered,
+  type Handled,
   type Publication,
   type Published,
   type Receipt,
@@ -61,6 +62,12 @@ export interface Instances {
   readonly complete: (executionId: string, name: string, exit: string, now: number) => Woken
   readonly news: (executionId: string, now: number) => News
   readonly take: (executionId: string, now: number) => Taken | undefined
+}
+
+/** The channel that a receive is named by, and its number. */
+const numbered = (name: string) => {
+  const end = name.lastIndexOf("/")
+  return { of: name.slice(0, end), n: Number(name.slice(end + 1)) }
 }
 
 /**
@@ -204,15 +211,21 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     subscriptions.delete(keyOf(subscription.executionId, subscription))
   }
 
-  const leave = (lease: Lease, handled: ReadonlyArray<string> | undefined) => {
+  const leave = (lease: Lease, handled: Handled | undefined) => {
     if (instances.nameOf(lease) === undefined) return
+    const deferreds = instances.deferreds(lease.executionId)
+    const asked = Array.from(deferreds.keys())
     for (const subscription of Array.from(subscriptions.values())) {
-      if (subscription.executionId === lease.executionId) end(subscription)
+      if (subscription.executionId !== lease.executionId) continue
+      if (subscription.waiting !== undefined) asked.push(subscription.waiting.name)
+      end(subscription)
     }
     if (handled === undefined) return
-    const deferreds = instances.deferreds(lease.executionId)
+    const last = new Map<string, number>()
+    for (const { n, of } of asked.map(numbered)) last.set(of, Math.max(n, last.get(of) ?? n))
     for (const [name, completion] of deferreds) {
-      if (!name.startsWith(competingReceives) || handled.includes(name)) continue
+      const { n, of } = numbered(name)
+      if (!name.startsWith(competingReceives) || (handled[name] ?? n !== last.get(of))) continue
       const exit = JSON.parse(completion.exit)
       const message = messages.get(exit?.value?.id)
       if (message?.mode !== "competing") continue

@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect"
 import {
   type ChannelKey,
   competingReceives,
+  type Handled,
   type Publication,
   type Receipt,
   type Receive,
@@ -187,8 +188,8 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
- * empty. Messages of competing receives are then kept for others, who are notified, but for those named
- * in `handled`; once, however often this is asked, since it is marked in the record. What was delivered
+ * empty. Messages of competing receives are then kept for others, who are notified, but for those that
+ * were `handled`; once, however often this is asked, since it is marked in the record. What was delivered
  * between the snapshot and the lock would not be seen: whoever delivers counts a wake, and where that
  * was it is asked again. Served by the primary keys.
  *
@@ -200,7 +201,7 @@ export const unsubscribe = (context: StatementContext, rows: ReadonlyArray<Leavi
 
 type Leaving = {
   readonly lease: Lease
-  readonly handled: ReadonlyArray<string> | undefined
+  readonly handled: Handled | undefined
 } & (ChannelKey | { readonly channel: ""; readonly mode: "" })
 
 const unsubscribeAll = PgStatement.batch<Leaving, Held & { readonly ord: number }>(
@@ -218,25 +219,40 @@ unseen as materialized (
 ),
 mine as (select * from locked where mine and ord not in (select ord from unseen)),
 handled as materialized (
-  select l.execution_id, n.name from mine l cross join lateral json_array_elements_text(
-    case when l.handled = 'null' then '[]' else l.handled end::json) n (name)
+  select l.execution_id, n.name, n.got::boolean as got
+  from mine l cross join lateral json_each_text(
+    case when l.handled = 'null' then '{}' else l.handled end::json) n (name, got)
 ),
 gone as (
   delete from ${table(context, "subscriptions")} s using mine l
   where s.execution_id = l.execution_id
     and (l.channel = '' or (s.channel = l.channel and s.mode = l.mode))
+  returning s.execution_id, s.waiting
 ), emptied as (
   delete from ${table(context, "inbox")} b using mine l
   where b.execution_id = l.execution_id
     and (l.channel = '' or (b.channel = l.channel and b.mode = l.mode))
+), asked as materialized (
+  select a.*, row_number() over (
+    partition by a.execution_id, rtrim(a.name, '0123456789')
+    order by length(a.name) desc, a.name desc) as from_last
+  from (
+    select d.execution_id, d.name, d.exit
+    from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
+      and starts_with(d.name, ${competingReceives})
+    where l.handled <> 'null'
+    union all
+    select g.execution_id, g.waiting, null from gone g
+    where starts_with(g.waiting, ${competingReceives})
+  ) a
 ), unhandled as materialized (
   -- Not by the operators of JSON: those refuse a NUL and half a pair, which may be in the message.
-  select d.execution_id, d.name,
-    substring(d.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint as message_id
-  from mine l join ${table(context, "deferreds")} d on d.execution_id = l.execution_id
-    and starts_with(d.name, ${competingReceives})
-  where l.handled <> 'null'
-    and (d.execution_id, d.name) not in (select h.execution_id, h.name from handled h)
+  select a.execution_id, a.name,
+    substring(a.exit::text from '"_tag" : "Message", "id" : ([0-9]+)')::bigint as message_id
+  from asked a
+  where (a.execution_id, a.name) not in (select h.execution_id, h.name from handled h where h.got)
+    and (a.from_last = 1
+      or (a.execution_id, a.name) in (select h.execution_id, h.name from handled h where not h.got))
 ), returned as (
   update ${table(context, "messages")} m set state = 'Kept' from unhandled u
   where m.message_id = u.message_id and m.mode = 'competing'

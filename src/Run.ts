@@ -18,7 +18,7 @@ import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import { type ChannelKey, competingReceives, isReturned } from "./ChannelStore.ts"
+import { type ChannelKey, competingReceives, type Handled, isReturned } from "./ChannelStore.ts"
 import type { Unreadable } from "./RomancyError.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import type * as Store from "./WorkflowStore.ts"
@@ -91,8 +91,8 @@ class ChannelUse {
   readonly subscribed = new Set<string>()
   /** Whose turn it is to receive. */
   readonly turns = new Map<string, Semaphore.Semaphore>()
-  /** Receives whose message the body got. */
-  readonly handled = new Set<string>()
+  /** Receives that the body came to, and whether it got what they came to. */
+  readonly handled = new Map<string, boolean>()
 }
 
 /**
@@ -309,11 +309,11 @@ export class Run {
     return Array.from(this.steps.keys()).some((key) => key.includes("/channel/"))
   }
 
-  /** Receives of competing messages that its body got, if it has had to do with such channels. */
-  get handledCompeting(): ReadonlyArray<string> | undefined {
+  /** Whether its body got what each receive of competing messages came to, if it has had any. */
+  get handledCompeting(): Handled | undefined {
     const competing = (name: string) => name.includes(competingReceives)
     return Array.from(this.steps.keys()).some(competing)
-      ? Array.from(this.channels.handled).filter(competing)
+      ? Object.fromEntries(Array.from(this.channels.handled).filter(([name]) => competing(name)))
       : undefined
   }
 

@@ -138,10 +138,11 @@ const make = Effect.gen(function* () {
     const absent = !run.channels.subscribed.has(keyText(key))
     if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
     const name = receiveName(key, run.count("receive", key))
+    run.channels.handled.set(name, false)
     // Whoever waits for an event wants those from now on.
     if (absent) yield* Effect.orDie(subscribe(key)) as Effect.Effect<void>
     const got = (recorded: unknown) => {
-      run.channels.handled.add(name)
+      run.channels.handled.set(name, true)
       return toOutcome(recorded)
     }
     // What is known need not be asked for, nor wait for its turn to ask.

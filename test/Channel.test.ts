@@ -7,6 +7,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import * as Channel from "../src/Channel.ts"
 import {
   ChannelConflict,
@@ -306,6 +307,39 @@ inEachWorld("channels", (test) => {
       yield* runtime.on(Channel.publish(Jobs, 7))
       const next = yield* runtime.on(Worker.execute({ id: "1b" }))
       assert.deepStrictEqual(next, [7])
+    }))
+
+  test("a run that is cut off early in a replay gives away nothing that it has handled", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const Flow = define("Flow")
+      let early = false
+      yield* runtime.register(Worker.live)
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            if (early) yield* Effect.andThen(log.add("early"), Effect.never)
+            yield* Channel.subscribe(Jobs)
+            yield* Channel.receive(Jobs)
+            yield* log.add("handled")
+            yield* Channel.receive(Jobs)
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(Jobs, 1))
+      yield* log.seen("handled")
+      yield* suspended(runtime, Flow, id)
+      early = true
+      yield* runtime.on(Flow.resume(id))
+      yield* log.seen("early")
+      yield* runtime.on(
+        Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Flow, id))
+      )
+      assertInterrupted(yield* finished(runtime, Flow, id))
+      yield* runtime.on(Channel.publish(Jobs, 2))
+      assert.deepStrictEqual(yield* runtime.on(Worker.execute({ id: "1a" })), [2])
     }))
 
   test("a run that was asked to end takes no message any more", (runtime) =>

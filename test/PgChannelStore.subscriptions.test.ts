@@ -190,7 +190,7 @@ describe("a subscriber that ends", () => {
           select 'a', ${receiveName(jobs, 1)}, json_build_object('_tag', 'Success', 'value',
             json_build_object('_tag', 'Message', 'id', message_id)), now() from romancy_messages`
       )
-      const leaving = yield* Effect.forkScoped(channels.leave(a, []), { startImmediately: true })
+      const leaving = yield* Effect.forkScoped(channels.leave(a, {}), { startImmediately: true })
       yield* engineWaits(sql)
       yield* bringing.commit
       yield* Fiber.join(leaving)

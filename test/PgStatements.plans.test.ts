@@ -93,7 +93,7 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       ]),
     leave: (context) =>
       PgChannelStatements.unsubscribe(context, [
-        { lease: held, channel: "", mode: "", handled: ["a"] }
+        { lease: held, channel: "", mode: "", handled: { a: true } }
       ]),
     "sweep of messages": (context) =>
       PgDeliveryStatements.sweep(context, { retentionMillis: 1, limit: 10 }),
