@@ -105,7 +105,8 @@ export const subscribe = <Payload extends Schema.Constraint>(
 
 /**
  * Ends the subscription. What had arrived and was not received is gone for it; on a competing
- * channel it was nobody's yet. The end of a workflow ends its subscriptions too.
+ * channel it was nobody's yet. A receive that waits, in another fiber, fails with `NotSubscribed`. The
+ * end of a workflow ends its subscriptions too.
  *
  * @since 0.1.0
  * @category combinators

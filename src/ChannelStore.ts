@@ -142,14 +142,22 @@ export class ChannelStore extends Context.Service<
 
     // Under a lease.
     readonly subscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<Subscribed, StoreError>
-    /** Ends a subscription. What had arrived for it and was not taken goes with it. */
-    readonly unsubscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<void, StoreError>
+    /**
+     * Ends a subscription. What had arrived for it and was not taken goes with it. So does a receive, if
+     * the body has one that is `awaited`: it comes to that, which counts as a wake.
+     */
+    readonly unsubscribe: (
+      lease: Lease,
+      key: ChannelKey,
+      awaited: boolean
+    ) => Effect.Effect<void, StoreError>
     /**
      * Ends all subscriptions of an instance that is about to end. `handled` says of each competing
      * receive that its last replay came to whether the body got what it came to. One that it did not
      * come to was handled before if a later one of its channel has been asked for, since they take
      * turns. What any other has got is for another subscriber, whether the run has heard of it or not,
-     * and stays so if the execution is run once more. Left out, there were no such receives.
+     * and stays so if the execution is run once more, which gets nothing by a receive that waits now
+     * either. Left out, there were no competing receives.
      */
     readonly leave: (lease: Lease, handled: Handled | undefined) => Effect.Effect<void, StoreError>
     readonly receive: (lease: Lease, receive: Receive) => Effect.Effect<Receipt, StoreError>
@@ -195,8 +203,20 @@ export const timedOutExit = {
 }
 
 /**
- * What takes the place of {@link receivedExit} where the message was given to others, because its
- * execution was about to end without it: whoever runs it once more, after a crash, does not get it.
+ * The encoded exit of a receive that waited when its subscription ended.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const unsubscribedExit = {
+  _tag: "Success" as const,
+  value: { _tag: "Unsubscribed" as const }
+}
+
+/**
+ * What takes the place of {@link receivedExit} where the message was given to others, or none had come,
+ * because its execution was about to end without it: whoever runs it once more, after a crash, does not
+ * get one.
  *
  * @since 0.1.0
  * @category constructors
@@ -213,7 +233,7 @@ export const isReturned = (exit: unknown): boolean =>
   (exit as typeof returnedExit | null)?.value?._tag === returnedExit.value._tag
 
 /**
- * What a receive comes to: a message, or the end of its time.
+ * What a receive comes to: a message, or the end of its time, or of its subscription.
  *
  * @since 0.1.0
  * @category models
@@ -226,18 +246,23 @@ export type Outcome =
       readonly metadata: { readonly [key: string]: Schema.Json }
       readonly publishedAt: DateTime.Utc
     }
-  | { readonly _tag: "TimedOut" }
+  | { readonly _tag: "TimedOut" | "Unsubscribed" }
 
 /**
- * Reads what is recorded of a receive: the value of {@link receivedExit} or {@link timedOutExit}, which
- * nobody else writes. Somebody waits for it, and a schema takes several times as long after a silence.
+ * Reads what is recorded of a receive: the value of {@link receivedExit}, {@link timedOutExit} or
+ * {@link unsubscribedExit}, which nobody else writes. Somebody waits for it, and a schema takes several
+ * times as long after a silence.
  *
  * @since 0.1.0
  * @category decoding
  */
 export const toOutcome = (recorded: unknown): Outcome => {
-  const outcome = recorded as (ReturnType<typeof receivedExit> | typeof timedOutExit)["value"]
-  if (outcome._tag === "TimedOut") return outcome
+  const outcome = recorded as (
+    | ReturnType<typeof receivedExit>
+    | typeof timedOutExit
+    | typeof unsubscribedExit
+  )["value"]
+  if (outcome._tag !== "Message") return outcome
   return {
     ...outcome,
     // Whoever gets them may write into them, and the record is read again.

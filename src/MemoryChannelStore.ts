@@ -23,7 +23,8 @@ import {
   type Receive,
   receivedExit,
   returnedExit,
-  timedOutExit
+  timedOutExit,
+  unsubscribedExit
 } from "./ChannelStore.ts"
 import type { Lease, News, Taken, Woken } from "./WorkflowStore.ts"
 
@@ -217,8 +218,11 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     const asked = Array.from(deferreds.keys())
     for (const subscription of Array.from(subscriptions.values())) {
       if (subscription.executionId !== lease.executionId) continue
-      if (subscription.waiting !== undefined) asked.push(subscription.waiting.name)
+      const { waiting } = subscription
       end(subscription)
+      if (waiting === undefined) continue
+      asked.push(waiting.name)
+      instances.record(lease, waiting.name, JSON.stringify(returnedExit))
     }
     if (handled === undefined) return
     const last = new Map<string, number>()
@@ -273,10 +277,15 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
         }
         return "Subscribed"
       }),
-    unsubscribe: (lease, key) =>
-      at(() => {
-        const subscription = subscriptions.get(keyOf(lease.executionId, key))
-        if (instances.nameOf(lease) !== undefined && subscription !== undefined) end(subscription)
+    unsubscribe: (lease, key, awaited) =>
+      at((now) => {
+        const { executionId } = lease
+        const subscription = subscriptions.get(keyOf(executionId, key))
+        if (instances.nameOf(lease) === undefined || subscription === undefined) return
+        const { waiting } = subscription
+        end(subscription)
+        if (waiting === undefined || !awaited) return
+        instances.complete(executionId, waiting.name, JSON.stringify(unsubscribedExit), now)
       }),
     leave: (lease, handled) => at(() => leave(lease, handled)),
     receive: (lease, request) => at((now) => receive(lease, request, now)),

@@ -16,7 +16,8 @@ import {
   type Publication,
   type Receipt,
   type Receive,
-  returnedExit
+  returnedExit,
+  unsubscribedExit
 } from "./ChannelStore.ts"
 import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
@@ -188,7 +189,8 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 
 /**
  * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
- * empty. Messages of competing receives are then kept for others, who are notified, but for those that
+ * empty. A receive that is awaited comes to that, and wakes its instance unless that is about to end.
+ * Messages of competing receives are then kept for others, who are notified, but for those that
  * were `handled`; once, however often this is asked, since it is marked in the record. What was delivered
  * between the snapshot and the lock would not be seen: whoever delivers counts a wake, and where that
  * was it is asked again. Served by the primary keys.
@@ -201,6 +203,7 @@ export const unsubscribe = (context: StatementContext, rows: ReadonlyArray<Leavi
 
 type Leaving = {
   readonly lease: Lease
+  readonly awaited: boolean
   readonly handled: Handled | undefined
 } & (ChannelKey | { readonly channel: ""; readonly mode: "" })
 
@@ -210,8 +213,9 @@ const unsubscribeAll = PgStatement.batch<Leaving, Held & { readonly ord: number 
 with input as (
   select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
     ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
+    ${column((row) => String(row.awaited))}::boolean[],
     ${column((row) => JSON.stringify(row.handled ?? null))}::text[])
-    with ordinality as t (execution_id, token, channel, mode, handled, ord)
+    with ordinality as t (execution_id, token, channel, mode, awaited, handled, ord)
 ), ${locked(context)},
 unseen as materialized (
   select l.ord from locked l join ${table(context, "instances")} s using (execution_id)
@@ -227,7 +231,19 @@ gone as (
   delete from ${table(context, "subscriptions")} s using mine l
   where s.execution_id = l.execution_id
     and (l.channel = '' or (s.channel = l.channel and s.mode = l.mode))
-  returning s.execution_id, s.waiting
+  returning s.execution_id, s.waiting, l.token, l.awaited, l.channel = '' as leaves
+), ended as (
+  insert into ${table(context, "deferreds")} (execution_id, name, exit, token, completed_at)
+  select g.execution_id, g.waiting, case when g.leaves then ${JSON.stringify(returnedExit)}
+      else ${JSON.stringify(unsubscribedExit)} end::json,
+    case when g.leaves then g.token end, ${context.now}
+  from gone g where g.waiting is not null and g.awaited
+  on conflict do nothing
+  returning execution_id, token
+), woken as (
+  update ${table(context, "instances")} i set woken_at = ${context.now}, wakes = i.wakes + (
+    select count(*) from ended e where e.execution_id = i.execution_id and e.token is null)
+  where i.execution_id = any(array(select execution_id from ended where token is null))
 ), emptied as (
   delete from ${table(context, "inbox")} b using mine l
   where b.execution_id = l.execution_id

@@ -65,9 +65,10 @@ const make = Effect.gen(function* () {
               )
             : Effect.void
       ),
-    unsubscribe: (lease, key) => Effect.asVoid(unsubscribe({ lease, ...key, handled: undefined })),
+    unsubscribe: (lease, key, awaited) =>
+      Effect.asVoid(unsubscribe({ lease, ...key, awaited, handled: undefined })),
     leave: (lease, handled) =>
-      Effect.asVoid(unsubscribe({ lease, channel: "", mode: "", handled })),
+      Effect.asVoid(unsubscribe({ lease, channel: "", mode: "", awaited: true, handled })),
     receive: (lease, request) =>
       Effect.flatMap(received({ lease, ...request }), (receipt) =>
         // What is for whoever takes it lies with nobody: a message that came before this wait was

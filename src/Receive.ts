@@ -13,11 +13,11 @@ import * as Effect from "effect/Effect"
 import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Channels } from "./Channels.ts"
 import type { ChannelKey, Outcome } from "./ChannelStore.ts"
-import type { NotSubscribed } from "./RomancyError.ts"
+import { NotSubscribed } from "./RomancyError.ts"
 
 /**
  * Waits for the next message, at most for so long. Whose time is over fails with what `timedOut`
- * makes of it, in milliseconds.
+ * makes of it, in milliseconds; whose subscription ends meanwhile, with `NotSubscribed`.
  *
  * @since 0.1.0
  * @category combinators
@@ -37,5 +37,8 @@ export const next = Effect.fnUntraced(function* <E>(
       ? undefined
       : Math.ceil(Duration.toMillis(Duration.fromInputUnsafe(timeout)))
   const outcome = yield* channels.receive(key, timeoutMillis)
-  return outcome._tag === "TimedOut" ? yield* Effect.fail(timedOut(timeoutMillis ?? 0)) : outcome
+  if (outcome._tag === "Message") return outcome
+  return yield* Effect.fail(
+    outcome._tag === "TimedOut" ? timedOut(timeoutMillis ?? 0) : new NotSubscribed(key)
+  )
 })

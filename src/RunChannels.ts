@@ -12,6 +12,7 @@
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -101,7 +102,12 @@ const make = Effect.gen(function* () {
     yield* checked(key)
     const run = yield* bodyOf("The end of a subscription")
     run.channels.subscribed.delete(keyText(key))
-    const execute = Effect.suspend(() => Effect.orDie(store.unsubscribe(run.lease, key)))
+    const execute = Effect.flatMap(isAwaited(run, key), (awaited) =>
+      Effect.map(Effect.orDie(store.unsubscribe(run.lease, key, awaited)), () => {
+        // The receive has come to its end, and nobody else says so.
+        if (awaited) runs.signal([run.executionId], "home")
+      })
+    )
     yield* DerivedStep.take(run, names, { name: run.nameOf("unsubscribe", key), execute })
   })
 
@@ -172,6 +178,18 @@ const received = DurableDeferred.make("receive", { success: Schema.Unknown })
  */
 const begins = (run: Run, name: string): boolean =>
   !run.deferreds.has(name) && !run.returned.has(name) && run.interrupt === "None"
+
+/**
+ * Whether a receive waits in another fiber, which has its turn, or may have suspended. One that lost a
+ * race is not waited for: had it come to anything, it would win that race in each replay.
+ */
+const isAwaited = (run: Run, key: ChannelKey): Effect.Effect<boolean> =>
+  Effect.suspend(() => {
+    const turn = run.channels.turns.get(keyText(key))
+    if (turn === undefined) return Effect.succeed(false)
+    if (run.instance?.suspended === true) return Effect.succeed(true)
+    return Effect.map(turn.withPermitsIfAvailable(1)(Effect.void), Option.isNone)
+  })
 
 const keyText = ({ channel, mode }: ChannelKey) => `${mode}/${channel}`
 

@@ -111,6 +111,62 @@ inEachWorld("channels", (test) => {
       assertSuccess(yield* finished(runtime, Flow, id), ["x", "y"])
     }))
 
+  test("a receive that waits ends with its subscription, the same in each replay", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const gate = DurableDeferred.make("gate")
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(News)
+            const [ended] = yield* Effect.all(
+              [
+                Effect.flip(Channel.receive(News, { timeout: "1 hour" })),
+                Effect.andThen(DurableDeferred.await(gate), Channel.unsubscribe(News))
+              ],
+              { concurrency: 2 }
+            )
+            yield* Channel.subscribe(News)
+            yield* log.add(ended._tag)
+            return [ended._tag, (yield* Channel.receive(News)).payload]
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(succeed(Flow, id, gate, undefined))
+      yield* log.seen("NotSubscribed")
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(Channel.publish(News, "x"))
+      assertSuccess(yield* finished(runtime, Flow, id), ["NotSubscribed", "x"])
+    }))
+
+  test("a receive that lost a race loses it in each replay, also when its subscription has ended", (runtime) =>
+    Effect.gen(function* () {
+      const gate = DurableDeferred.make("gate")
+      const Flow = define("Flow", { success: Schema.Array(Schema.String) })
+      yield* runtime.register(
+        bodyOf(Flow, () =>
+          Effect.gen(function* () {
+            yield* Channel.subscribe(News)
+            const won = yield* Effect.raceFirst(
+              Channel.receive(News),
+              Effect.as(DurableDeferred.await(gate), { payload: "gate" })
+            )
+            yield* Channel.unsubscribe(News)
+            yield* Channel.subscribe(Mail)
+            return [won.payload, (yield* Channel.receive(Mail)).payload]
+          })
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      yield* runtime.on(succeed(Flow, id, gate, undefined))
+      yield* runtime.on(Channel.sendTo(Mail, id, "x"))
+      assertSuccess(yield* finished(runtime, Flow, id), ["gate", "x"])
+    }))
+
   test("metadata, bytes and the time of publication survive the way", (runtime) =>
     Effect.gen(function* () {
       const Bytes = Channel.make("bytes", {

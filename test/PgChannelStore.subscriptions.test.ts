@@ -152,7 +152,7 @@ describe("a subscriber that ends", () => {
     "while a message is routed to it does not get that if it subscribes again",
     Effect.gen(function* () {
       const { lease } = yield* crossing((lease) =>
-        Effect.flatMap(ChannelStore, (channels) => channels.unsubscribe(lease, news))
+        Effect.flatMap(ChannelStore, (channels) => channels.unsubscribe(lease, news, false))
       )
       yield* subscribe(lease, news)
       yield* publish(message(news, 2))

@@ -89,11 +89,11 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       PgChannelStatements.collect(context, { executionId: "a", channel: "c", mode: "event" }),
     unsubscribe: (context) =>
       PgChannelStatements.unsubscribe(context, [
-        { lease: held, channel: "c", mode: "event", handled: undefined }
+        { lease: held, channel: "c", mode: "event", awaited: true, handled: undefined }
       ]),
     leave: (context) =>
       PgChannelStatements.unsubscribe(context, [
-        { lease: held, channel: "", mode: "", handled: { a: true } }
+        { lease: held, channel: "", mode: "", awaited: true, handled: { a: true } }
       ]),
     "sweep of messages": (context) =>
       PgDeliveryStatements.sweep(context, { retentionMillis: 1, limit: 10 }),

@@ -2,7 +2,13 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
-import { type ChannelKey, ChannelStore, receiveName, returnedExit } from "../../src/ChannelStore.ts"
+import {
+  type ChannelKey,
+  ChannelStore,
+  isReturned,
+  receiveName,
+  returnedExit
+} from "../../src/ChannelStore.ts"
 import { type Case, load, running } from "./Harness.ts"
 import {
   deliver,
@@ -104,7 +110,7 @@ export const channels = (it: Case): void => {
       assert.strictEqual(yield* subscribe(c, clash), "Conflict")
       assert.strictEqual(yield* publish(message(clash, 1)), "Conflict")
       assert.strictEqual(yield* subscribe(c, { ...news, mode: "direct" }), "Subscribed")
-      yield* channels.unsubscribe(a, news)
+      yield* channels.unsubscribe(a, news, false)
       assert.strictEqual(yield* subscribe(c, clash), "Conflict")
       yield* channels.leave(b, {})
       assert.strictEqual(yield* subscribe(c, clash), "Subscribed")
@@ -130,7 +136,7 @@ export const channels = (it: Case): void => {
       yield* subscribe(a, news)
       yield* publish(message(news, 1))
       yield* deliver()
-      yield* channels.unsubscribe(a, news)
+      yield* channels.unsubscribe(a, news, false)
       assert.strictEqual(numberOf(yield* receive(a, news, 1)), "Absent")
       yield* subscribe(a, news)
       yield* publish(message(news, 2))
@@ -150,7 +156,7 @@ export const channels = (it: Case): void => {
       ]) {
         assert.strictEqual(yield* subscribe(stale, mail), "Fenced")
         assert.strictEqual(numberOf(yield* receive(stale, news, 1)), "Fenced")
-        yield* channels.unsubscribe(stale, news)
+        yield* channels.unsubscribe(stale, news, true)
         yield* channels.leave(stale, {})
       }
       assert.deepStrictEqual(yield* drain(a, news), [1])
@@ -239,6 +245,24 @@ export const channels = (it: Case): void => {
         deferreds.map(({ exit }) => exit),
         [returnedExit]
       )
+    }))
+
+  it("an instance that leaves its channels twice gives away no more than the first time", (store) =>
+    Effect.gen(function* () {
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", jobs)
+      yield* subscribe(a, news)
+      yield* publish(message(jobs, 1))
+      for (const n of [1, 2]) yield* receive(a, jobs, n)
+      yield* receive(a, news, 1)
+      yield* channels.leave(a, {})
+      yield* channels.leave(a, {})
+      const b = yield* subscribed(store, "b", jobs)
+      assert.deepStrictEqual(yield* drain(b, jobs), [])
+      const { deferreds, wakes } = yield* load(store, "a")
+      const ended = deferreds.filter(({ exit }) => isReturned(exit)).map(({ name }) => name)
+      assert.sameMembers(ended, [receiveName(jobs, 2), receiveName(news, 1)])
+      assert.strictEqual(wakes, 0)
     }))
 
   it("old messages go, but for those that a living subscriber has still to take", (store) =>

@@ -2,7 +2,7 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
-import { receiveName } from "../../src/ChannelStore.ts"
+import { ChannelStore, receiveName } from "../../src/ChannelStore.ts"
 import type { WorkflowStore } from "../../src/WorkflowStore.ts"
 import {
   beginning,
@@ -216,6 +216,24 @@ export const receives = (it: Case): void => {
       yield* deliver()
       assert.deepStrictEqual(yield* deferreds(store, "a"), [1, "TimedOut"])
       assert.strictEqual(numberOf(yield* receive(a, news, 3)), 2)
+    }))
+
+  it("a receive that waits ends with its subscription, and its run does not suspend before it knows", (store) =>
+    Effect.gen(function* () {
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", news)
+      yield* receive(a, news, 1, 1000)
+      yield* channels.unsubscribe(a, news, true)
+      assert.deepStrictEqual(yield* deferreds(store, "a"), ["Unsubscribed"])
+      assert.deepInclude(yield* deliver(), { count: 0, nextMillis: undefined })
+      assert.strictEqual(yield* store.suspend(a, suspension()), "Again")
+      yield* subscribe(a, news)
+      assert.strictEqual(numberOf(yield* receive(a, news, 1)), "Taken")
+      yield* receive(a, news, 2)
+      // Nothing in its body waits for that.
+      yield* channels.unsubscribe(a, news, false)
+      assert.deepStrictEqual(yield* deferreds(store, "a"), ["Unsubscribed"])
+      assert.strictEqual(yield* store.suspend(a, suspension({ wakes: 1 })), "Suspended")
     }))
 
   it("competing receives that wait are served one message each, the longest subscribed first", (store) =>
