@@ -52,9 +52,11 @@ export const isTransient = (error: unknown): boolean => {
   ) {
     return true
   }
-  const state = code(error)
-  return state === "25006" || ["08", "40", "53", "57", "58"].includes(classOf(error))
+  return isReadOnly(error) || ["08", "40", "53", "57", "58"].includes(classOf(error))
 }
+
+/** The server is a standby, or the session writes nothing for another reason. */
+const isReadOnly = (error: unknown): boolean => code(error) === "25006"
 
 /**
  * Why a session was given up that did not answer in time: the way to the server is broken, or the
@@ -75,13 +77,15 @@ export const isUnanswered = (error: unknown): boolean =>
   error instanceof SqlError && error.reason.cause instanceof Unanswered
 
 /**
- * The session ended with this error, and will give no other to whatever is asked of it.
+ * The session ended with this error, and will give no other to whatever is asked of it. So will one that
+ * leads to a standby: the name of the server leads to another by now, or will.
  *
  * @since 0.1.0
  * @category refinements
  */
 export const endsSession = (error: unknown): boolean =>
   (error instanceof SqlError && error.reason._tag === "ConnectionError") ||
+  isReadOnly(error) ||
   ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
 
 /**

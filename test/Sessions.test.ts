@@ -129,6 +129,17 @@ live(
 )
 
 live(
+  "one that may not write is made anew, since the server may have become a standby",
+  Effect.gen(function* () {
+    const own = yield* open({ writeSessions: 1 })
+    yield* own`set session characteristics as transaction read only`
+    const write = own`create table t (n int)`
+    assert.strictEqual(PgFailure.code(yield* Effect.flip(write)), "25006")
+    yield* write
+  })
+)
+
+live(
   "interrupted statements cost no session, however many there are",
   Effect.gen(function* () {
     const own = yield* open({ writeSessions: 2 })
