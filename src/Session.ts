@@ -10,12 +10,14 @@
  * effects, startup parameters: all honoured).
  * Feeds: `Listener`, `Sessions`, `Watch`.
  * Guarantees: a statement ends within its deadline; closing the scope ends within a second;
- * deadlines run on the live clock, since a wire knows no `TestClock`.
+ * deadlines run on the live clock, since a wire knows no `TestClock`; whatever keeps a session from
+ * being opened is a `ConnectionError`.
  *
  * @since 0.1.0
  */
 import type { PgClientConfig } from "@effect/sql-pg/PgClient"
 import * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -117,7 +119,8 @@ export const make = Effect.fnUntraced(function* (
   // Added first, so it runs last: after the connection has said its farewell.
   yield* Effect.addFinalizer(() => line.close)
   const connection = yield* PgConnection.make({ ...config, stream: line.dial }).pipe(
-    Effect.provideService(Clock.Clock, liveClock)
+    Effect.provideService(Clock.Clock, liveClock),
+    Effect.catchCause(unopened)
   )
   line.established = true
   const pinned = yield* connection.pin
@@ -152,6 +155,22 @@ export const make = Effect.fnUntraced(function* (
   }
   return session
 })
+
+/**
+ * No statement is to blame for a session that could not be opened, whatever the reason: the database
+ * admits nobody for a moment, or who provides the password is away, which has no way to say so but to die.
+ */
+const unopened = (cause: Cause.Cause<SqlError>): Effect.Effect<never, SqlError> => {
+  if (Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause)
+  const error = Cause.squash(cause)
+  const [origin, message] =
+    error instanceof SqlError
+      ? [error.reason.cause, error.message]
+      : [error, `PgConnection: ${error instanceof Error ? error.message : String(error)}`]
+  return Effect.fail(
+    new SqlError({ reason: new ConnectionError({ cause: origin, message, operation: "connect" }) })
+  )
+}
 
 /** How many bytes Node reads at once, at most. */
 const readMax = 65_536

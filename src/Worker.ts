@@ -76,13 +76,20 @@ const make = Effect.gen(function* () {
   const clock = yield* Clock.Clock
   const now = Clock.currentTimeMillis
 
-  const said = <A>(effect: Effect.Effect<A, StoreError>) =>
-    Effect.catch(effect, (error) => Effect.logWarning(error.message))
+  /** A worker goes on, whatever its duties fail with or die of. */
+  const said = <A>(
+    effect: Effect.Effect<A, StoreError>,
+    pause: Effect.Effect<void> = Effect.void
+  ) =>
+    effect.pipe(
+      Effect.catch((error) => Effect.andThen(Effect.logWarning(error.message), pause)),
+      Effect.catchDefect((defect) =>
+        Effect.andThen(Effect.logError("a duty of this worker died", defect), pause)
+      )
+    )
   /** For what is repeated for ever: what fails for good does not spin. */
   const patiently = <A>(effect: Effect.Effect<A, StoreError>) =>
-    Effect.catch(effect, (error) =>
-      Effect.andThen(Effect.logWarning(error.message), Effect.sleep(config.heartbeatInterval))
-    )
+    said(effect, Effect.sleep(config.heartbeatInterval))
   /** Frees what others owned; what can be run here is looked for at once. */
   const recovering = (freed: Effect.Effect<number, StoreError>) =>
     said(

@@ -12,6 +12,7 @@ import { Buffer } from "node:buffer"
 import { connect, createServer, type Socket } from "node:net"
 import { Duplex } from "node:stream"
 import * as Tls from "node:tls"
+import * as PgFailure from "../src/PgFailure.ts"
 import * as Session from "../src/Session.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
@@ -306,6 +307,45 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       const error = yield* Effect.flip(open(client, { connectTimeout: "50 millis" }))
       assert.strictEqual(error.reason._tag, "ConnectionError")
       yield* proxy.waitFor(({ open }) => open === 0)
+    })
+  )
+
+  it.effect("is lost, not to blame, where whoever provides the password dies", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const away = new Error("503 of the token service")
+      const error = yield* Effect.flip(open({ url, password: Effect.die(away) }))
+      assert.strictEqual(error.reason._tag, "ConnectionError")
+      assert.strictEqual(error.reason.cause, away)
+      assert.include(error.message, away.message)
+    })
+  )
+
+  it.effect("is lost, not to blame, where the database admits nobody, and says by what state", () =>
+    Effect.gen(function* () {
+      const { name, url } = yield* TestDatabase
+      const server = yield* open({ url, database: "postgres" })
+      const admit = (anybody: boolean) =>
+        server.query(`alter database ${name} allow_connections ${anybody}`)
+      yield* admit(false)
+      const error = yield* Effect.flip(open({ url })).pipe(
+        Effect.ensuring(Effect.orDie(admit(true)))
+      )
+      assert.strictEqual(error.reason._tag, "ConnectionError")
+      assert.strictEqual(PgFailure.code(error), "55000")
+      const login = yield* Effect.flip(open({ url, username: "nobody_of_that_name" }))
+      assert.strictEqual(login.reason._tag, "ConnectionError")
+      assert.strictEqual(PgFailure.code(login)?.slice(0, 2), "28")
+    })
+  )
+
+  it.effect("is not lost by whoever is interrupted on the way to it", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const opening = open({ url, password: Effect.never })
+      const fiber = yield* Effect.forkChild(opening, { startImmediately: true })
+      yield* Fiber.interrupt(fiber)
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
     })
   )
 

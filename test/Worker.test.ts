@@ -1,10 +1,22 @@
 /**
- * Leases over several processes: who keeps his work and who loses it, and what becomes of it.
+ * Leases over several processes: who keeps his work and who loses it, and what becomes of it; and one
+ * worker alone, whose store does what a test wants.
  */
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import { TestClock } from "effect/testing"
 import { existsSync } from "node:fs"
+import { Doorbell } from "../src/Doorbell.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import { Runs } from "../src/Runs.ts"
+import { Tenure } from "../src/Tenure.ts"
+import { Worker } from "../src/Worker.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import { WorkflowStore } from "../src/WorkflowStore.ts"
 import * as Fleet from "./support/Fleet.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import { Slow, Sleeper } from "./support/workers/Flows.ts"
@@ -67,6 +79,66 @@ const worksOn = Effect.fnUntraced(function* (
   yield* loser.order({ order: "start", flow: "Slow", id: "n" })
   yield* fleet.state("n", "Completed")
   assert.deepStrictEqual(yield* fleet.linesOf("n"), ["slow A", "after A"])
+})
+
+const heartbeatInterval = Duration.seconds(3)
+
+/** A worker under a `TestClock`, and what it asked of its store, which dies of whatever is in `deadly`. */
+const lone = Effect.gen(function* () {
+  const tenure = new Tenure(yield* Clock.Clock)
+  const runs = { tenure, abandonAll: Effect.void } as unknown as Runs["Service"]
+  const asked: Array<string> = []
+  const deadly = new Set<string>()
+  const ask = <A>(what: string, answer: A) =>
+    Effect.suspend(() => {
+      asked.push(what)
+      return deadly.has(what) ? Effect.die(new Error(what)) : Effect.succeed(answer)
+    })
+  const store = {
+    registerWorker: () => ask("register", undefined),
+    heartbeat: () =>
+      Effect.flatMap(Clock.currentTimeMillis, (nowEpochMillis) =>
+        ask("heartbeat", { alive: true, nextExpiryMillis: 500, suspects: [], nowEpochMillis })
+      ),
+    recoverExpired: () => ask("recover", 0),
+    removeWorker: () => ask("remove", 0)
+  } satisfies Partial<WorkflowStore["Service"]> as unknown as WorkflowStore["Service"]
+  yield* Layer.build(
+    Worker.layer.pipe(
+      Layer.provide(Layer.succeed(WorkflowStore, store)),
+      Layer.provide(Layer.succeed(Runs, runs)),
+      Layer.provide(Layer.succeed(WorkerId, "self")),
+      Layer.provide(RomancyConfig.layer({ listenNotify: false, heartbeatInterval })),
+      Layer.provide(Doorbell.layer)
+    )
+  )
+  return {
+    tenure,
+    deadly,
+    /** What it asks while so much time goes by. */
+    during: (time: Duration.Duration) =>
+      Effect.suspend(() => {
+        asked.length = 0
+        return Effect.as(TestClock.adjust(time), asked)
+      })
+  }
+})
+
+describe("a worker alone", () => {
+  it.effect("goes on with each of its duties, though it has died of them for a while", () =>
+    Effect.gen(function* () {
+      const { deadly, during } = yield* lone
+      assert.include(yield* during(heartbeatInterval), "heartbeat")
+      for (const duty of ["recover", "heartbeat", "register", "remove"]) {
+        deadly.add(duty)
+        // Long enough for the lease to end, which is entered anew then.
+        yield* during(Duration.times(heartbeatInterval, 10))
+        deadly.clear()
+        yield* during(heartbeatInterval)
+        assert.includeMembers(yield* during(heartbeatInterval), ["heartbeat", "recover"])
+      }
+    })
+  )
 })
 
 describe("a worker whose lease ends", () => {
