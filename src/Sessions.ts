@@ -148,11 +148,16 @@ const make = Effect.gen(function* () {
     const error = Exit.findErrorOption(exit)
     return Option.exists(error, PgFailure.endsSession) ? lost(slot) : undefined
   }
-  // Most recently used first, so that an idle engine keeps one session warm.
+  /**
+   * Most recently used first, so that an idle engine keeps one session warm. A place without a session
+   * comes last: where none can be opened, those that are there are used.
+   */
+  const putBack = (slot: Slot) =>
+    void (slot.session === undefined ? slots.push(slot) : slots.unshift(slot))
   const giveBack = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
     const settled = settle(slot, exit)
-    if (settled !== undefined) return Effect.map(settled, () => void slots.unshift(slot))
-    slots.unshift(slot)
+    if (settled !== undefined) return Effect.map(settled, () => putBack(slot))
+    putBack(slot)
     return undefined
   }
   /** For a transaction. The wait for a place ends with somebody's statement: to cut it off could lose one. */

@@ -179,6 +179,25 @@ live(
 )
 
 live(
+  "where no other can be opened, the one that is there is used",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* PgProxy.make(url)
+    const own = yield* open(
+      { writeSessions: 2, connectTimeout: "200 millis" },
+      { url: proxy.through(url) }
+    )
+    yield* own`select 1`
+    yield* proxy.silenceNew
+    const two = yield* Effect.all([Effect.exit(own`select 1`), Effect.exit(own`select 1`)], {
+      concurrency: 2
+    })
+    assert.deepStrictEqual(two.map(Exit.isSuccess), [true, false])
+    for (let n = 0; n < 3; n++) yield* own`select 1`
+  })
+)
+
+live(
   "who finds a session dead drops those that nobody uses, so that the next do not wait for them",
   Effect.gen(function* () {
     const { url } = yield* TestDatabase
