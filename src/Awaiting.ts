@@ -6,6 +6,7 @@
  * Guarantees: a caller learns of a completion by notification, and within the poll interval when
  * that was lost; while none can be asked for, because somebody has the instance locked, it is looked
  * after again and again. All waits of a process are answered by one query, however many there are.
+ * Whoever waits is interrupted when the layer ends, and so is whoever comes after that.
  *
  * @since 0.1.0
  */
@@ -75,6 +76,7 @@ const make = Effect.gen(function* () {
   const waits = new Map<string, Wait>()
   const due = new Set<string>()
   const asked = Latch.makeUnsafe(false)
+  let closed = false
 
   const resolve = (outcome: Outcome) => {
     const wait = waits.get(outcome.executionId)
@@ -115,6 +117,14 @@ const make = Effect.gen(function* () {
     )
   }
 
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      closed = true
+      for (const { done } of waits.values()) Deferred.doneUnsafe(done, Effect.interrupt)
+      waits.clear()
+    })
+  )
+
   yield* Effect.gen(function* () {
     while (true) {
       yield* asked.await
@@ -146,6 +156,7 @@ const make = Effect.gen(function* () {
     isSuspended: (executionId) => waits.get(executionId)?.status === "Suspended",
     outcome: (executionId) =>
       Effect.suspend(() => {
+        if (closed) return Effect.interrupt
         let wait = waits.get(executionId)
         if (wait === undefined) {
           const done = Deferred.makeUnsafe<Outcome>()

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as References from "effect/References"
@@ -149,6 +150,20 @@ describe("callers who await what runs elsewhere", () => {
       yield* user.rollback
       yield* open
       assert.strictEqual(yield* within("the result")(Fiber.join(caller!)), "slow 1")
+    })
+  )
+
+  it.live("are interrupted when their runtime ends, and so are those that come after it", () =>
+    Effect.gen(function* () {
+      const { awaited, client } = yield* world(hourly)
+      const [caller] = yield* callers(client, ["1"])
+      yield* eventually("that it is awaited", awaited, (n) => n === 1)
+      yield* client.stop
+      const [late] = yield* callers(client, ["1"])
+      for (const fiber of [caller!, late!]) {
+        const exit = yield* within("the end of a caller")(Fiber.await(fiber))
+        assert.isTrue(Exit.hasInterrupts(exit))
+      }
     })
   )
 
