@@ -5,7 +5,8 @@
  * Feeds: `PgWorkflowStore`.
  * Guarantees: independent of the application's pool, so that exhausting that costs no lease; each
  * statement has a deadline after which its socket is destroyed and the session made anew, so that
- * a black hole costs seconds. Their number is `writeSessions`.
+ * a black hole costs seconds. Their number is `writeSessions`. All end with the layer, also those that
+ * are in use; whoever asks for one after that is interrupted.
  *
  * @since 0.1.0
  */
@@ -79,10 +80,13 @@ interface Slot {
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
-  const slots: Array<Slot> = Array.from({ length: config.writeSessions }, () => ({
+  const all: ReadonlyArray<Slot> = Array.from({ length: config.writeSessions }, () => ({
     session: undefined,
     scope: undefined
   }))
+  /** Those that nobody uses. */
+  const slots = Array.from(all)
+  let closed = false
   const permits = Semaphore.makeUnsafe(slots.length)
 
   const close = (slot: Slot) => {
@@ -113,6 +117,7 @@ const make = Effect.gen(function* () {
   }
   const open = Effect.fnUntraced(
     function* (slot: Slot): Effect.fn.Return<Session.Session, SqlError> {
+      if (closed) return yield* Effect.interrupt
       const scope = yield* Scope.make()
       slot.scope = scope
       const session = yield* Session.make({
@@ -188,7 +193,12 @@ const make = Effect.gen(function* () {
         )
       )
     })
-  yield* Effect.addFinalizer(() => Effect.forEach(slots, close, { discard: true }))
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      closed = true
+      return Effect.forEach(all, close, { concurrency: "unbounded", discard: true })
+    })
+  )
 
   const sql = yield* SqlClient.make({
     acquirer,

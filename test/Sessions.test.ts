@@ -80,6 +80,28 @@ live(
 )
 
 live(
+  "that are in use are gone with their scope, too, and none comes after them",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const scope = yield* Scope.make()
+    const own = yield* open().pipe(Scope.provide(scope))
+    const using = yield* Effect.forkScoped(own`select pg_sleep(60)`)
+    const busy = `select count(*) = 1 from pg_stat_activity where ${mine} and wait_event = 'PgSleep'`
+    yield* until(sql, busy)
+    yield* Scope.close(scope, Exit.void)
+    assert.isTrue(Exit.isFailure(yield* Fiber.await(using)))
+    for (const late of [
+      own`select 1`,
+      own.query("select 1", []),
+      own.withTransaction(own`select 1`)
+    ]) {
+      assert.isTrue(Exit.hasInterrupts(yield* Effect.exit<unknown, unknown, never>(late)))
+    }
+    yield* until(sql, `select count(*) = 0 from pg_stat_activity where ${mine}`)
+  })
+)
+
+live(
   "need none of the application's pool",
   Effect.gen(function* () {
     const { url } = yield* TestDatabase
