@@ -26,24 +26,54 @@ const proofMillis = 10
 const answersKept = 8
 
 /**
+ * A moment by both clocks of a process: the monotonic one, which no correction of the time of day moves,
+ * and the time of day, which goes on while the machine is suspended.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Moment {
+  readonly monotonicMillis: number
+  readonly dayMillis: number
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
 export class Tenure {
   private readonly clock: Clock.Clock
   private readonly renewed = Latch.makeUnsafe(false)
+  private renewedAt: Moment
   // Nothing is claimed by a worker before its first heartbeat, and in memory there are no others.
-  private untilMillis = Number.POSITIVE_INFINITY
+  private leaseMillis = Number.POSITIVE_INFINITY
   private readonly answersMillis: Array<number> = []
   private doubtedMillis = Number.NEGATIVE_INFINITY
 
   constructor(clock: Clock.Clock) {
     this.clock = clock
+    this.renewedAt = this.now
+  }
+
+  /** Now, by both clocks. */
+  get now(): Moment {
+    return { monotonicMillis: this.nowMillis, dayMillis: this.clock.currentTimeMillisUnsafe() }
+  }
+
+  /** How long ago that was, by the clock by which it was longer. */
+  sinceMillis(then: Moment): number {
+    const { dayMillis, monotonicMillis } = this.now
+    return Math.max(monotonicMillis - then.monotonicMillis, dayMillis - then.dayMillis)
+  }
+
+  /** For how long the lease is certain yet. */
+  get leftMillis(): number {
+    return this.leaseMillis - this.sinceMillis(this.renewedAt)
   }
 
   /** Whether the lease is certain now. */
   get held(): boolean {
-    return this.clock.currentTimeMillisUnsafe() < this.untilMillis
+    return this.leftMillis > 0
   }
 
   /** Waits for the next renewal. */
@@ -51,16 +81,18 @@ export class Tenure {
     return this.renewed.await
   }
 
-  /** A heartbeat was answered: it is certain until then, in milliseconds since the epoch. */
-  renew(untilMillis: number): void {
-    this.untilMillis = untilMillis
+  /** A heartbeat was answered: it is certain for so long after that was sent. */
+  renew(sent: Moment, leaseMillis: number): void {
+    // What was sent before may be answered after it.
+    if (sent.monotonicMillis >= this.renewedAt.monotonicMillis) this.renewedAt = sent
+    this.leaseMillis = leaseMillis
     this.renewed.openUnsafe()
     this.renewed.closeUnsafe()
   }
 
   /** A heartbeat was answered: it has ended. */
   end(): void {
-    this.untilMillis = Number.NEGATIVE_INFINITY
+    this.leaseMillis = Number.NEGATIVE_INFINITY
   }
 
   /** Now, as it is noted when the database is asked. No correction of the time of day moves it. */

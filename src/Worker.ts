@@ -6,12 +6,11 @@
  * Feeds: `Listener` (what a heartbeat does), `Runs` (when the lease is lost), the doorbell.
  * Guarantees: the lease is renewed every `heartbeatInterval`, on the listening session while that
  * lives and on a session of the engine's otherwise, never through the application's pool. Once the
- * lease has run out by the clock of this process, what runs under it is abandoned, and the worker
+ * lease has run out by either clock of this process, what runs under it is abandoned, and the worker
  * enters the registry anew. On an orderly end everything is given back at once.
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -73,8 +72,7 @@ const make = Effect.gen(function* () {
   const workerId = yield* WorkerId
   const leaseMillis = Duration.toMillis(config.leaseDuration)
   const lockKey = yield* Effect.sync(randomLockKey)
-  const clock = yield* Clock.Clock
-  const now = Clock.currentTimeMillis
+  const { tenure } = runs
 
   /** A worker goes on, whatever its duties fail with or die of. */
   const said = <A>(
@@ -103,10 +101,9 @@ const make = Effect.gen(function* () {
     said(store.removeWorker(workerId)).pipe(Effect.timeoutOption(config.shutdownTimeout))
   )
 
-  let offsetMillis = 0
-  let lastAheadMillis: number | undefined
-  let renewedMillis = 0
-  let beatenMillis = 0
+  /** By how much the clock of the store is ahead of the monotonic one here. */
+  let aheadMillis: number | undefined
+  let beatenAt = tenure.now
   let enteredMillis = 0
   const entered = Latch.makeUnsafe(false)
   const lost = Latch.makeUnsafe(false)
@@ -115,27 +112,25 @@ const make = Effect.gen(function* () {
 
   /** When the clock of the store was set, what alarms were set by is no longer so: they look again. */
   const noticeStep = (storeMillis: number) => {
-    const aheadMillis = storeMillis - Number(clock.monotonicTimeNanosUnsafe()) / 1e6
-    if (Math.abs(aheadMillis - (lastAheadMillis ?? aheadMillis)) > stepMillisMin) {
+    const before = aheadMillis
+    aheadMillis = storeMillis - tenure.nowMillis
+    if (Math.abs(aheadMillis - (before ?? aheadMillis)) > stepMillisMin) {
       doorbell.timer(0)
       doorbell.messagesIn(0)
     }
-    lastAheadMillis = aheadMillis
   }
 
   const beat = Effect.fnUntraced(function* <E>(send: Effect.Effect<Heartbeat, E>) {
-    const sent = yield* now
+    const sent = tenure.now
     const heartbeat = yield* send
-    beatenMillis = yield* now
-    offsetMillis = heartbeat.nowEpochMillis - beatenMillis
+    beatenAt = tenure.now
     noticeStep(heartbeat.nowEpochMillis)
     // The lease counts from before it was asked for: the answer may have been long on its way.
     if (heartbeat.alive) {
-      renewedMillis = Math.max(renewedMillis, sent)
-      runs.tenure.renew(renewedMillis + leaseMillis)
-    } else if (sent >= enteredMillis) {
+      tenure.renew(sent, leaseMillis)
+    } else if (sent.monotonicMillis >= enteredMillis) {
       // One that was sent before the worker entered anew says nothing about it.
-      runs.tenure.end()
+      tenure.end()
       lost.openUnsafe()
     }
     const next = heartbeat.nextExpiryMillis
@@ -146,7 +141,7 @@ const make = Effect.gen(function* () {
 
   const enter = Effect.gen(function* () {
     yield* store.registerWorker({ workerId, lockKey, leaseMillis })
-    enteredMillis = yield* now
+    enteredMillis = tenure.nowMillis
     yield* beat(store.heartbeat({ workerId, leaseMillis }))
   })
 
@@ -162,7 +157,7 @@ const make = Effect.gen(function* () {
     // Whatever looked for work before was refused it.
     doorbell.workflows("home")
     while (true) {
-      const left = beatenMillis + overdueMillis - (yield* now)
+      const left = overdueMillis - tenure.sinceMillis(beatenAt)
       if (left > 0) yield* Effect.sleep(left)
       else yield* beat(store.heartbeat({ workerId, leaseMillis }))
     }
@@ -176,13 +171,9 @@ const make = Effect.gen(function* () {
     Effect.forkScoped
   )
 
-  /** Waits until the lease has ended by the clock of this process: others may have taken over. */
+  /** Waits until the lease has ended by a clock of this process: others may have taken over. */
   const outlived = Effect.gen(function* () {
-    let left = 1
-    while (left > 0) {
-      left = renewedMillis + leaseMillis - (yield* now)
-      if (left > 0) yield* Effect.sleep(left)
-    }
+    while (tenure.held) yield* Effect.sleep(tenure.leftMillis)
   })
   yield* Effect.gen(function* () {
     yield* entered.await
@@ -202,11 +193,11 @@ const make = Effect.gen(function* () {
     leaseMillis,
     registered: Effect.asVoid(entered.await),
     beat,
-    doubt: Effect.sync(() => runs.tenure.doubt()),
+    doubt: Effect.sync(() => tenure.doubt()),
     bury: (dead) => recovering(store.removeWorker(dead)),
     storeMillis: Effect.andThen(
       entered.await,
-      Effect.map(now, (now) => now + offsetMillis)
+      Effect.sync(() => tenure.nowMillis + aheadMillis!)
     )
   })
 })

@@ -10,6 +10,7 @@ import { Tenure } from "../src/Tenure.ts"
 import { Worker } from "../src/Worker.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { setClock } from "./support/SetClock.ts"
 
 const make = Effect.map(Clock.Clock, (clock) => new Tenure(clock))
 
@@ -103,12 +104,35 @@ describe("Tenure", () => {
       const tenure = yield* make
       assert.isFalse(tenure.proves(Number.NEGATIVE_INFINITY))
       assert.isTrue(tenure.held)
-      tenure.renew((yield* Clock.currentTimeMillis) + 10)
+      tenure.renew(tenure.now, 10)
       yield* TestClock.adjust("9 millis")
       assert.isTrue(tenure.held)
       yield* TestClock.adjust("1 millis")
       assert.isFalse(tenure.held)
       tenure.end()
+      assert.isFalse(tenure.held)
+    })
+  )
+
+  it.effect("the lease ends by whichever clock is earlier, and the later question counts", () =>
+    Effect.gen(function* () {
+      const { clock, set } = yield* setClock
+      const tenure = new Tenure(clock)
+      const first = tenure.now
+      set(-60_000)
+      yield* TestClock.adjust("4 millis")
+      tenure.renew(tenure.now, 10)
+      tenure.renew(first, 10)
+      yield* TestClock.adjust("9 millis")
+      assert.isTrue(tenure.held)
+      set(-120_000)
+      assert.isTrue(tenure.held)
+      yield* TestClock.adjust("1 millis")
+      assert.isFalse(tenure.held)
+      tenure.renew(tenure.now, 10)
+      assert.isTrue(tenure.held)
+      // As when the machine was suspended, of which the monotonic clock knows nothing.
+      set(0)
       assert.isFalse(tenure.held)
     })
   )

@@ -4,6 +4,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -17,6 +18,7 @@ import { Tenure } from "../src/Tenure.ts"
 import { Worker } from "../src/Worker.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { setClock } from "./support/SetClock.ts"
 import * as Fleet from "./support/Fleet.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import { Slow, Sleeper } from "./support/workers/Flows.ts"
@@ -83,12 +85,19 @@ const worksOn = Effect.fnUntraced(function* (
 
 const heartbeatInterval = Duration.seconds(3)
 
+const leaseDuration = Duration.seconds(15)
+
 /** A worker under a `TestClock`, and what it asked of its store, which dies of whatever is in `deadly`. */
 const lone = Effect.gen(function* () {
-  const tenure = new Tenure(yield* Clock.Clock)
+  const { clock, set } = yield* setClock
+  const tenure = new Tenure(clock)
   const runs = { tenure, abandonAll: Effect.void } as unknown as Runs["Service"]
   const asked: Array<string> = []
   const deadly = new Set<string>()
+  const storeMillis = yield* Effect.map(
+    Clock.Clock,
+    (clock) => () => clock.currentTimeMillisUnsafe()
+  )
   const ask = <A>(what: string, answer: A) =>
     Effect.suspend(() => {
       asked.push(what)
@@ -97,23 +106,34 @@ const lone = Effect.gen(function* () {
   const store = {
     registerWorker: () => ask("register", undefined),
     heartbeat: () =>
-      Effect.flatMap(Clock.currentTimeMillis, (nowEpochMillis) =>
-        ask("heartbeat", { alive: true, nextExpiryMillis: 500, suspects: [], nowEpochMillis })
-      ),
+      Effect.suspend(() => {
+        const nowEpochMillis = storeMillis()
+        return ask("heartbeat", {
+          alive: true,
+          nextExpiryMillis: 500,
+          suspects: [],
+          nowEpochMillis
+        })
+      }),
     recoverExpired: () => ask("recover", 0),
     removeWorker: () => ask("remove", 0)
   } satisfies Partial<WorkflowStore["Service"]> as unknown as WorkflowStore["Service"]
-  yield* Layer.build(
+  const context = yield* Layer.build(
     Worker.layer.pipe(
       Layer.provide(Layer.succeed(WorkflowStore, store)),
       Layer.provide(Layer.succeed(Runs, runs)),
       Layer.provide(Layer.succeed(WorkerId, "self")),
-      Layer.provide(RomancyConfig.layer({ listenNotify: false, heartbeatInterval })),
+      Layer.provide(RomancyConfig.layer({ listenNotify: false, heartbeatInterval, leaseDuration })),
       Layer.provide(Doorbell.layer)
     )
-  )
+  ).pipe(Effect.provideService(Clock.Clock, clock))
   return {
+    worker: Context.get(context, Worker),
     tenure,
+    clock,
+    storeMillis,
+    /** Sets the time of day of the worker so many milliseconds ahead, or behind. */
+    set,
     deadly,
     /** What it asks while so much time goes by. */
     during: (time: Duration.Duration) =>
@@ -132,11 +152,36 @@ describe("a worker alone", () => {
       for (const duty of ["recover", "heartbeat", "register", "remove"]) {
         deadly.add(duty)
         // Long enough for the lease to end, which is entered anew then.
-        yield* during(Duration.times(heartbeatInterval, 10))
+        yield* during(Duration.times(leaseDuration, 2))
         deadly.clear()
         yield* during(heartbeatInterval)
         assert.includeMembers(yield* during(heartbeatInterval), ["heartbeat", "recover"])
       }
+    })
+  )
+
+  it.effect("beats on when its time of day is set back, and knows the store's time", () =>
+    Effect.gen(function* () {
+      const { clock, during, set, storeMillis, tenure, worker } = yield* lone
+      yield* during(heartbeatInterval)
+      set(-3_600_000)
+      assert.strictEqual(
+        yield* Effect.provideService(worker.storeMillis, Clock.Clock, clock),
+        storeMillis()
+      )
+      assert.include(yield* during(heartbeatInterval), "heartbeat")
+      assert.isTrue(tenure.held)
+    })
+  )
+
+  it.effect("notices the end of its lease when its time of day was set back meanwhile", () =>
+    Effect.gen(function* () {
+      const { deadly, during, set, tenure } = yield* lone
+      yield* during(heartbeatInterval)
+      deadly.add("heartbeat")
+      set(-3_600_000)
+      assert.include(yield* during(leaseDuration), "remove")
+      assert.isFalse(tenure.held)
     })
   )
 })
