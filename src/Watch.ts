@@ -24,7 +24,6 @@ import * as Effect from "effect/Effect"
 import * as FiberHandle from "effect/FiberHandle"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
-import * as Schedule from "effect/Schedule"
 import type { SqlError } from "effect/sql/SqlError"
 import type * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
@@ -80,15 +79,25 @@ const makeRunner = Effect.gen(function* () {
 })
 type Runner = Effect.Success<typeof makeRunner>
 
-/** Takes a free lock, or one that a neighbour holds for the moment of a look. */
-const takeLock = (run: Runner, session: Session.Session, key: string) =>
-  Effect.repeat(
-    Effect.map(
-      run(session, (context) => PgWorkerStatements.tryLock(context, key)),
-      ([row]) => row?.locked === true
-    ),
-    { until: (locked) => locked, schedule: Schedule.spaced("20 millis") }
-  )
+/** How often a lock that is held is asked for, and how often until its holder is no neighbour that looks. */
+const lookInterval = Duration.millis(20)
+const looksMax = 50
+
+/**
+ * Takes a free lock, or one that a neighbour holds for the moment of a look. Who holds it for long is
+ * the session before this one: something on the way to the server, which outlives our end of it, keeps
+ * the other end open.
+ */
+const takeLock = Effect.fnUntraced(function* (run: Runner, session: Session.Session, key: string) {
+  for (let looks = 1; true; looks++) {
+    const [row] = yield* run(session, (context) => PgWorkerStatements.tryLock(context, key))
+    if (row?.locked === true) return
+    if (looks % looksMax === 0) {
+      yield* run(session, (context) => PgWorkerStatements.endHolder(context, key))
+    }
+    yield* Effect.sleep(lookInterval)
+  }
+})
 
 /**
  * What the listening session of a worker does as a sign of life: it takes the worker's first lock,

@@ -159,6 +159,31 @@ describe("a worker that lives", () => {
     })
   )
 
+  it.live("has its sessions again though a proxy keeps those open that went silent", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make({
+        ...Fleet.patient,
+        ...soon,
+        heartbeatTimeout: "500 millis",
+        statementTimeout: "3 seconds"
+      })
+      const proxy = yield* TcpProxy.make(fleet.url)
+      const listenUrl = Redacted.value(proxy.through(fleet.url)) as unknown as Redacted.Redacted
+      const a = yield* fleet.recruit({ options: { listenUrl } })
+      for (const which of [0, 1] as const) {
+        const silent = yield* fleet.sessionOf(a.workerId, which)
+        const [row] = yield* fleet.sql<{ port: number }>`
+          select client_port as port from pg_stat_activity where pid = ${silent}`
+        yield* proxy.silencePort(row!.port)
+        // The silence of the watch is found when the listening session is lost.
+        if (which === 1) yield* fleet.cut(a.workerId, 0)
+        const gone = fleet.sql`select from pg_stat_activity where pid = ${silent}`
+        yield* fleet.until("the end of the silent session", gone, (rows) => rows.length === 0)
+        assert.notStrictEqual(yield* fleet.sessionOf(a.workerId, which), silent)
+      }
+    })
+  )
+
   it.live("but can hold neither of its sessions is off the watch while it renews its lease", () =>
     Effect.gen(function* () {
       const fleet = yield* Fleet.make({ ...Fleet.patient, ...soon })
