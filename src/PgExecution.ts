@@ -83,6 +83,9 @@ export const makeContext = Effect.map(
       Effect.sync(() => at(now(), ...of))
 )
 
+/** The longest time-out that PostgreSQL knows. */
+const timeoutMillisMax = 2 ** 31 - 1
+
 /** Makes the ways to run a statement. Migrates or verifies the tables first. */
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
@@ -104,7 +107,7 @@ const make = Effect.gen(function* () {
       : <A, R>(statement: () => Effect.Effect<A, SqlError, R>) =>
           Effect.flatMap(migrated, statement)
 
-  const commitTimeout = `${Duration.toMillis(config.statementTimeout)}ms`
+  const commitTimeout = `${Math.min(Duration.toMillis(config.statementTimeout), timeoutMillisMax)}ms`
 
   /** As long as *now* is the same, a context is: a statement is put together once for each. */
   const ownContext = (options: At[1]) => {

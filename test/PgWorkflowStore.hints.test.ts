@@ -46,6 +46,19 @@ const elsewhere = (store: WorkflowStore["Service"], executionId: string) =>
     return yield* running(store, executionId, { claimFor: "other" })
   })
 
+live(
+  "with a time for statements that is longer than any of PostgreSQL's, too",
+  Effect.gen(function* () {
+    const hear = yield* foreign
+    const store = yield* worker("patient", { config: { statementTimeout: "30 days" } })
+    yield* store.start(request("a"))
+    assert.sameMembers(
+      (yield* hear).map(([channel]) => channel),
+      ["worker", "workflow_resumable"]
+    )
+  })
+)
+
 describe("what others can run is announced", () => {
   const resumable = (executionId: string, workflowName = "Order"): [string, unknown] => [
     "workflow_resumable",
