@@ -39,6 +39,8 @@ import * as PgFailure from "./PgFailure.ts"
 export interface Session {
   /** The process id of the server's backend. */
   readonly processId: number
+  /** Whether its socket is open, as far as is known here. */
+  readonly isOpen: () => boolean
   /** The connection beneath, pinned. What runs on it directly has no deadline. */
   readonly connection: PgConnection.PgConnection
   /**
@@ -127,6 +129,7 @@ export const make = Effect.fnUntraced(function* (
   const statementTimeout = Duration.fromInputUnsafe(options.statementTimeout)
   const session: Session = {
     processId: connection.processId,
+    isOpen: () => line.sockets.size > 0,
     connection: pinned,
     query: <A extends object>(
       text: string,
@@ -343,6 +346,12 @@ const encrypts = (sslmode: string | undefined): boolean | undefined =>
     ? undefined
     : sslmode !== "disable"
 
+/**
+ * After how long without traffic the kernel asks a peer whether it is there, unless the client says. What
+ * is between forgets connections that are silent for some minutes, and then nobody is told.
+ */
+const keepAlive = Duration.seconds(15)
+
 /** Where to connect, resolved as the driver does it. */
 const address = (config: PgConnection.Config): Net.NetConnectOpts => {
   const there = read(config.url)
@@ -350,12 +359,12 @@ const address = (config: PgConnection.Config): Net.NetConnectOpts => {
   const port = config.port ?? Number(there.port ?? 5432)
   const path = config.path ?? (host.startsWith("/") ? `${host}/.s.PGSQL.${port}` : undefined)
   if (path !== undefined) return { path }
-  const keepAlive =
-    config.keepAlive === undefined
-      ? {}
-      : {
-          keepAlive: true,
-          keepAliveInitialDelay: Duration.toMillis(Duration.fromInputUnsafe(config.keepAlive))
-        }
-  return { host, port, noDelay: true, ...keepAlive }
+  const idle = Duration.fromInputUnsafe(config.keepAlive ?? keepAlive)
+  return {
+    host,
+    port,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: Duration.toMillis(idle)
+  }
 }

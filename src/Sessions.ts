@@ -75,14 +75,20 @@ export const LockTimeout = Context.Reference<Duration.Input>("romancy/Sessions/L
 interface Slot {
   session: Session.Session | undefined
   scope: Scope.Closeable | undefined
+  /** Since the last look for those that nobody uses. */
+  used: boolean
 }
+
+/** How often it is looked for sessions that nobody has used since the last time. */
+const idleInterval = Duration.minutes(1)
 
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
   const all: ReadonlyArray<Slot> = Array.from({ length: config.writeSessions }, () => ({
     session: undefined,
-    scope: undefined
+    scope: undefined,
+    used: false
   }))
   /** Those that nobody uses. */
   const slots = Array.from(all)
@@ -141,8 +147,13 @@ const make = Effect.gen(function* () {
     Effect.retry({ times: 1, while: (error) => PgFailure.code(error) === "08P01" })
   )
 
-  const opened = (slot: Slot) =>
-    slot.session === undefined ? open(slot) : Effect.succeed(slot.session)
+  const opened = (slot: Slot) => {
+    if (slot.session === undefined) return open(slot)
+    // The server, or what is between, has ended it while nobody used it.
+    return slot.session.isOpen()
+      ? Effect.succeed(slot.session)
+      : Effect.andThen(close(slot), open(slot))
+  }
 
   /** What has to be done before the place of a session goes to the next, if anything. */
   const settle = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
@@ -157,8 +168,11 @@ const make = Effect.gen(function* () {
    * Most recently used first, so that an idle engine keeps one session warm. A place without a session
    * comes last: where none can be opened, those that are there are used.
    */
-  const putBack = (slot: Slot) =>
-    void (slot.session === undefined ? slots.push(slot) : slots.unshift(slot))
+  const putBack = (slot: Slot) => {
+    slot.used = true
+    if (slot.session === undefined) slots.push(slot)
+    else slots.unshift(slot)
+  }
   const giveBack = (slot: Slot, exit: Exit.Exit<unknown, unknown>) => {
     const settled = settle(slot, exit)
     if (settled !== undefined) return Effect.map(settled, () => putBack(slot))
@@ -183,9 +197,9 @@ const make = Effect.gen(function* () {
       const using = Effect.suspend(() => {
         const taken = slots.shift()!
         slot = taken
-        return taken.session === undefined
-          ? Effect.flatMap(open(taken), (session) => use(session, taken))
-          : use(taken.session, taken)
+        return taken.session?.isOpen() === true
+          ? use(taken.session, taken)
+          : Effect.flatMap(opened(taken), (session) => use(session, taken))
       })
       return permits.withPermit(
         Effect.onExitPrimitive(using, (exit) =>
@@ -199,6 +213,13 @@ const make = Effect.gen(function* () {
       return Effect.forEach(all, close, { concurrency: "unbounded", discard: true })
     })
   )
+
+  // What a burst has opened need not stay open; the one that was used last does.
+  yield* Effect.suspend(() => {
+    const closing = slots.slice(1).flatMap((slot) => (slot.used ? [] : [close(slot)]))
+    for (const slot of all) slot.used = false
+    return Effect.uninterruptible(Effect.all(closing, { concurrency: "unbounded", discard: true }))
+  }).pipe(Effect.delay(idleInterval), Effect.forever, Effect.forkScoped)
 
   const sql = yield* SqlClient.make({
     acquirer,

@@ -9,6 +9,7 @@ import * as Redacted from "effect/Redacted"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { Buffer } from "node:buffer"
+import { existsSync, readFileSync } from "node:fs"
 import { connect, createServer, type Socket } from "node:net"
 import { Duplex } from "node:stream"
 import * as Tls from "node:tls"
@@ -307,6 +308,21 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       const error = yield* Effect.flip(open(client, { connectTimeout: "50 millis" }))
       assert.strictEqual(error.reason._tag, "ConnectionError")
       yield* proxy.waitFor(({ open }) => open === 0)
+    })
+  )
+
+  const kernel = "/proc/net/tcp"
+  it.effect.skipIf(!existsSync(kernel))("asks a silent peer whether it is there", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const session = yield* open({ url })
+      const [row] = yield* session.query<{ port: number }>("select inet_client_port() as port")
+      const port = row!.port.toString(16).toUpperCase().padStart(4, "0")
+      // Its timer, of which 2 is the one for a peer that is silent.
+      const timer = Effect.sync(() =>
+        readFileSync(kernel, "utf8").match(new RegExp(`:\\s+\\w+:${port} .{11,13} 01 \\S+ (\\d+):`))
+      )
+      assert.strictEqual((yield* timer)?.[1], "02")
     })
   )
 

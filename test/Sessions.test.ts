@@ -7,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
+import { TestClock } from "effect/testing"
 import * as PgFailure from "../src/PgFailure.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { Sessions } from "../src/Sessions.ts"
@@ -115,6 +116,24 @@ live(
   })
 )
 
+it.effect("that a burst has opened end when nobody uses them any more, but for one", () =>
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* TcpProxy.make(url)
+    const own = yield* open({ writeSessions: 3 }, { url: proxy.through(url) })
+    yield* Effect.all([own`select pg_sleep(0.1)`, own`select pg_sleep(0.1)`, own`select 1`], {
+      concurrency: "unbounded"
+    })
+    assert.strictEqual(yield* proxy.open, 3)
+    yield* TestClock.adjust("1 minute")
+    assert.strictEqual(yield* proxy.open, 3)
+    yield* TestClock.adjust("1 minute")
+    yield* proxy.waitFor(({ open }) => open === 1)
+    yield* own`select 1`
+    assert.strictEqual(yield* proxy.accepted, 3)
+  }).pipe(Effect.scoped, Effect.provide(Layer.fresh(TestDatabase.layerDatabase)))
+)
+
 live(
   "a transaction keeps one session to itself, and is rolled back when it fails",
   Effect.gen(function* () {
@@ -147,6 +166,26 @@ live(
       yield* own`select 1`.pipe(Effect.retry({ while: PgFailure.isTransient, times: 2 }))
     }
     assert.strictEqual(yield* count(sql), 1)
+  })
+)
+
+live(
+  "one that the server ended while nobody used it is asked nothing any more",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    const proxy = yield* TcpProxy.make(url)
+    const own = yield* open({ writeSessions: 1 }, { url: proxy.through(url) })
+    for (const use of [
+      own`select 1`,
+      own.query("select 1", []),
+      own.withTransaction(own`select 1`)
+    ]) {
+      yield* use
+      yield* sql.unsafe(`select pg_terminate_backend(pid) from pg_stat_activity where ${mine}`)
+      yield* proxy.waitFor(({ open }) => open === 0)
+      yield* use
+    }
   })
 )
 
