@@ -7,13 +7,15 @@
  * Guarantees: a fiber goes on only when the statement its row was in has committed. Alone, a row
  * waits for nothing; under load the batches grow by themselves, so there is no delay to tune. One
  * bad row spoils no batch: when the database refuses the data, the batch is split until only the
- * guilty fiber sees the error. Flushes are forked from the scope that made this, never from a
- * caller, whose transaction they would otherwise write in.
+ * guilty fiber sees the error; one with a row that somebody else has locked makes way for the next,
+ * and is written beside it without that row. Flushes are forked from the scope that made this, never
+ * from a caller, whose transaction they would otherwise write in.
  *
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import * as Scheduler from "effect/Scheduler"
@@ -34,8 +36,12 @@ interface Entry<Row, Answer> {
  */
 const worthwhile = 100
 
-/** How often rows are asked again that somebody else has locked. */
-const heldInterval = "50 millis"
+/**
+ * Rows that somebody else has locked are asked for again after ten times as long as asking took, within
+ * these bounds. Where the database passes over them it takes next to nothing; what somebody is inserting
+ * it cannot pass over, and each row of that is found out by a statement of its own.
+ */
+const heldPause = { minimum: Duration.millis(50), maximum: Duration.seconds(1) }
 
 /**
  * Makes the function that a fiber hands its row to.
@@ -70,6 +76,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let closed = false
   let flying = 0
   let called = false
+  let held: Array<Entry<Row, Answer>> = []
+  let asking = false
   const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
@@ -100,10 +108,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     }, 0)
   }
 
-  /**
-   * Writes rows and answers their fibers. Whose instance somebody else holds is not waited for a
-   * second time: the others go ahead without it (`wait: false`), and it is asked again by itself.
-   */
+  /** Writes rows and answers their fibers, now or, where somebody else holds one, later. */
   const write = (entries: ReadonlyArray<Entry<Row, Answer>>, wait: boolean): Effect.Effect<void> =>
     Effect.suspend(() =>
       options.flush(
@@ -123,13 +128,13 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     )
 
   const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
-    const held: Array<Entry<Row, Answer>> = []
+    const passed: Array<Entry<Row, Answer>> = []
     entries.forEach((entry, index) => {
       const answer = answers[index]!
-      if (options.isHeld?.(answer) === true) held.push(entry)
+      if (options.isHeld?.(answer) === true) passed.push(entry)
       else entry.resume(Effect.succeed(answer))
     })
-    return held.length === 0 ? Effect.void : later(held)
+    return passed.length === 0 ? Effect.void : keep(passed)
   }
 
   const refuse = (
@@ -137,26 +142,40 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     error: unknown,
     wait: boolean
   ): Effect.Effect<void> => {
-    if (PgFailure.isLockTimeout(error) && wait) return write(entries, false)
+    const locked = PgFailure.isLockTimeout(error)
+    // Who holds what may take many statements to find out, and the next flight waits for none of them.
+    if (locked && wait) return Effect.sync(() => void fork(write(entries, false)))
     if (PgFailure.blamesRow(error) && entries.length > 1) {
       const half = entries.length >> 1
       return Effect.andThen(write(entries.slice(0, half), wait), write(entries.slice(half), wait))
     }
-    if (PgFailure.isLockTimeout(error)) return later(entries)
+    if (locked) return keep(entries)
     const failure = new StoreError({ operation, reason: error })
     for (const entry of entries) entry.resume(Effect.fail(failure))
     return Effect.void
   }
 
-  const later = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
-    Effect.sync(() => {
-      fork(
-        Effect.sleep(heldInterval).pipe(
-          Effect.onInterrupt(() => drop(entries)),
-          Effect.andThen(write(entries, false))
-        )
-      )
+  /** Keeps what somebody else holds until it is asked for again. */
+  const keep = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (closed) return drop(entries)
+      held = held.concat(entries)
+      if (!asking) fork(ask)
+      asking = true
+      return Effect.void
     })
+
+  /** One fiber asks for all that is held: it takes one session, however much that is. */
+  const ask = Effect.gen(function* () {
+    let pause = heldPause.minimum
+    while (held.length > 0) {
+      yield* Effect.sleep(pause)
+      const entries = held.splice(0, batchLength(held, maxRows))
+      const [took] = yield* Effect.timed(write(entries, false))
+      pause = Duration.clamp(Duration.times(took, 10), heldPause)
+    }
+    asking = false
+  })
 
   /** Whether these were written nobody knows: the flusher ended with its scope. */
   const drop = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
@@ -167,8 +186,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       closed = true
-      const left = queue
-      queue = []
+      const left = queue.concat(held)
+      queue = held = []
       return drop(left)
     })
   )

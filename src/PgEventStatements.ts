@@ -10,7 +10,7 @@
  */
 import { type EventPublication, type EventPublished, originOf } from "./EventStore.ts"
 import * as PgStatement from "./PgStatement.ts"
-import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { byOrd, hint, moment, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * Publishes events: one for each origin. Those that are aimed at nobody go into the queues of their
@@ -36,7 +36,7 @@ with input as materialized (
   from unnest(${column((row) => row.type)}::text[], ${column(originOf)}::text[],
     ${column((row) => row.target ?? "")}::text[], ${column((row) => row.event)}::text[])
     with ordinality as t (type, origin, target, event, ord)
-), moment as materialized (select ${context.now} as now),
+), ${moment(context)},
 written as (
   insert into ${table(context, "messages")}
     (message_id, channel, mode, target, body, metadata, origin, state, published_at)

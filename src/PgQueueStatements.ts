@@ -13,7 +13,7 @@
 import * as Effect from "effect/Effect"
 import type * as Statement from "effect/sql/Statement"
 import * as PgStatement from "./PgStatement.ts"
-import { hint, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { hint, millisOf, moment, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
  * An element to be offered; `element` is JSON.
@@ -136,14 +136,14 @@ export const offer = (context: StatementContext, rows: ReadonlyArray<Offer>): Ro
   )
 
 const offerAll = PgStatement.batch<Offer, object>((context, column) => {
-  const { now, sql } = context
+  const { sql } = context
   return sql`
 with input as (
   select * from unnest(${column((row) => row.queueName)}::text[],
     ${column((row) => row.id)}::text[], ${column((row) => row.element)}::text[],
     ${column((row) => row.delayMillis)}::float8[])
     with ordinality as t (queue_name, id, element, delay, ord)
-), moment as materialized (select ${now} as now),
+), ${moment(context)},
 folded as (
   select distinct on (queue_name, id) * from input order by queue_name, id, ord
 ), written as (

@@ -9,7 +9,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as PgStatement from "./PgStatement.ts"
-import { hint, hints, type Rows, type StatementContext, table } from "./PgStatements.ts"
+import { hint, hints, moment, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Start, Status } from "./WorkflowStore.ts"
 
 /**
@@ -73,7 +73,7 @@ with input as (
     ${column((row) => row.parentId ?? "")}::text[], ${column((row) => row.awaited)}::boolean[],
     ${column((row) => row.claimFor ?? "")}::text[])
     with ordinality as t (execution_id, workflow_name, payload, parent_id, awaited, claim_for, ord)
-), moment as materialized (select ${context.now} as now),
+), ${moment(context)},
 living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id in (select claim_for from input where claim_for <> '') and not w.dead

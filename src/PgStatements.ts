@@ -145,6 +145,22 @@ export const hints = (context: StatementContext): Statement.Fragment => context.
   ) h where ${context.hints}::boolean`
 
 /**
+ * The CTE `moment`, which has *now*. A row that another transaction has inserted and not committed
+ * cannot be skipped, since nobody sees it: who inserts the same has to wait for that transaction. So
+ * where a statement is not to wait, it gives up almost at once from here on, up to the notifications,
+ * which set the limit for the commit. What inserts has to join it, so that it comes first.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const moment = ({ commitTimeout, now, sql, wait }: StatementContext): Statement.Fragment => {
+  const gives = !wait && commitTimeout !== undefined
+  return sql`moment as materialized (
+  select ${now} as now${sql.literal(gives ? ", set_config('lock_timeout', '1ms', true)" : "")}
+)`
+}
+
+/**
  * Locks the instances named by a CTE `target` (execution_id), in one order for everybody. Those
  * that are not waited for are in the CTE `held`.
  *
@@ -237,7 +253,7 @@ with input as (
     ${column((row) => row.workflowName)}::text[], ${column((row) => row.name)}::text[],
     ${column((row) => row.exit)}::text[])
     with ordinality as t (execution_id, workflow_name, name, exit, ord)
-), moment as materialized (select ${context.now} as now),
+), ${moment(context)},
 target as (select execution_id from input),
 ${lockTargets(context)},
 ended as (

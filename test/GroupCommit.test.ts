@@ -237,6 +237,57 @@ it.live("rows that somebody holds are left behind at once, and asked for until t
   })
 )
 
+it.effect("a batch in which somebody holds a row makes way for the next", () =>
+  Effect.gen(function* () {
+    const { flushes, next, writing } = yield* rig()
+    yield* writing("a", "b", "c")
+    yield* Effect.flatMap(next, ({ answer }) => answer(locked))
+    yield* writing("d")
+    const away = yield* Effect.andThen(Effect.yieldNow, Queue.size(flushes)).pipe(
+      Effect.repeat({ until: (size) => size === 2, times: 100 })
+    )
+    assert.strictEqual(away, 2)
+    const seen = (yield* Queue.takeAll(flushes)).map(({ rows, wait }) => `${rows} ${wait}`)
+    assert.sameMembers(seen, ["a,b,c false", "d true"])
+  })
+)
+
+it.live("all that somebody holds is asked for together, and split to find who is free", () =>
+  Effect.gen(function* () {
+    const { next, writing } = yield* rig()
+    const hold = Effect.fnUntraced(function* (row: string) {
+      const fiber = yield* writing(row)
+      for (const wait of [true, false]) {
+        const flush = yield* next
+        assert.deepStrictEqual([flush.rows, flush.wait], [[row], wait])
+        yield* flush.answer(locked)
+      }
+      return fiber[0]!
+    })
+    const a = yield* hold("a")
+    const asked = yield* next
+    assert.deepStrictEqual(asked.rows, ["a"])
+    // Nobody asks for these while that is not answered.
+    const [b, c] = [yield* hold("b"), yield* hold("c")]
+    yield* asked.answer(locked)
+    const together = yield* next
+    assert.sameMembers([...together.rows], ["a", "b", "c"])
+    yield* together.answer(locked)
+    while (b.pollUnsafe() === undefined || c.pollUnsafe() === undefined) {
+      const { answer, rows, wait } = yield* next
+      assert.isFalse(wait)
+      yield* rows.includes("a") ? answer(locked) : answer()
+      yield* Effect.yieldNow
+    }
+    assert.isUndefined(a.pollUnsafe())
+    yield* next.pipe(
+      Effect.flatMap(({ answer }) => answer()),
+      Effect.repeat({ until: () => a.pollUnsafe() !== undefined })
+    )
+    assert.strictEqual(yield* Fiber.join(a), "A")
+  })
+)
+
 it.effect("a caller that is interrupted disturbs no other", () =>
   Effect.gen(function* () {
     const { next, writing } = yield* rig()

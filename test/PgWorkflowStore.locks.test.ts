@@ -4,6 +4,16 @@ import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import type { SqlError } from "effect/sql/SqlError"
+import { makeContext } from "../src/PgExecution.ts"
+import * as PgEventStatements from "../src/PgEventStatements.ts"
+import * as PgFailure from "../src/PgFailure.ts"
+import * as PgQueueStatements from "../src/PgQueueStatements.ts"
+import * as PgStartStatements from "../src/PgStartStatements.ts"
+import * as PgStatements from "../src/PgStatements.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import type { StoreError } from "../src/RomancyError.ts"
+import { WorkerId } from "../src/WorkerId.ts"
 import type { WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
@@ -174,6 +184,87 @@ describe("a user's transaction that holds an instance", () => {
       assert.strictEqual((yield* claim(store, { by: self })).length, 3)
     })
   )
+})
+
+describe("a user's transaction that makes instances, which nobody else sees", () => {
+  // So long that a test ends before those who had to wait for each of them in turn.
+  const patient = makeLive({ lockTimeout: "1 second" })
+
+  for (const [name, write] of [
+    ["starts", (store, id) => store.start(request(id))],
+    ["signals", (store, id) => store.completeDeferred(signal(id, "d"))]
+  ] as ReadonlyArray<
+    readonly [
+      name: string,
+      write: (store: WorkflowStore["Service"], id: string) => Effect.Effect<unknown, StoreError>
+    ]
+  >) {
+    patient(
+      `keeps other ${name} of these waiting, and nothing else`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const lease = yield* running(store, "runs")
+        yield* suspended(store, "suspended")
+        const ids = Array.from({ length: 30 }, (_, index) => `i${index}`)
+        const user = yield* hold(
+          sql,
+          Effect.forEach(ids, (id) => write(store, id))
+        )
+        const all = yield* Effect.forEach([...ids, "among them"], (id) =>
+          Effect.forkScoped(write(store, id), { startImmediately: true })
+        )
+        const [waiting, [free]] = [all.slice(0, -1), all.slice(-1)]
+        yield* Fiber.join(free!)
+        // While they are asked for again, too, there is room for others.
+        for (let i = 0; i < 30; i++) {
+          yield* store.recordStep(lease, { name: `s${i}`, attempt: 1, exit: exit(i) })
+          yield* store.start(request(`free${i}`))
+          assert.strictEqual(
+            yield* store.completeDeferred(signal("suspended", `d${i}`)),
+            "Runnable"
+          )
+        }
+        assert.isTrue(waiting.every((fiber) => fiber.pollUnsafe() === undefined))
+        yield* user.commit
+        yield* Effect.forEach(waiting, Fiber.join)
+      }),
+      20_000
+    )
+  }
+})
+
+describe("a statement that is not to wait, and meets a row that nobody sees yet", () => {
+  const insertions: Record<
+    string,
+    (context: PgStatements.StatementContext) => Effect.Effect<unknown, SqlError>
+  > = {
+    start: (context) => PgStartStatements.start(context, [request("a")]),
+    completeDeferreds: (context) => PgStatements.completeDeferreds(context, [signal("a", "d")]),
+    "publish of events": (context) =>
+      PgEventStatements.publish(context, [
+        { type: "t", source: "s", id: "1", target: undefined, event: "{}" }
+      ]),
+    "offer of elements": (context) =>
+      PgQueueStatements.offer(context, [{ queueName: "q", id: "1", element: "1", delayMillis: 0 }])
+  }
+  for (const [name, insert] of Object.entries(insertions)) {
+    live(
+      `gives up at once: ${name}`,
+      Effect.gen(function* () {
+        const { sql } = yield* stores
+        const contextOf = yield* makeContext.pipe(
+          Effect.provide(RomancyConfig.layer()),
+          Effect.provideService(WorkerId, self)
+        )
+        // A client for whom no wait has an end.
+        const context = yield* contextOf(sql, { wait: false, commitTimeout: "1min" })
+        const user = yield* hold(sql, insert(context))
+        assert.isTrue(PgFailure.isLockTimeout(yield* Effect.flip(insert(context))))
+        yield* user.commit
+        yield* insert(context)
+      })
+    )
+  }
 })
 
 describe("the removal of what ended", () => {
