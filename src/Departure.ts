@@ -3,8 +3,8 @@
  *
  * Reads: what its last replay came to.
  * Feeds: `WorkflowStore`, `Awaiting`, the parent if it runs here.
- * Guarantees: it leaves by exactly one of these, under its lease or not at all; a result that
- * cannot be stored is a defect of the workflow, and that can be.
+ * Guarantees: it leaves by exactly one of these, under its lease or not at all; a result, or the cause
+ * of a failed suspension, that cannot be stored is a defect of the workflow, and that can be.
  *
  * @since 0.1.0
  */
@@ -56,7 +56,12 @@ export const make = Effect.fnUntraced(function* (here: {
     registration: Registration,
     complete: Workflow.Complete<unknown, unknown>
   ) {
-    const { result, text } = yield* encodeResult(run, registration, complete)
+    const { result, text } = yield* encodeResult(
+      run,
+      registration,
+      complete,
+      (error) => new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
+    )
     const status = Exit.isSuccess(result.exit)
       ? "Completed"
       : Cause.hasInterruptsOnly(result.exit.cause)
@@ -103,14 +108,12 @@ export const make = Effect.fnUntraced(function* (here: {
     else if (parentWoken === "Runnable") doorbell.workflows("home")
   })
 
-  const encodeResult = (
+  const encodeResult = <Result extends Workflow.Result<unknown, unknown>>(
     run: Run,
     registration: Registration,
-    result: Workflow.Complete<unknown, unknown>
-  ): Effect.Effect<{
-    readonly result: Workflow.Complete<unknown, unknown>
-    readonly text: string
-  }> => {
+    result: Result,
+    dying: (error: unknown) => Result
+  ): Effect.Effect<{ readonly result: Result; readonly text: string }> => {
     const codec = WorkflowCodec.of(run.workflow)
     return codec.encodeResult(result).pipe(
       Effect.updateContext((_: Context.Context<never>) => registration.context),
@@ -125,7 +128,7 @@ export const make = Effect.fnUntraced(function* (here: {
       Effect.map((text) => ({ result, text })),
       // A result that cannot be stored is a defect of the workflow, and that can be stored.
       Effect.catch((error) => {
-        const defect = new Workflow.Complete<unknown, unknown>({ exit: Exit.die(error) })
+        const defect = dying(error)
         return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({
           result: defect,
           text
@@ -140,22 +143,23 @@ export const make = Effect.fnUntraced(function* (here: {
     result: Workflow.Suspended,
     seen: { readonly wakes: number; readonly resumes: number }
   ) {
-    const cause =
-      result.cause === undefined && result.failed !== true
-        ? undefined
-        : yield* WorkflowCodec.of(run.workflow)
-            .encodeResult(result)
-            .pipe(
-              Effect.updateContext((_: Context.Context<never>) => registration.context),
-              Effect.orDie
-            )
+    const { failed } = result
+    const { result: stored, text: cause } =
+      result.cause === undefined && failed !== true
+        ? { result, text: undefined }
+        : yield* encodeResult(
+            run,
+            registration,
+            result,
+            (error) => new Workflow.Suspended({ cause: Cause.die(error), failed })
+          )
     const suspended = yield* store.suspend(run.lease, {
       ...seen,
-      failed: result.failed === true,
+      failed: failed === true,
       cause,
       awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
     })
-    if (suspended === "Suspended") leave(run, Exit.succeed(result))
+    if (suspended === "Suspended") leave(run, Exit.succeed(stored))
     return suspended
   })
 

@@ -19,6 +19,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import * as Scheduler from "effect/Scheduler"
+import * as Semaphore from "effect/Semaphore"
 import type * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import * as PgFailure from "./PgFailure.ts"
@@ -47,7 +48,8 @@ const heldPause = { minimum: Duration.millis(50), maximum: Duration.seconds(1) }
  * Makes the function that a fiber hands its row to.
  *
  * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
- * for as long as the database cannot be reached, so it must be safe to repeat. Asked not to `wait`,
+ * for as long as the database cannot be reached, in parts if it goes unanswered, so it must be safe to
+ * repeat. Asked not to `wait`,
  * it does not wait for what others have locked, and gives an answer that `isHeld`. More than
  * `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`. At
  * most `maxFlights` statements are on their way at once.
@@ -78,6 +80,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   let called = false
   let held: Array<Entry<Row, Answer>> = []
   let asking = false
+  const turns = Semaphore.makeUnsafe(1)
   const dispatcher = (yield* Scheduler.Scheduler).makeDispatcher()
   const fork = yield* FiberSet.makeRuntime<never>().pipe(
     // They wait for a wire, which knows no other clock.
@@ -109,14 +112,22 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   }
 
   /** Writes rows and answers their fibers, now or, where somebody else holds one, later. */
-  const write = (entries: ReadonlyArray<Entry<Row, Answer>>, wait: boolean): Effect.Effect<void> =>
-    Effect.suspend(() =>
-      options.flush(
+  const write = (
+    entries: ReadonlyArray<Entry<Row, Answer>>,
+    wait: boolean
+  ): Effect.Effect<void> => {
+    let tries = 0
+    const flush = Effect.suspend(() => {
+      tries++
+      return options.flush(
         entries.map((entry) => entry.row),
         wait
       )
-    ).pipe(
-      (flush) => PgFailure.patiently(flush, PgFailure.isTransient),
+    })
+    // The first time it may be the way to the database. The next is over a session made anew.
+    const again = (error: SqlError) =>
+      PgFailure.isTransient(error) && !(tries > 1 && PgFailure.isUnanswered(error))
+    return PgFailure.patiently(flush, again).pipe(
       Effect.matchCauseEffect({
         onSuccess: (answers) => answer(entries, answers),
         onFailure: (cause) =>
@@ -126,6 +137,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       }),
       Effect.onInterrupt(() => drop(entries))
     )
+  }
 
   const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
     const passed: Array<Entry<Row, Answer>> = []
@@ -145,9 +157,11 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     const locked = PgFailure.isLockTimeout(error)
     // Who holds what may take many statements to find out, and the next flight waits for none of them.
     if (locked && wait) return Effect.sync(() => void fork(write(entries, false)))
+    const half = entries.length >> 1
+    const halves = [entries.slice(0, half), entries.slice(half)]
+    if (PgFailure.isUnanswered(error)) return apart(halves, wait)
     if (PgFailure.blamesRow(error) && entries.length > 1) {
-      const half = entries.length >> 1
-      return Effect.andThen(write(entries.slice(0, half), wait), write(entries.slice(half), wait))
+      return Effect.forEach(halves, (entries) => write(entries, wait), { discard: true })
     }
     if (locked) return keep(entries)
     const failure = new StoreError({ operation, reason: error })
@@ -176,6 +190,22 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     }
     asking = false
   })
+
+  /**
+   * Writes in parts, one at a time and beside the flights, what may be more than is sent in the time
+   * that a statement has. A lone row is asked again after all others, for ever: it may be written, and
+   * to refuse it would be to say that it is not.
+   */
+  const apart = (
+    parts: ReadonlyArray<ReadonlyArray<Entry<Row, Answer>>>,
+    wait: boolean
+  ): Effect.Effect<void> =>
+    Effect.sync(() => {
+      for (const part of parts) {
+        if (part.length === 0) continue
+        fork(Effect.onInterrupt(turns.withPermit(write(part, wait)), () => drop(part)))
+      }
+    })
 
   /** Whether these were written nobody knows: the flusher ended with its scope. */
   const drop = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
@@ -212,7 +242,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     })
 })
 
-/** How much text goes into one statement, whatever the number of its rows. */
+/** How much text goes into one statement, whatever the number of its rows: of what is text in a row itself. */
 const maxCharacters = 8_000_000
 
 const batchLength = (

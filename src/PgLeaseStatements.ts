@@ -279,9 +279,8 @@ export interface WokenParent {
 export const suspend = (context: StatementContext, rows: ReadonlyArray<Pause>) =>
   byOrd(rows, suspendLoneOrAll(context, rows), { held: false, suspended: "Fenced" as const })
 
-interface Pause {
+interface Pause extends Suspension {
   readonly lease: Lease
-  readonly suspension: Suspension
 }
 
 type Paused = Held & {
@@ -292,18 +291,18 @@ type Paused = Held & {
 /** Suspends an instance that nothing has woken. */
 const suspendUnwoken = PgStatement.make<Pause, Paused>((context, read) => {
   const executionId = read((row) => row.lease.executionId)
-  const failed = read(({ suspension }) => suspension.failed)
+  const failed = read((row) => row.failed)
   return context.sql`
 update ${table(context, "instances")} i set status = 'Suspended', owner = null,
-  failed = ${failed}::boolean, result = ${read(({ suspension }) => suspension.cause ?? null)}::json,
-  awaited = i.awaited or ${read(({ suspension }) => suspension.awaited)}::boolean
+  failed = ${failed}::boolean, result = ${read((row) => row.cause ?? null)}::json,
+  awaited = i.awaited or ${read((row) => row.awaited)}::boolean
 where ${isLeased(
     context,
     executionId,
     read((row) => row.lease.token)
   )}
-  and case when ${failed}::boolean then i.resumes <= ${read(({ suspension }) => suspension.resumes)}::int4
-    else i.wakes <= ${read(({ suspension }) => suspension.wakes)}::int4 end
+  and case when ${failed}::boolean then i.resumes <= ${read((row) => row.resumes)}::int4
+    else i.wakes <= ${read((row) => row.wakes)}::int4 end
 returning 1 as ord, false as held, 'Suspended' as suspended` as unknown as Rows<Paused>
 })
 
@@ -312,11 +311,11 @@ const suspendAll = PgStatement.batch<Pause, Paused>(
     context.sql`
 with input as (
   select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
-    ${column(({ suspension }) => suspension.wakes)}::int4[],
-    ${column(({ suspension }) => suspension.resumes)}::int4[],
-    ${column(({ suspension }) => suspension.failed)}::boolean[],
-    ${column(({ suspension }) => suspension.cause ?? "")}::text[],
-    ${column(({ suspension }) => suspension.awaited)}::boolean[])
+    ${column((row) => row.wakes)}::int4[],
+    ${column((row) => row.resumes)}::int4[],
+    ${column((row) => row.failed)}::boolean[],
+    ${column((row) => row.cause ?? "")}::text[],
+    ${column((row) => row.awaited)}::boolean[])
     with ordinality as t (execution_id, token, wakes, resumes, failed, cause, awaited, ord)
 ), ${locked(context)},
 done as (

@@ -180,7 +180,7 @@ const make = Effect.gen(function* () {
         }
       }),
     suspend: (lease, suspension) =>
-      Effect.map(suspend({ lease, suspension }), (row) => row.suspended),
+      Effect.map(suspend({ lease, ...suspension }), (row) => row.suspended),
     block: (lease, reason) =>
       direct("block a workflow", (context) => PgLeaseStatements.block(context, lease, reason)).pipe(
         Effect.map((rows) => (rows.length > 0 ? "Written" : "Fenced"))

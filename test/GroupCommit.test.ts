@@ -10,6 +10,7 @@ import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import { ConnectionError, LockTimeoutError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as GroupCommit from "../src/GroupCommit.ts"
+import * as PgFailure from "../src/PgFailure.ts"
 
 /** A flush that has arrived: its rows, and how the test answers it. */
 interface Flush {
@@ -57,6 +58,10 @@ const locked = Exit.fail(
 )
 const away = Exit.fail(
   new SqlError({ reason: new ConnectionError({ cause: new Error("gone"), message: "gone" }) })
+)
+const silent = new PgFailure.Unanswered("no answer")
+const unanswered = Exit.fail(
+  new SqlError({ reason: new ConnectionError({ cause: silent, message: "no answer" }) })
 )
 
 it.effect("alone, a row is flushed at once and answered when its flush is back", () =>
@@ -193,6 +198,38 @@ it.live("a database that is away is asked again until it is back", () =>
     }
     yield* Effect.flatMap(next, ({ answer }) => answer())
     assert.deepStrictEqual(yield* Effect.forEach(fibers, Fiber.join), ["A", "B"])
+  })
+)
+
+it.live("a batch that goes unanswered again makes way for the next, and is written in parts", () =>
+  Effect.gen(function* () {
+    const { next, writing } = yield* rig()
+    const flushed = Effect.fnUntraced(function* (...rows: ReadonlyArray<string>) {
+      const flush = yield* next
+      assert.deepStrictEqual(flush.rows, rows)
+      return flush
+    })
+    const lost = (...rows: ReadonlyArray<string>) =>
+      Effect.repeat(
+        Effect.flatMap(flushed(...rows), ({ answer }) => answer(unanswered)),
+        { times: 1 }
+      )
+    const [a, b, big, d] = yield* writing("a", "b", "big", "d")
+    yield* lost("a", "b", "big", "d")
+    const half = yield* flushed("a", "b")
+    const [e] = yield* writing("e")
+    yield* Effect.flatMap(flushed("e"), ({ answer }) => answer())
+    yield* half.answer()
+    assert.deepStrictEqual(yield* Effect.forEach([a!, b!, e!], Fiber.join), ["A", "B", "E"])
+    yield* lost("big", "d")
+    // It may never get through, and nobody knows that it did not.
+    yield* lost("big")
+    yield* Effect.flatMap(flushed("d"), ({ answer }) => answer())
+    assert.strictEqual(yield* Fiber.join(d!), "D")
+    yield* lost("big")
+    assert.isUndefined(big!.pollUnsafe())
+    yield* Effect.flatMap(flushed("big"), ({ answer }) => answer())
+    assert.strictEqual(yield* Fiber.join(big!), "BIG")
   })
 )
 

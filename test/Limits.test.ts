@@ -3,9 +3,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
 import * as Channel from "../src/Channel.ts"
 import * as Event from "../src/Event.ts"
 import * as Romancy from "../src/Romancy.ts"
@@ -74,6 +76,24 @@ describe("maxPayloadBytes", () => {
         const client = yield* start(url, { config: hourly, layer: Romancy.layerClient })
         assertTooLarge(yield* finished(client, Verbose, id), "Verbose", "maxPayloadBytes")
       })
+  )
+
+  it.live("makes what a run fails and is suspended with a defect, too, where it is too large", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* oneWorker(small)
+      const Verbose = define("Verbose", { error: Schema.String }).annotate(
+        Workflow.SuspendOnFailure,
+        true
+      )
+      yield* worker.register(Verbose.toLayer(() => Effect.fail(long)))
+      const id = yield* worker.on(Verbose.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Verbose, id)
+      const state = Option.getOrUndefined(yield* worker.on(Verbose.poll(id)))
+      if (state?._tag !== "Suspended") return assert.fail("not suspended")
+      assert.isTrue(state.failed)
+      const exit = Exit.failCause(state.cause ?? Cause.empty)
+      assertTooLarge(exit, "The result of Verbose", "maxPayloadBytes")
+    })
   )
 
   it.live("makes a step whose result is too large die, the same in a replay", () =>

@@ -42,8 +42,7 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       PgLeaseStatements.complete(context, [
         { lease: held, status: "Completed", result: "1", parentId: undefined }
       ]),
-    suspend: (context) =>
-      PgLeaseStatements.suspend(context, [{ lease: held, suspension: suspension() }]),
+    suspend: (context) => PgLeaseStatements.suspend(context, [{ lease: held, ...suspension() }]),
     holds: (context) => PgLeaseStatements.holds(context, [held]),
     release: (context) => PgLeaseStatements.release(context, [held]),
     block: (context) => PgLeaseStatements.block(context, held, "1"),

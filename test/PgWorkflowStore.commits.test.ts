@@ -1,6 +1,6 @@
 /**
- * Commits that notify wait for one another in the whole cluster: on a server of its own, where one
- * can be held up.
+ * What goes into one commit; and commits that notify, which wait for one another in the whole cluster:
+ * on a server of its own, where one can be held up.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, it } from "@effect/vitest"
@@ -10,8 +10,27 @@ import * as Layer from "effect/Layer"
 import { EmbeddedPostgres } from "../src/EmbeddedPostgres.ts"
 import * as Session from "../src/Session.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
-import { register, self, signal, suspended } from "./conformance/Harness.ts"
-import { layerStore } from "./conformance/Postgres.ts"
+import { register, running, self, signal, suspended, suspension } from "./conformance/Harness.ts"
+import { layerStore, makeLive, stores } from "./conformance/Postgres.ts"
+
+makeLive()(
+  "so many causes of failed suspensions go into one as are not too much for one statement",
+  Effect.gen(function* () {
+    const { sql, store } = yield* stores
+    const leases = yield* Effect.forEach(Array.from({ length: 12 }).keys(), (i) =>
+      running(store, `i${i}`)
+    )
+    const cause = JSON.stringify("x".repeat(1_000_000))
+    yield* Effect.forEach(
+      leases,
+      (lease) => store.suspend(lease, suspension({ failed: true, cause })),
+      { concurrency: "unbounded" }
+    )
+    const [commits] = yield* sql<{ count: number }>`select count(distinct xmin::text)::int4 as count
+      from romancy_instances where status = 'Suspended'`
+    assert.strictEqual(commits!.count, 2)
+  })
+)
 
 const server = EmbeddedPostgres.layerClient({
   settings: {
