@@ -49,10 +49,10 @@ const heldPause = { minimum: Duration.millis(50), maximum: Duration.seconds(1) }
  *
  * `flush` gets at most `maxRows` rows and returns as many answers, in their order. It is repeated
  * for as long as the database cannot be reached, in parts if it goes unanswered, so it must be safe to
- * repeat. Asked not to `wait`,
- * it does not wait for what others have locked, and gives an answer that `isHeld`. More than
- * `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`. At
- * most `maxFlights` statements are on their way at once.
+ * repeat; what it answers to a repetition of what may have been done is put right by `repeated`. Asked
+ * not to `wait`, it does not wait for what others have locked, and gives an answer that `isHeld`. More
+ * than `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`.
+ * At most `maxFlights` statements are on their way at once, and beside them what was held or unanswered.
  *
  * @since 0.1.0
  * @category constructors
@@ -64,6 +64,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     wait: boolean
   ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>
   readonly isHeld?: (answer: Answer) => boolean
+  readonly repeated?: ((answer: Answer) => Answer) | undefined
   readonly maxRows: number
   readonly maxQueued: number
   readonly maxFlights: number
@@ -72,7 +73,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   never,
   Scope.Scope
 > {
-  const { maxFlights, maxQueued, maxRows, operation } = options
+  const { maxFlights, maxQueued, maxRows, operation, repeated } = options
   const load = Math.min(worthwhile, maxRows)
   let queue: Array<Entry<Row, Answer>> = []
   let closed = false
@@ -129,7 +130,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       PgFailure.isTransient(error) && !(tries > 1 && PgFailure.isUnanswered(error))
     return PgFailure.patiently(flush, again).pipe(
       Effect.matchCauseEffect({
-        onSuccess: (answers) => answer(entries, answers),
+        onSuccess: (answers) =>
+          answer(entries, tries > 1 && repeated !== undefined ? answers.map(repeated) : answers),
         onFailure: (cause) =>
           Cause.hasInterruptsOnly(cause)
             ? drop(entries)

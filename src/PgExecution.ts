@@ -173,17 +173,20 @@ const make = Effect.gen(function* () {
     {
       maxQueued = Number.POSITIVE_INFINITY,
       maxRows = config.maxRowsPerFlush,
-      ordered = true
+      ordered = true,
+      repeated
     }: {
       readonly maxQueued?: number
       readonly maxRows?: number
       readonly ordered?: boolean
+      readonly repeated?: ((answer: Answer) => Answer) | undefined
     } = {}
   ) =>
     GroupCommit.make<Row, Answer>({
       operation,
       flush: (rows, wait) => run((context) => statement(context, rows), wait),
       isHeld: (answer) => (answer as { readonly held?: boolean }).held === true,
+      repeated,
       maxRows,
       maxQueued,
       // Rows keep their order only behind one another. One session is left for what is not batched.
@@ -197,11 +200,14 @@ const make = Effect.gen(function* () {
       context: PgStatements.StatementContext,
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
-    { ordered = true }: { readonly ordered?: boolean } = {}
+    options: {
+      readonly ordered?: boolean
+      readonly repeated?: (answer: Answer) => Answer
+    } = {}
   ) {
     const batch = yield* batched(operation, statement, {
       maxQueued: config.maxQueuedWrites,
-      ordered
+      ...options
     })
     return (
       row: Row,

@@ -53,7 +53,12 @@ const make = Effect.gen(function* () {
   // What no other instance is concerned with, so that its order means nothing.
   const unordered = { ordered: false }
   const start = yield* anywhere("start a workflow", PgStartStatements.start, unordered)
-  const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds)
+  const completeDeferred = yield* anywhere("complete a deferred", PgStatements.completeDeferreds, {
+    // What was completed before may have been so by the answer that was lost, which would have said that
+    // it is for a run here. Nobody else tells that run, and a run that is told in vain takes no harm.
+    repeated: (row) =>
+      row.status === null && !row.held ? { ...row, status: "Running" as const, owner: self } : row
+  })
   const resume = yield* anywhere("wake a workflow", PgStatements.resume)
   const recordStep = yield* batched("record a step", PgRecordStatements.recordSteps, unordered)
   const recordDeferred = yield* batched("record a deferred", PgRecordStatements.recordDeferreds)

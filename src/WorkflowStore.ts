@@ -199,7 +199,8 @@ export type Suspended = "Suspended" | "Again" | "Fenced"
  * What a wake did.
  *
  * - `Runnable`: any worker may take the instance now
- * - `Here`: it runs in this process, which has to tell the run
+ * - `Here`: it runs in this process, which has to tell the run; or it may, where the answer that said so
+ *   was lost
  * - `Elsewhere`: its owner has been notified
  * - `Nothing`: it is unknown, final, or had been completed before
  *

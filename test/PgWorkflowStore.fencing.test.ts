@@ -31,6 +31,8 @@ import {
   until,
   worker
 } from "./conformance/Postgres.ts"
+import * as PgProxy from "./support/PgProxy.ts"
+import { TestDatabase } from "./support/TestDatabase.ts"
 
 const live = makeLive({ lockTimeout: "20 seconds" })
 
@@ -334,6 +336,28 @@ live(
     yield* engineWaits(sql)
     yield* first.commit
     assert.strictEqual(yield* Fiber.join(again), "Repeated")
+  })
+)
+
+live(
+  "a deferred completed here by a statement whose answer was lost is told here all the same",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const proxy = yield* PgProxy.make(url)
+    const store = yield* worker("worker-second", { url: proxy.through(url) })
+    yield* running(store, "a", { claimFor: "worker-second" })
+    const answer = yield* proxy.stopAt({
+      statement: 1,
+      when: "after",
+      of: ({ text }) => text.includes("romancy_deferreds")
+    })
+    const completing = yield* Effect.forkScoped(store.completeDeferred(signal("a", "d")))
+    const { connection } = yield* answer.reached
+    yield* proxy.resetThose((one) => one === connection)
+    assert.strictEqual(yield* Fiber.join(completing), "Here")
+    assert.deepInclude(yield* load(store, "a"), { wakes: 1 })
+    // Whoever comes later has nothing to tell.
+    assert.strictEqual(yield* store.completeDeferred(signal("a", "d")), "Nothing")
   })
 )
 
