@@ -83,24 +83,31 @@ export const run = Effect.fnUntraced(function* (
   if (config.migrations === "verify") {
     return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
   }
-  yield* sql.withTransaction(
-    Effect.gen(function* () {
-      // Whoever comes second waits for the first, however long that takes.
-      yield* sql`set local lock_timeout = 0`
-      yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
-      const [schema] = yield* sql<{ found: boolean }>`
-      select to_regnamespace(${`"${config.schema}"`}) is not null as found`
-      if (schema?.found !== true)
-        yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
-      yield* sql.unsafe(createHistory(table.migrations))
-      const done = yield* applied
-      for (const migration of all.filter(({ id }) => id > done)) {
-        for (const statement of migration.statements) yield* sql.unsafe(statement)
-        yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
-        values (${migration.id}, ${migration.name})`
-      }
-    })
+  // Whoever has waited for the lock must see what was applied meanwhile.
+  const begin = Effect.provideService(
+    SqlClient.BeginTransaction,
+    "begin isolation level read committed"
   )
+  yield* sql
+    .withTransaction(
+      Effect.gen(function* () {
+        // Whoever comes second waits for the first, however long that takes.
+        yield* sql`set local lock_timeout = 0`
+        yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
+        const [schema] = yield* sql<{ found: boolean }>`
+      select to_regnamespace(${`"${config.schema}"`}) is not null as found`
+        if (schema?.found !== true)
+          yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
+        yield* sql.unsafe(createHistory(table.migrations))
+        const done = yield* applied
+        for (const migration of all.filter(({ id }) => id > done)) {
+          for (const statement of migration.statements) yield* sql.unsafe(statement)
+          yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
+        values (${migration.id}, ${migration.name})`
+        }
+      })
+    )
+    .pipe(begin)
 })
 
 /**

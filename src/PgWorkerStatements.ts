@@ -164,11 +164,14 @@ export const awaitDeath = ({ sql, tables }: StatementContext, key: string) =>
   }>
 
 /**
- * Lets the server notice within seconds that the machine of a session has vanished.
+ * Makes a session one that lasts: the server notices within seconds that its machine has vanished, and
+ * what it writes after a wait for a lock sees what was committed meanwhile.
  *
  * @since 0.1.0
  * @category statements
  */
-export const keepAlive = ({ sql }: StatementContext) =>
-  sql`select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '1', false),
-  set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '5000', false)` as unknown as Statement.Statement<object>
+export const lasting = ({ sql }: StatementContext) =>
+  sql`select set_config(name, value, false) from (values
+  ('default_transaction_isolation', 'read committed'),
+  ('tcp_keepalives_idle', '3'), ('tcp_keepalives_interval', '1'),
+  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '5000')) s (name, value)` as unknown as Statement.Statement<object>

@@ -5,8 +5,9 @@
  * Feeds: `PgWorkflowStore`.
  * Guarantees: independent of the application's pool, so that exhausting that costs no lease; each
  * statement has a deadline after which its socket is destroyed and the session made anew, so that
- * a black hole costs seconds. Their number is `writeSessions`. All end with the layer, also those that
- * are in use; whoever asks for one after that is interrupted.
+ * a black hole costs seconds. Each reads what is committed, whatever the application has set. Their
+ * number is `writeSessions`. All end with the layer, also those that are in use; whoever asks for one
+ * after that is interrupted.
  *
  * @since 0.1.0
  */
@@ -22,7 +23,7 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as SqlClient from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
-import type { SqlError } from "effect/sql/SqlError"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as PgFailure from "./PgFailure.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -110,6 +111,8 @@ const make = Effect.gen(function* () {
     })
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
+    // A statement that has waited for a lock must see what was committed meanwhile.
+    default_transaction_isolation: "read committed",
     lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,
     idle_in_transaction_session_timeout: "30s",
     // The statements are few and always meant for their index: planning each call anew costs more
@@ -133,6 +136,9 @@ const make = Effect.gen(function* () {
         statementTimeout: config.statementTimeout,
         startupParameters
       }).pipe(
+        Effect.tap((session) =>
+          "default_transaction_isolation" in startupParameters ? Effect.void : checked(session)
+        ),
         Scope.provide(scope),
         Effect.onError(() => close(slot))
       )
@@ -235,6 +241,20 @@ const make = Effect.gen(function* () {
       borrow((session) => session.query(text, parameters))
   })
 })
+
+/** Refuses a session that could not be told how to isolate, and would lose wake-ups as it is. */
+const checked = (session: Session.Session): Effect.Effect<void, SqlError> =>
+  Effect.flatMap(
+    session.query<{ level: string }>(
+      "select current_setting('default_transaction_isolation') as level"
+    ),
+    ([row]) => {
+      // In PostgreSQL "read uncommitted" is the same.
+      if (row?.level.startsWith("read ")) return Effect.void
+      const message = `Romancy needs transactions that read what is committed, and the pooler that it connects through refuses to be asked for them. By default they are "${row?.level}" there: set default_transaction_isolation = 'read committed' for Romancy's role, or connect without the pooler`
+      return Effect.fail(new SqlError({ reason: new UnknownError({ cause: row, message }) }))
+    }
+  )
 
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */
 const toConnection = (session: Session.Session, drop: () => Effect.Effect<void>): Connection => {

@@ -135,7 +135,7 @@ export const layerHeartbeat: Layer.Layer<
     })
     return {
       connected: Effect.fnUntraced(function* (session) {
-        yield* run(session, PgWorkerStatements.keepAlive)
+        yield* run(session, PgWorkerStatements.lasting)
         yield* takeLock(run, session, worker.lockKey).pipe(
           Effect.provideService(Clock.Clock, liveClock)
         )
@@ -197,7 +197,7 @@ export const layer: Layer.Layer<
       yield* isListening
       yield* worker.registered
       const own = yield* session
-      yield* run(own, PgWorkerStatements.keepAlive)
+      yield* run(own, PgWorkerStatements.lasting)
       yield* takeLock(run, own, secondKey(worker.lockKey))
       yield* outage.connected
       // A neighbour that rouses this session may come too late, and meet another statement.

@@ -6,11 +6,12 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import * as SqlClient from "effect/sql/SqlClient"
 import * as PgMigrations from "../src/PgMigrations.ts"
 import * as PgSchema from "../src/PgSchema.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { claim, register, request, self } from "./conformance/Harness.ts"
-import { worker } from "./conformance/Postgres.ts"
+import { hold, until, worker } from "./conformance/Postgres.ts"
 import { connect, TestDatabase } from "./support/TestDatabase.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
@@ -31,6 +32,10 @@ const history = (table = "romancy_migrations") =>
   })
 
 const ids = PgSchema.migrations(apply).map(({ id }) => id)
+
+/** Somebody waits for the lock of whoever migrates. */
+const migrationWaits = `exists (select from pg_stat_activity where datname = current_database()
+  and pid <> pg_backend_pid() and state <> 'idle' and query like '%advisory_xact_lock%')`
 
 /** Everything that was made, as the catalogue describes it. */
 const catalogue = Effect.gen(function* () {
@@ -71,6 +76,26 @@ live(
       const { built } = yield* waitFor<{ built?: string }>(({ built }) => built !== undefined)
       assert.strictEqual(built, "Success")
     }
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "one that waited for another's sees them, though transactions keep a snapshot by default",
+  Effect.gen(function* () {
+    const { name, url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    yield* sql.unsafe(
+      `alter database ${name} set default_transaction_isolation = 'repeatable read'`
+    )
+    const late = yield* connect(url)
+    const early = yield* hold(sql, PgMigrations.run(apply))
+    const waiting = yield* Effect.forkScoped(
+      Effect.provideService(PgMigrations.run(apply), SqlClient.SqlClient, late)
+    )
+    yield* until(sql, migrationWaits)
+    yield* early.commit
+    yield* Fiber.join(waiting)
     assert.deepStrictEqual(yield* history(), ids)
   })
 )

@@ -391,3 +391,31 @@ live(
     assert.strictEqual(row?.deadlocks, 0n)
   })
 )
+
+describe("a worker that is buried while a claim of its commits", () => {
+  for (const level of ["read committed", "repeatable read", "serializable"]) {
+    live(
+      `loses that, too, where transactions are ${level} by default`,
+      Effect.gen(function* () {
+        const { name } = yield* TestDatabase
+        const { sql } = yield* stores
+        yield* sql.unsafe(`alter database ${name} set default_transaction_isolation = '${level}'`)
+        const second = yield* worker("second", { lockTimeout: "20 seconds" })
+        const claiming = yield* hold(
+          sql,
+          Effect.andThen(
+            sql`select from romancy_workers where worker_id = ${self} and not dead for key share`,
+            sql`insert into romancy_instances
+              (execution_id, workflow_name, status, payload, owner, token, ready_at, created_at)
+              values ('a', 'Order', 'Running', '{}', ${self}, 1, now(), now())`
+          )
+        )
+        const burying = yield* Effect.forkScoped(second.removeWorker(self))
+        yield* engineWaits(sql)
+        yield* claiming.commit
+        yield* Fiber.join(burying)
+        assert.strictEqual(yield* status(second, "a"), "Runnable")
+      })
+    )
+  }
+})

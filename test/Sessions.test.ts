@@ -312,3 +312,25 @@ it.live.skipIf(PgBouncer.skip)("a pooler that refuses startup parameters gets no
     assert.deepStrictEqual(yield* own`select 1 as n`, [{ n: 1 }])
   }).pipe(Effect.scoped, Effect.provide(Layer.fresh(TestDatabase.layer)))
 )
+
+it.live.skipIf(PgBouncer.skip)(
+  "behind such a pooler transactions that keep a snapshot are refused, and it is said what to do",
+  () =>
+    Effect.gen(function* () {
+      const { name, url } = yield* TestDatabase
+      const sql = yield* PgClient.PgClient
+      const bouncer = yield* PgBouncer.make(url)
+      const level = (of: string) =>
+        sql.unsafe(`alter database ${name} set default_transaction_isolation = '${of}'`)
+      yield* level("repeatable read")
+      const own = yield* open({}, { url: bouncer.url, prepare: false })
+      const error = yield* Effect.flip(own`select 1`)
+      assert.isFalse(PgFailure.isTransient(error))
+      assert.include(error.message, "set default_transaction_isolation = 'read committed'")
+      // A pooler keeps its sessions, with what was the default when they were made.
+      yield* level("read committed")
+      const renewed = yield* PgBouncer.make(url)
+      const others = yield* open({}, { url: renewed.url, prepare: false })
+      assert.deepStrictEqual(yield* others`select 1 as n`, [{ n: 1 }])
+    }).pipe(Effect.scoped, Effect.provide(Layer.fresh(TestDatabase.layer)))
+)

@@ -22,6 +22,12 @@ import { Slow } from "./support/workers/Flows.ts"
 /** Two locks that are found free mean a death after one and a half of these. */
 const soon = { heartbeatInterval: "1 second", leaseDuration: "1 hour" } as const
 
+/** What a session of the fleet's database has, unless it says otherwise. */
+const byDefault = (fleet: Fleet.Fleet, setting: string, value: string) =>
+  Effect.flatMap(fleet.sql<{ name: string }>`select current_database() as name`, ([row]) =>
+    fleet.sql.unsafe(`alter database ${row!.name} set ${setting} = '${value}'`)
+  )
+
 describe("a worker that is killed", () => {
   it.live("is found by its neighbour, though no poll, heartbeat or lease could find it", () =>
     Effect.gen(function* () {
@@ -211,6 +217,27 @@ describe("a worker that lives", () => {
       yield* isGuarded(true)
       yield* fleet.kill(a)
       yield* b.did("s", "after")
+    })
+  )
+
+  it.live("renews its lease over what others write, where transactions keep a snapshot", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make(Fleet.leasing)
+      yield* byDefault(fleet, "default_transaction_isolation", "repeatable read")
+      const a = yield* fleet.recruit()
+      const session = yield* fleet.sessionOf(a.workerId, 0)
+      const waiting = fleet.sql`select from pg_locks where pid = ${session} and not granted`
+      const [before] = yield* fleet.sql.withTransaction(
+        Effect.tap(
+          fleet.sql<{ lease: string }>`update romancy_workers set guarded = guarded
+            where worker_id = ${a.workerId} returning lease_until::text as lease`,
+          fleet.until("a heartbeat that waits", waiting, (rows) => rows.length === 1)
+        )
+      )
+      const renewed = fleet.sql`select from romancy_workers
+        where lease_until > ${before!.lease}::timestamptz`
+      yield* fleet.until("a heartbeat", renewed, (rows) => rows.length === 1)
+      assert.strictEqual(yield* fleet.sessionOf(a.workerId, 0), session)
     })
   )
 })
