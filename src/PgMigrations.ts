@@ -10,8 +10,10 @@
  */
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
@@ -21,6 +23,7 @@ import { MigrationError, StoreError } from "./RomancyError.ts"
 import { liveClock } from "./Deadlines.ts"
 import { type Migration, migrations } from "./PgSchema.ts"
 import { tableNames } from "./PgTables.ts"
+import { Deadline } from "./Sessions.ts"
 
 /**
  * The migrations as one SQL script, for those who apply them by hand and run with
@@ -52,9 +55,10 @@ const createHistory = (name: string) =>
 /**
  * Brings the schema up to date (`"apply"`) or checks that it is (`"verify"`).
  *
- * Safe when several processes start at once: they queue on an advisory lock and find the work
- * done. Fails with `MigrationError` when the database is newer than this library, or behind it
- * and only to be verified.
+ * Safe when several processes start at once: they wait for an advisory lock and find the work
+ * done. Safe while others work: a table that somebody reads is waited for in short turns, since whoever
+ * writes to it queues behind. Fails with `MigrationError` when the database is newer than this library,
+ * or behind it and only to be verified.
  *
  * @since 0.1.0
  * @category running
@@ -83,32 +87,61 @@ export const run = Effect.fnUntraced(function* (
   if (config.migrations === "verify") {
     return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
   }
-  // Whoever has waited for the lock must see what was applied meanwhile.
-  const begin = Effect.provideService(
-    SqlClient.BeginTransaction,
-    "begin isolation level read committed"
-  )
+  const changes = Effect.gen(function* () {
+    const [schema] = yield* sql<{ found: boolean }>`
+      select to_regnamespace(${`"${config.schema}"`}) is not null as found`
+    if (schema?.found !== true) yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
+    yield* sql.unsafe(createHistory(table.migrations))
+    const done = yield* applied
+    for (const migration of all.filter(({ id }) => id > done)) {
+      for (const statement of migration.statements) yield* sql.unsafe(statement)
+      yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
+        values (${migration.id}, ${migration.name})`
+    }
+  }).pipe(Effect.provideService(Deadline, Duration.infinity))
+  const locking = sql<{ locked: boolean }>`
+    select pg_try_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0)) as locked`
   yield* sql
     .withTransaction(
       Effect.gen(function* () {
-        // Whoever comes second waits for the first, however long that takes.
-        yield* sql`set local lock_timeout = 0`
-        yield* sql`select pg_advisory_xact_lock(hashtextextended(${`${table.migrations} migrations`}, 0))`
-        const [schema] = yield* sql<{ found: boolean }>`
-      select to_regnamespace(${`"${config.schema}"`}) is not null as found`
-        if (schema?.found !== true)
-          yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
-        yield* sql.unsafe(createHistory(table.migrations))
-        const done = yield* applied
-        for (const migration of all.filter(({ id }) => id > done)) {
-          for (const statement of migration.statements) yield* sql.unsafe(statement)
-          yield* sql`insert into ${sql.literal(table.migrations)} (id, name)
-        values (${migration.id}, ${migration.name})`
-        }
+        yield* sql.unsafe(bounds)
+        // Whoever comes second asks until the first is done, however long that takes.
+        yield* Effect.repeat(locking, {
+          until: ([row]) => row?.locked === true,
+          schedule: Schedule.spaced("100 millis")
+        })
+        // In a transaction of their own, so that each attempt lets go of the tables, and of nothing else.
+        yield* Effect.retry(Effect.tapError(sql.withTransaction(changes), logHeld), {
+          while: PgFailure.isLockTimeout,
+          schedule: pauses
+        })
       })
     )
-    .pipe(begin)
+    .pipe(
+      // Whoever has waited for the lock must see what was applied meanwhile.
+      Effect.provideService(SqlClient.BeginTransaction, "begin isolation level read committed"),
+      // A transaction that has lost its session dies of its rollback.
+      Effect.catchDefect((defect) =>
+        defect instanceof SqlError ? Effect.fail(defect) : Effect.die(defect)
+      )
+    )
 })
+
+/**
+ * A change takes as long as its table has rows, and a turn of waiting for that table a second. Before
+ * PostgreSQL 17 there is no `transaction_timeout`.
+ */
+const bounds = `select set_config(name, value, true) from (values
+  ('lock_timeout', '1s'), ('statement_timeout', '0'), ('transaction_timeout', '0')) s (name, value)
+where current_setting(name, true) is not null`
+
+/** How long the others have their tables between two turns. */
+const pauses = Schedule.min([Schedule.exponential("1 second", 2), Schedule.spaced("15 seconds")])
+
+const logHeld = (error: SqlError): Effect.Effect<void> =>
+  PgFailure.isLockTimeout(error)
+    ? Effect.logInfo("a table that a migration changes is in use; it is asked for again")
+    : Effect.void
 
 /**
  * Brings the tables up to date. A database that is down at start is waited for in the background:

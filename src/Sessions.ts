@@ -72,6 +72,17 @@ export const LockTimeout = Context.Reference<Duration.Input>("romancy/Sessions/L
   defaultValue: () => "100 millis"
 })
 
+/**
+ * How long a statement of a `SqlClient` may go without an answer before its session is given up, where
+ * that is not `statementTimeout`: `Duration.infinity` for what takes as long as there are rows.
+ *
+ * @since 0.1.0
+ * @category references
+ */
+export const Deadline = Context.Reference<Duration.Input | undefined>("romancy/Sessions/Deadline", {
+  defaultValue: () => undefined
+})
+
 /** A place for one session: empty, or with a session and the scope that ends it. */
 interface Slot {
   session: Session.Session | undefined
@@ -259,9 +270,9 @@ const checked = (session: Session.Session): Effect.Effect<void, SqlError> =>
 /** A session as the connection of a `SqlClient`; one that lost its socket leaves its slot. */
 const toConnection = (session: Session.Session, drop: () => Effect.Effect<void>): Connection => {
   const execute = (text: string, params: ReadonlyArray<unknown>) =>
-    session
-      .query(text, params)
-      .pipe(Effect.tapError((error) => (PgFailure.endsSession(error) ? drop() : Effect.void)))
+    Effect.flatMap(Deadline, (deadline) => session.query(text, params, deadline)).pipe(
+      Effect.tapError((error) => (PgFailure.endsSession(error) ? drop() : Effect.void))
+    )
   const values = (text: string, params: ReadonlyArray<unknown>) =>
     Effect.map(execute(text, params), (rows) => rows.map((row) => Object.values(row)))
   return {

@@ -10,8 +10,8 @@ import * as SqlClient from "effect/sql/SqlClient"
 import * as PgMigrations from "../src/PgMigrations.ts"
 import * as PgSchema from "../src/PgSchema.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
-import { claim, register, request, self } from "./conformance/Harness.ts"
-import { hold, until, worker } from "./conformance/Postgres.ts"
+import { claim, exit, register, request, running, self } from "./conformance/Harness.ts"
+import { engineWaits, hold, until, worker } from "./conformance/Postgres.ts"
 import { connect, TestDatabase } from "./support/TestDatabase.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
@@ -33,9 +33,11 @@ const history = (table = "romancy_migrations") =>
 
 const ids = PgSchema.migrations(apply).map(({ id }) => id)
 
-/** Somebody waits for the lock of whoever migrates. */
-const migrationWaits = `exists (select from pg_stat_activity where datname = current_database()
-  and pid <> pg_backend_pid() and state <> 'idle' and query like '%advisory_xact_lock%')`
+/** Somebody has waited so long for the lock of whoever migrates. */
+const migrationWaits = (atLeast = "0") =>
+  `exists (select from pg_stat_activity where datname = current_database()
+    and pid <> pg_backend_pid() and state <> 'idle' and query like '%advisory_xact_lock%'
+    and clock_timestamp() - xact_start > interval '${atLeast}')`
 
 /** Everything that was made, as the catalogue describes it. */
 const catalogue = Effect.gen(function* () {
@@ -93,30 +95,86 @@ live(
     const waiting = yield* Effect.forkScoped(
       Effect.provideService(PgMigrations.run(apply), SqlClient.SqlClient, late)
     )
-    yield* until(sql, migrationWaits)
+    yield* until(sql, migrationWaits())
     yield* early.commit
     yield* Fiber.join(waiting)
     assert.deepStrictEqual(yield* history(), ids)
   })
 )
 
+/** Somebody else is migrating, until he is told to end. */
+const migrating = Effect.gen(function* () {
+  const { url } = yield* TestDatabase
+  const blocker = yield* connect(url)
+  const key = `"public"."romancy_migrations" migrations`
+  yield* blocker`select pg_advisory_lock(hashtextextended(${key}, 0))`
+  return { end: blocker`select pg_advisory_unlock_all()` }
+})
+
 live(
-  "one that waits for another's waits longer than a lock may take otherwise",
+  "one that waits for another's waits longer than a lock or a statement may take otherwise",
   Effect.gen(function* () {
-    const { url } = yield* TestDatabase
     const sql = yield* PgClient.PgClient
-    const key = `"public"."romancy_migrations" migrations`
-    const blocker = yield* connect(url)
-    yield* blocker`select pg_advisory_lock(hashtextextended(${key}, 0))`
-    const building = yield* Effect.forkScoped(worker("late", { lockTimeout: "1 millis" }))
-    // Had it a lock timeout of a millisecond, it would never wait for as long as this.
-    yield* sql<{ waits: boolean }>`select exists (select from pg_locks where not granted
-      and locktype = 'advisory'
-      and clock_timestamp() - waitstart > interval '20 milliseconds') as waits`.pipe(
-      Effect.repeat({ until: ([row]) => row?.waits === true })
+    const other = yield* migrating
+    const building = yield* Effect.forkScoped(
+      worker("late", { lockTimeout: "1 millis", config: { statementTimeout: "200 millis" } })
     )
+    // Had it the limits of other statements, it would never wait for as long as this.
+    yield* until(sql, migrationWaits("500 milliseconds"))
     assert.isUndefined(building.pollUnsafe())
-    yield* blocker`select pg_advisory_unlock_all()`
+    yield* other.end
+    yield* Fiber.join(building)
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "one that loses its session begins again, however often",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const other = yield* migrating
+    const building = yield* Effect.forkScoped(worker("unlucky"))
+    for (let round = 0; round < 3; round++) {
+      yield* until(sql, migrationWaits())
+      yield* sql`select pg_terminate_backend(pid, 5000) from pg_stat_activity
+        where datname = current_database() and application_name = 'romancy-writer'`
+    }
+    yield* other.end
+    yield* Fiber.join(building)
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "a change that takes longer than a statement may is waited for",
+  Effect.gen(function* () {
+    const { name } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    yield* sql`create function dawdle() returns event_trigger language plpgsql
+      as 'begin perform pg_sleep(0.6); end'`
+    yield* sql`create event trigger dawdling on ddl_command_end when tag in ('CREATE SEQUENCE')
+      execute function dawdle()`
+    for (const timeout of ["statement_timeout", "transaction_timeout"]) {
+      yield* sql.unsafe(`alter database ${name} set ${timeout} = '300ms'`)
+    }
+    yield* worker("patient", { config: { statementTimeout: "400 millis" } })
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
+  "one that cannot have a table lets those pass who queue behind it, and has it later",
+  Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const store = yield* worker(self)
+    const lease = yield* running(store, "a")
+    yield* sql`delete from romancy_migrations where id > 20`
+    const reader = yield* hold(sql, sql`select from romancy_instances`)
+    const building = yield* Effect.forkScoped(worker("new"))
+    yield* engineWaits(sql)
+    const step = { name: "s", attempt: 1, exit: exit(1) }
+    assert.strictEqual(yield* store.recordStep(lease, step), "Written")
+    yield* reader.commit
     yield* Fiber.join(building)
     assert.deepStrictEqual(yield* history(), ids)
   })
