@@ -316,7 +316,7 @@ where i.status = 'Running' and i.owner = ${workerId}` as unknown as Rows<Lease>
 export const outcomes = PgStatement.make<ReadonlyArray<string>, OutcomeRow>((context, read) => {
   const executionIds = read((ids) => ids)
   return context.sql`
-select i.execution_id, i.workflow_name, i.status, i.owner, i.result, i.awaited
+select i.execution_id, i.workflow_name, i.status, i.owner, i.result::text as result, i.awaited
 from ${table(context, "instances")} i
 where i.execution_id = any(${executionIds}::text[]) and i.status <> 'Awaited'` as unknown as Rows<OutcomeRow>
 })
@@ -326,7 +326,7 @@ interface OutcomeRow {
   readonly workflow_name: string
   readonly status: Status
   readonly owner: string | null
-  readonly result: unknown
+  readonly result: string | null
   readonly awaited: boolean
 }
 

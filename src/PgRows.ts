@@ -136,7 +136,8 @@ export const toOutcome = (row: RowOf<typeof PgDispatchStatements.outcomes>): Sto
   workflowName: row.workflow_name,
   status: row.status,
   owner: row.owner ?? undefined,
-  result: row.result
+  // As text, since the application's client, which may ask, may have a codec of its own for the type.
+  result: row.result === null ? null : JSON.parse(row.result)
 })
 
 /**

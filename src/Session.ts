@@ -18,6 +18,7 @@
 import type { PgClientConfig } from "@effect/sql-pg/PgClient"
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Cause from "effect/Cause"
+import * as PgTypes from "@effect/sql-pg/PgTypes"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -106,6 +107,9 @@ const cancellation = Duration.millis(250)
  * their sum.
  */
 const maxMessageSize = 1024 ** 3
+
+/** The codecs of the driver. The application may have replaced some in its own client, for its own rows. */
+const types = PgTypes.makeRegistry()
 
 /**
  * Opens a session that lives as long as the scope.
@@ -323,6 +327,7 @@ const target = (options: Options): PgConnection.Config => {
     applicationName: options.applicationName,
     connectTimeout: options.connectTimeout,
     maxMessageSize,
+    types,
     startupParameters: { ...client.startupParameters, ...options.startupParameters }
   }
   if (url === undefined) return base

@@ -1,5 +1,6 @@
 /** The store inside transactions of the application's: in them, and with nobody else's rows. */
 import * as PgClient from "@effect/sql-pg/PgClient"
+import * as PgTypes from "@effect/sql-pg/PgTypes"
 import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -7,9 +8,11 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import { type Status, WorkflowStore } from "../src/WorkflowStore.ts"
 import {
   claim,
+  ended,
   exit,
   load,
   register,
@@ -25,6 +28,12 @@ import { TestDatabase } from "./support/TestDatabase.ts"
 
 const camel = (name: string) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
 const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+
+const types = PgTypes.makeRegistry()
+types.register<string>(PgTypes.OID.json, {
+  encode: () => Result.succeed(Buffer.from("null")),
+  decode: () => Result.succeed("theirs")
+})
 
 const live = makeLive()
 
@@ -182,6 +191,23 @@ describe("inside a transaction of the application's", () => {
       assert.strictEqual(failed._tag, "StoreError")
       assert.deepStrictEqual(yield* sql`select * from ledger`, [])
     })
+  )
+
+  it.live("an outcome is read as it is, though the client has a codec of its own for JSON", () =>
+    Effect.gen(function* () {
+      const store = yield* WorkflowStore
+      const sql = yield* PgClient.PgClient
+      yield* register(store, self)
+      yield* ended(store, "a")
+      const [row] = yield* sql`select result from romancy_instances`
+      assert.deepStrictEqual(row, { result: "theirs" })
+      const found = yield* sql.withTransaction(store.outcome("a"))
+      assert.deepStrictEqual(Option.getOrUndefined(found)?.result, { ok: true })
+    }).pipe(
+      Effect.provide(
+        Layer.fresh(layerStore().pipe(Layer.provideMerge(TestDatabase.layerWith({ types }))))
+      )
+    )
   )
 
   it.live("names that the application's client transforms are read as they are", () =>

@@ -1,3 +1,4 @@
+import * as PgTypes from "@effect/sql-pg/PgTypes"
 import { assert, describe, it, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -6,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import { Buffer } from "node:buffer"
@@ -130,6 +132,21 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
       yield* session.query("select pg_notify('a', '1'), pg_notify('b', '2')")
       assert.strictEqual((yield* Queue.take(a)).payload, "1")
       assert.strictEqual((yield* Queue.take(b)).payload, "2")
+    })
+  )
+
+  it.effect("reads values as the driver does, however the application has its own read", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const types = PgTypes.makeRegistry()
+      types.register<string>(PgTypes.OID.json, {
+        encode: (text) => Result.succeed(Buffer.from(text)),
+        decode: (bytes) => Result.succeed(Buffer.from(bytes).toString())
+      })
+      const session = yield* open({ url, types })
+      assert.deepStrictEqual(yield* session.query(`select '{"n":1}'::json as value`), [
+        { value: { n: 1 } }
+      ])
     })
   )
 
