@@ -16,11 +16,11 @@ import { hints, millisOf, type Rows, type StatementContext, table } from "./PgSt
 /**
  * Fires what is due of the workflows known here: completes the deferreds, wakes the instances,
  * and says when the next is due. Instances that somebody else holds are passed over, not waited
- * for, and `passed` says so. Whoever touches timers holds their instance first, so nobody waits for
- * a timer. Up to `slots` of the instances it wakes this worker takes at once, and nobody need hear
- * of those. The commit does not wait for the disk: a crash of the server that undoes it leaves the
- * timer to fire again. Served by `timers_due (workflow_name, due_at)`. Notifies what became runnable
- * for others, and the owners of what runs.
+ * for, and `passed` says so; a timer without one is never due. Whoever touches timers holds their
+ * instance first, so nobody waits for a timer. Up to `slots` of the instances it wakes this worker
+ * takes at once, and nobody need hear of those. The commit does not wait for the disk: a crash of the
+ * server that undoes it leaves the timer to fire again. Served by `timers_due (workflow_name, due_at)`.
+ * Notifies what became runnable for others, and the owners of what runs.
  *
  * @since 0.1.0
  * @category statements
@@ -79,9 +79,11 @@ select (select count(*)::int4 from removed) as fired,
   ) one) as claimed,
   (select count(*)::int4 from hinted) as hinted,
   case when (select count(*) from removed) < ${limit}::int4 then exists (
-    select from names join ${table(context, "timers")} t using (workflow_name)
-    where t.due_at <= (select now from moment) and not exists (
-      select from removed r where r.execution_id = t.execution_id and r.name = t.name)
+    select from names cross join lateral (
+      select from ${table(context, "timers")} t join ${table(context, "instances")} i using (execution_id)
+      where t.workflow_name = names.workflow_name and t.due_at <= (select now from moment)
+        and (t.execution_id, t.name) not in (select r.execution_id, r.name from removed r)
+      order by t.due_at limit 1) p
   ) else false end as passed,
   (select ${millisOf(context, context.sql`min(u.due_at) - (select now from moment)`)}
     from names cross join lateral (

@@ -2,6 +2,7 @@
  * How statements are planned where nothing is known of the tables, as in the first minutes of a
  * database, or what is known was so at another time: a plan that is made then is kept.
  */
+import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -194,6 +195,44 @@ describe.each([
           assert.strictEqual(read("outbox_line"), name.startsWith("outbox"), name)
         }
       }
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(
+        Layer.mergeAll(Layer.fresh(layer()), RomancyConfig.layer(), Layer.succeed(WorkerId, self))
+      )
+    )
+  )
+})
+
+describe("by the planner's own choice, as behind a pooler that refuses to be asked", () => {
+  it.live("a look for timers reads none that are yet to come", () =>
+    Effect.gen(function* () {
+      yield* WorkflowStore
+      const sql = yield* PgClient.PgClient
+      yield* sql`insert into romancy_instances
+        (execution_id, workflow_name, status, payload, ready_at, created_at)
+        select 'waits-' || n, 'Order', 'Suspended', '1', now(), now() from generate_series(1, 20000) n`
+      yield* sql`insert into romancy_timers (execution_id, name, workflow_name, deferred_name, due_at)
+        select 'waits-' || n, 't', 'Order', 'd', now() + n * interval '1 hour'
+        from generate_series(1, 20000) n`
+      yield* sql`analyze romancy_instances, romancy_timers`
+      let plan: ReadonlyArray<string> = []
+      const query: Context["query"] = (text, parameters) =>
+        Effect.map(sql.unsafe<object>(`explain ${text}`, parameters), (lines) => {
+          plan = lines.map((line) => Object.values(line)[0] as string)
+          return []
+        })
+      const context = yield* (yield* makeContext)(sql, { query })
+      yield* PgTimerStatements.fireTimers(context, {
+        workflowNames: ["Order"],
+        limit: 10,
+        slots: 1
+      })
+      assert.isNotEmpty(plan)
+      assert.deepStrictEqual(
+        unbounded(plan).filter((line) => line.includes("romancy_timers")),
+        []
+      )
     }).pipe(
       Effect.scoped,
       Effect.provide(

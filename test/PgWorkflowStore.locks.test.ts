@@ -117,6 +117,20 @@ describe("a user's transaction that holds an instance", () => {
   )
 
   live(
+    "has others look again for its timer, and nobody for one whose instance is gone",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* suspended(store, "held")
+      yield* sql`insert into romancy_timers (execution_id, name, workflow_name, deferred_name, due_at)
+        values ('gone', 't', 'Order', 'd', now()), ('held', 't', 'Order', 'd', now())`
+      const user = yield* touched(sql, store, "held")
+      assert.deepInclude(yield* fire(store), { count: 0, passed: true })
+      yield* user.commit
+      assert.deepInclude(yield* fire(store), { count: 1, passed: false })
+    })
+  )
+
+  live(
     "keeps a worker that was taken for dead from coming back before its work is free",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
