@@ -37,7 +37,10 @@ export const print = (config: Pick<RomancyConfig["Service"], "schema" | "prefix"
   const record = (migration: Migration) =>
     `insert into ${table.migrations} (id, name) values (${migration.id}, '${migration.name}')\n  on conflict (id) do nothing`
   return [
-    `create schema if not exists "${config.schema}"`,
+    // Who owns a schema need not have the right to create one, which "if not exists" asks for first.
+    `do $$ begin
+  if to_regnamespace('"${config.schema}"') is null then create schema "${config.schema}"; end if;
+end $$`,
     createHistory(table.migrations),
     ...migrations(config).flatMap((migration) => [...migration.statements, record(migration)])
   ]
