@@ -164,8 +164,9 @@ export const awaitDeath = ({ sql, tables }: StatementContext, key: string) =>
   }>
 
 /**
- * Makes a session one that lasts: the server notices within seconds that its machine has vanished, and
- * what it writes after a wait for a lock sees what was committed meanwhile.
+ * Makes a session one that lasts: the server notices within seconds that its machine has vanished, what
+ * it writes after a wait for a lock sees what was committed meanwhile, and no limit that others have
+ * ends it while it waits or rests. Before PostgreSQL 17 there is no `transaction_timeout`.
  *
  * @since 0.1.0
  * @category statements
@@ -173,5 +174,7 @@ export const awaitDeath = ({ sql, tables }: StatementContext, key: string) =>
 export const lasting = ({ sql }: StatementContext) =>
   sql`select set_config(name, value, false) from (values
   ('default_transaction_isolation', 'read committed'),
+  ('transaction_timeout', '0'), ('idle_session_timeout', '0'),
   ('tcp_keepalives_idle', '3'), ('tcp_keepalives_interval', '1'),
-  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '5000')) s (name, value)` as unknown as Statement.Statement<object>
+  ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '5000')) s (name, value)
+where current_setting(name, true) is not null` as unknown as Statement.Statement<object>

@@ -220,6 +220,28 @@ describe("a worker that lives", () => {
     })
   )
 
+  it.live("keeps its watch session, however short waits and rests are elsewhere", () =>
+    Effect.gen(function* () {
+      const fleet = yield* Fleet.make()
+      for (const limit of ["transaction_timeout", "idle_session_timeout", "statement_timeout"]) {
+        yield* byDefault(fleet, limit, "400ms")
+      }
+      const lasts = (what: string) =>
+        fleet.until(
+          `a watch session that ${what}`,
+          fleet.sql`select from pg_stat_activity where datname = current_database()
+            and application_name = 'romancy-watch' and state = ${what}
+            and clock_timestamp() - state_change > interval '1 second'`,
+          (rows) => rows.length > 0
+        )
+      yield* fleet.recruit()
+      // Alone it has nobody to wait for.
+      yield* lasts("idle")
+      yield* fleet.recruit()
+      yield* lasts("active")
+    })
+  )
+
   it.live("renews its lease over what others write, where transactions keep a snapshot", () =>
     Effect.gen(function* () {
       const fleet = yield* Fleet.make(Fleet.leasing)
