@@ -2,7 +2,8 @@
  * The one clock for everything that is compared in the database: leases, deadlines, what is due.
  *
  * Reads: nothing live; Effect's `Clock` in `layerClock`.
- * Feeds: `PgStatements`.
+ * Feeds: `PgStatements`; `PgRecordStatements`, `PgChannelStatements` and `PgQueueStore`, for what is due
+ * after some time.
  * Guarantees: workers whose own clocks disagree still agree on what is due, because none of them
  * is asked.
  *
@@ -46,3 +47,15 @@ export const layerClock: Layer.Layer<never> = Layer.effect(
       ])
   }))
 )
+
+/** A century is as good as for ever, and still a date. */
+const centuryMillis = 100 * 365 * 24 * 60 * 60 * 1000
+
+/**
+ * How long from *now* something is due, in milliseconds, as the database can add it to a date: nothing
+ * is due before now, and what is asked for longer than a century after one.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const fromNow = (millis: number): number => Math.min(Math.max(millis, 0), centuryMillis)

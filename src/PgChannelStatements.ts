@@ -19,6 +19,7 @@ import {
   returnedExit,
   unsubscribedExit
 } from "./ChannelStore.ts"
+import * as DbClock from "./DbClock.ts"
 import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
@@ -318,6 +319,6 @@ select * from ${table(context, "receive")}(${now}, ${self},
   ${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
   ${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
   ${column((row) => row.name)}::text[],
-  ${column((row) => String(row.timeoutMillis ?? -1))}::float8[],
+  ${column(({ timeoutMillis: after }) => String(after === undefined ? -1 : DbClock.fromNow(after)))}::float8[],
   ${wait}::boolean, ${hints}::boolean, ${commitTimeout}::text)` as unknown as Rows<ReceiptRow>
 })

@@ -21,6 +21,7 @@ import * as Layer from "effect/Layer"
 import { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
+import * as DbClock from "./DbClock.ts"
 import { liveClock } from "./Deadlines.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Demand } from "./Demand.ts"
@@ -268,11 +269,8 @@ const lease = ({ owner, sequence, token }: Taken) => ({ owner, sequence, token }
 const failed = (message: string) => (cause: StoreError) =>
   new PersistedQueueError({ message: `${message}. ${cause.message}`, cause })
 
-/** A century is as good as for ever, and still a date. */
-const centuryMillis = 100 * 365 * 24 * 60 * 60 * 1000
-
 const toMillis = (duration: Duration.Duration | undefined): number =>
-  duration === undefined ? 0 : Math.min(Math.max(Duration.toMillis(duration), 0), centuryMillis)
+  duration === undefined ? 0 : DbClock.fromNow(Duration.toMillis(duration))
 
 const describe = (cause: Cause.Cause<unknown>): string =>
   WorkflowCodec.excerpt(Cause.pretty(cause), failureLengthMax)

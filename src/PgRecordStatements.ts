@@ -9,6 +9,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as DbClock from "./DbClock.ts"
 import { fenced, type Held, heldRows, type Judged, isLeased, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, millisOf, type Rows, type StatementContext, table } from "./PgStatements.ts"
@@ -159,7 +160,9 @@ interface NewTimer {
   readonly timer: TimerRequest
 }
 
-const millis = ({ due }: TimerRequest) => (due._tag === "After" ? due.millis : due.epochMillis)
+/** A point in time may be before all that the database has dates for, and is then as good as past. */
+const millis = ({ due }: TimerRequest) =>
+  due._tag === "After" ? DbClock.fromNow(due.millis) : Math.max(due.epochMillis, 0)
 
 const registerAllTimers = PgStatement.batch<NewTimer, Judged & { readonly remaining: number }>(
   (context, column) =>

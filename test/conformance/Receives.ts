@@ -1,5 +1,6 @@
 /** Receives that wait: how they are served, what a delivery says of them, and how they end. */
 import { assert } from "@effect/vitest"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
 import { ChannelStore, receiveName } from "../../src/ChannelStore.ts"
@@ -29,6 +30,8 @@ import {
   subscribe,
   subscribed
 } from "./Messages.ts"
+
+const century = Duration.toMillis(Duration.days(36_500))
 
 const deferreds = (store: WorkflowStore["Service"], executionId: string) =>
   Effect.map(load(store, executionId), (record) =>
@@ -175,6 +178,22 @@ export const receives = (it: Case): void => {
       assert.deepStrictEqual(yield* next("Order", "Invoice"), [1, 3000])
       yield* publish(message(news, 1))
       assert.deepStrictEqual(yield* next("Order"), [1, undefined])
+    }))
+
+  it("a receive may wait for ever", (store) =>
+    Effect.gen(function* () {
+      for (const [id, millis] of [
+        ["a", 1e16],
+        ["b", Number.POSITIVE_INFINITY]
+      ] as const) {
+        const lease = yield* subscribed(store, id, news)
+        const receipt = yield* receive(lease, news, 1, millis)
+        assert.isTrue(receipt._tag === "Waiting" && receipt.remainingMillis! >= century)
+        yield* store.suspend(lease, suspension())
+      }
+      assert.deepInclude(yield* deliver(), { count: 0 })
+      yield* publish(message(news, 1))
+      assert.deepInclude(yield* deliver(), { count: 2, nextMillis: undefined })
     }))
 
   it("a receive ends without a message at its millisecond and not before", (store) =>

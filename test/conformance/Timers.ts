@@ -1,5 +1,6 @@
 /** Timers: exact by the store's clock, first deadline kept, unknown workflows in nobody's way. */
 import { assert } from "@effect/vitest"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { TestClock } from "effect/testing"
 import {
@@ -16,6 +17,8 @@ import {
   suspension,
   timer
 } from "./Harness.ts"
+
+const century = Duration.toMillis(Duration.days(36_500))
 
 export const timers = (it: Case): void => {
   for (const hurried of [true, false]) {
@@ -110,6 +113,21 @@ export const timers = (it: Case): void => {
         assert.strictEqual(yield* status(store, "failed"), "Suspended")
       }))
   }
+
+  it("a timer may be set for ever, and for a time before all calendars", (store) =>
+    Effect.gen(function* () {
+      const lease = yield* running(store, "a")
+      for (const millis of [1e16, Number.POSITIVE_INFINITY]) {
+        const set = yield* store.registerTimer(lease, timer(String(millis), millis))
+        assert.strictEqual(set.verdict, "Written")
+        assert.isAtLeast(set.remainingMillis, century)
+      }
+      assert.deepInclude(yield* fire(store), { count: 0, passed: false })
+      const due = { _tag: "At", epochMillis: -8.64e15 } as const
+      const past = yield* store.registerTimer(lease, { ...timer("past", 0), due })
+      assert.isAtMost(past.remainingMillis, 0)
+      assert.deepInclude(yield* fire(store), { count: 1, passed: false })
+    }))
 
   it("a timer fires at its millisecond and not before", (store) =>
     Effect.gen(function* () {
