@@ -86,6 +86,7 @@ export const make = Effect.fnUntraced(function* (here: {
     })
     if (verdict === "Fenced" || verdict === "Taken") return yield* giveBack(run)
     const told = parent !== undefined && run.toldParent(parent)
+    if (status === "Failed") yield* report(run, (result.exit as Exit.Failure<never, never>).cause)
     // What was interrupted may not have come so far.
     if (status !== "Interrupted") {
       yield* Effect.annotateLogs(names.orphans(run), { executionId: run.executionId })
@@ -159,9 +160,25 @@ export const make = Effect.fnUntraced(function* (here: {
       cause,
       awaited: run.waiters.size > 0 || awaiting.isAwaited(run.executionId)
     })
-    if (suspended === "Suspended") leave(run, Exit.succeed(stored))
+    if (suspended === "Suspended") {
+      if (failed === true) yield* report(run, stored.cause ?? Cause.empty, true)
+      leave(run, Exit.succeed(stored))
+    }
     return suspended
   })
+
+  /** Whoever started it may not wait for it, and then the log alone says that something is wrong. */
+  const report = (
+    { executionId, workflow }: Run,
+    cause: Cause.Cause<unknown>,
+    waits = false
+  ): Effect.Effect<void> =>
+    (waits
+      ? Effect.logWarning("workflow failed, and waits to be resumed", cause)
+      : Cause.hasDies(cause)
+        ? Effect.logError("workflow died", cause)
+        : Effect.logDebug("workflow failed", cause)
+    ).pipe(Effect.annotateLogs({ executionId, workflowName: workflow._tag }))
 
   /** Its row goes on to say that it runs here. */
   const stranded = (what: string) => (error: StoreError) =>

@@ -127,6 +127,20 @@ export const blamesRow = (error: unknown): boolean =>
   (error instanceof SqlError && error.reason._tag === "UnknownError" && code(error) === undefined)
 
 /**
+ * What went wrong in one line: what the driver says, and what the server or the socket said to it.
+ *
+ * @since 0.1.0
+ * @category formatting
+ */
+export const describe = (error: unknown): string => {
+  if (!(error instanceof SqlError)) return error instanceof Error ? error.message : String(error)
+  const { cause, message } = error.reason
+  return cause instanceof Error && cause.message !== ""
+    ? `${message}: ${cause.message}`
+    : `${message}`
+}
+
+/**
  * A database that is away is asked again quickly at first, then every second, for ever.
  *
  * @since 0.1.0

@@ -169,7 +169,7 @@ export const runInTime = Effect.fnUntraced(function* (
     return yield* new StoreError({ operation: "apply the migrations", reason: error })
   }
   yield* Effect.logWarning("the database cannot be reached; workflows start once it can").pipe(
-    Effect.annotateLogs({ error: error.message })
+    Effect.annotateLogs({ error: PgFailure.describe(error) })
   )
   const done = yield* Deferred.make<void, SqlError>()
   yield* migrating.pipe(

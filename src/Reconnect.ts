@@ -13,6 +13,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import type { SqlError } from "effect/sql/SqlError"
+import * as PgFailure from "./PgFailure.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 
 /**
@@ -89,7 +90,7 @@ export class Outage {
   /** Says that the connection is lost. */
   readonly logLost = (error: SqlError, delay: Duration.Duration): Effect.Effect<void> =>
     Effect.annotateLogs(this.loud ? Effect.logWarning(lost) : Effect.logDebug(lost), {
-      error: describe(error),
+      error: PgFailure.describe(error),
       reconnect_delay: format(delay)
     })
 
@@ -109,13 +110,6 @@ const toStep = (config: Pick<RomancyConfig.Values, "notifyReconnectDelay">): Eff
     Schedule.toStep(reconnectSchedule(config)),
     (step) => (now) => Effect.orDie(Effect.map(step(now, undefined), ([, delay]) => delay))
   )
-
-const describe = (error: SqlError): string => {
-  const { cause, message } = error.reason
-  return cause instanceof Error && cause.message !== ""
-    ? `${message}: ${cause.message}`
-    : `${message}`
-}
 
 /**
  * A duration as the log writes it: `30s`, `150ms`.

@@ -76,10 +76,8 @@ export class StoreError extends Schema.TaggedError<StoreError>("romancy/StoreErr
   reason: Schema.Defect()
 }) {
   override get message(): string {
-    const { reason } = this
-    const because = reason instanceof Error ? reason.message : String(reason)
-    const state = PgFailure.code(reason)
-    return `The workflow store failed to ${this.operation}: ${because}${
+    const state = PgFailure.code(this.reason)
+    return `The workflow store failed to ${this.operation}: ${PgFailure.describe(this.reason)}${
       state === undefined ? "" : ` (SQLSTATE ${state})`
     }`
   }

@@ -4,6 +4,7 @@ import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import { SqlError } from "effect/sql/SqlError"
+import { StoreError } from "../src/RomancyError.ts"
 import * as PgFailure from "../src/PgFailure.ts"
 import { hold } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
@@ -111,12 +112,25 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
 
   it.effect("a server that is not there", () =>
     Effect.gen(function* () {
-      const error = yield* PgClient.makeClient({ host: "127.0.0.1", port: 1 }).pipe(
+      const error = yield* PgClient.makeClient({ host: "127.0.0.1", port: 1, username: "nobody" }).pipe(
         Effect.flip,
         Effect.scoped,
         Effect.provide(Reactivity.layer)
       )
       assert.deepStrictEqual(meanings(error), ["transient"])
+      assert.include(PgFailure.describe(error), "ECONNREFUSED")
+    })
+  )
+
+  it.effect("is said in the words of the server", () =>
+    Effect.gen(function* () {
+      const sql = yield* PgClient.PgClient
+      const reason = yield* Effect.flip(sql`select * from no_such_table`)
+      const error = new StoreError({ operation: "look", reason })
+      assert.match(
+        error.message,
+        /^The workflow store failed to look: .*relation "no_such_table" does not exist \(SQLSTATE 42P01\)$/
+      )
     })
   )
 

@@ -4,21 +4,69 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
+import * as Workflow from "effect/workflow/Workflow"
+import * as Romancy from "../src/Romancy.ts"
 import { assertDefect, assertSuccess } from "./contract/Harness.ts"
 import {
   define,
   finished,
+  fromLayer,
   hourly,
   makeLog,
   start,
+  suspended,
   within,
   workerAndClient
 } from "./support/Runtimes.ts"
 
 const Echo = define("Echo", { success: Schema.String })
 const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
+
+describe("a workflow that fails", () => {
+  it.live("says so in the log, with its id, as loudly as somebody has to see to it", () =>
+    Effect.gen(function* () {
+      const lines: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ fiber, logLevel, message }) => {
+        const { executionId, workflowName } = fiber.getRef(References.CurrentLogAnnotations)
+        lines.push([logLevel, ...[message].flat(), workflowName, executionId].join(" "))
+      })
+      const runtime = yield* fromLayer(
+        Romancy.layerMemory(hourly).pipe(
+          Layer.provide(Logger.layer([logger])),
+          Layer.provide(Layer.succeed(References.MinimumLogLevel, "Debug"))
+        )
+      )
+      const Fails = define("Fails", { error: Schema.String })
+      const Waits = define("Waits", { error: Schema.String }).annotate(
+        Workflow.SuspendOnFailure,
+        true
+      )
+      yield* runtime.register(
+        Fails.toLayer(({ id }) => (id === "dies" ? Effect.die("oh") : Effect.fail("no")))
+      )
+      yield* runtime.register(Waits.toLayer(() => Effect.fail("no")))
+      const ids = [
+        yield* runtime.on(Fails.execute({ id: "dies" }, { discard: true })),
+        yield* runtime.on(Fails.execute({ id: "fails" }, { discard: true }))
+      ]
+      for (const id of ids) yield* finished(runtime, Fails, id)
+      const waiting = yield* runtime.on(Waits.execute({ id: "waits" }, { discard: true }))
+      yield* suspended(runtime, Waits, waiting)
+      assert.sameMembers(
+        lines.map((line) => line.replace(/ Cause.*?(?= (Fails|Waits))/s, "")),
+        [
+          `Error workflow died Fails ${ids[0]}`,
+          `Debug workflow failed Fails ${ids[1]}`,
+          `Warn workflow failed, and waits to be resumed Waits ${waiting}`
+        ]
+      )
+    })
+  )
+})
 
 describe("maxConcurrentWorkflows", () => {
   it.live("is never exceeded, and whatever waits for a slot is run in the end", () =>
