@@ -44,3 +44,22 @@ describe("a body that is run once more after its message was given to another", 
     })
   )
 })
+
+describe("a body whose subscription was not recorded", () => {
+  it.live("leaves its channel when it is interrupted, though its replay does not come so far", () =>
+    Effect.gen(function* () {
+      const { client, sql, status, worker } = yield* workerAndClient({ parkDuration: 0 })
+      const Flow = define("Flow")
+      yield* worker.register(
+        bodyOf(Flow, () => Effect.andThen(Channel.subscribe(Jobs), DurableDeferred.await(go)))
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* status(id, "Suspended")
+      // As a worker leaves it that is killed after it has subscribed.
+      assert.strictEqual((yield* sql`delete from romancy_steps returning 1`).length, 1)
+      yield* client.on(Flow.interrupt(id))
+      yield* status(id, "Interrupted")
+      assert.strictEqual((yield* sql`select from romancy_subscriptions`).length, 0)
+    })
+  )
+})
