@@ -24,7 +24,10 @@ import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import { createHash } from "node:crypto"
 
-/** For a type that is too long to be part of an id. */
+/**
+ * Those of all types have one source, and each type is counted by itself, so it is part of an id; as it
+ * is it may be too long for one, or have in it what an id may not.
+ */
 const digest = (type: string) => createHash("sha256").update(type).digest("hex").slice(0, 16)
 
 const keyOf = (type: string) => ({ channel: type, mode: "event" as const })
@@ -93,12 +96,7 @@ const make = Effect.gen(function* () {
     nextId: (type) =>
       Effect.map(BodyRun.find(runs), (run) => {
         if (run === undefined) return crypto.randomUUID()
-        // Those of all types have one source, and each type is counted by itself.
-        const count = run.count("send", keyOf(type))
-        const id = `${run.executionId}/${type}/${count}`
-        return Buffer.byteLength(id) <= maxNameBytes
-          ? id
-          : `${run.executionId}/${digest(type)}/${count}`
+        return `${run.executionId}/${digest(type)}/${run.count("send", keyOf(type))}`
       })
   })
 })
