@@ -29,6 +29,8 @@ import { liveClock } from "./Deadlines.ts"
 interface Entry<Row, Answer> {
   readonly row: Row
   readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
+  /** It may be written: it was asked for before, and the answer did not come. */
+  asked: boolean
 }
 
 /**
@@ -126,12 +128,18 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       )
     })
     // The first time it may be the way to the database. The next is over a session made anew.
-    const again = (error: SqlError) =>
-      PgFailure.isTransient(error) && !(tries > 1 && PgFailure.isUnanswered(error))
+    const again = (error: SqlError) => {
+      if (!PgFailure.isTransient(error)) return false
+      for (const entry of entries) entry.asked = true
+      return tries === 1 || !PgFailure.isUnanswered(error)
+    }
     return PgFailure.patiently(flush, again).pipe(
       Effect.matchCauseEffect({
         onSuccess: (answers) =>
-          answer(entries, tries > 1 && repeated !== undefined ? answers.map(repeated) : answers),
+          answer(
+            entries,
+            repeated === undefined ? answers : answers.map(righted(entries, repeated))
+          ),
         onFailure: (cause) =>
           Cause.hasInterruptsOnly(cause)
             ? drop(entries)
@@ -140,6 +148,11 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       Effect.onInterrupt(() => drop(entries))
     )
   }
+
+  const righted =
+    (entries: ReadonlyArray<Entry<Row, Answer>>, repeated: (answer: Answer) => Answer) =>
+    (answer: Answer, index: number) =>
+      entries[index]!.asked ? repeated(answer) : answer
 
   const answer = (entries: ReadonlyArray<Entry<Row, Answer>>, answers: ReadonlyArray<Answer>) => {
     const passed: Array<Entry<Row, Answer>> = []
@@ -237,7 +250,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
           )
         )
       }
-      queue.push({ row, resume })
+      queue.push({ row, resume, asked: false })
       // A full load does not wait for the turn to end: the database works while this process does.
       if (queue.length >= load && ready()) depart()
       else if (flying === 0) call()

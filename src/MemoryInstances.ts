@@ -55,7 +55,7 @@ export interface Instance {
   readyAt: number
   /** When it was last woken while it ran, or given back. */
   wokenAt: number
-  /** When it ended; when it was created, of one that has not. */
+  /** When it ended; of one that was not started, when something was last completed for it. */
   endedAt: number
 }
 

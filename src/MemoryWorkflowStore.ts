@@ -42,8 +42,9 @@ const make = Effect.gen(function* () {
     const found = instances.get(executionId)
     if (found !== undefined && found.status !== "Awaited") {
       // The worker that took it asks again: it never heard the answer.
-      if (request.parentId !== undefined && request.parentId !== found.parentId) {
-        found.otherParents.add(request.parentId)
+      const { parentId } = request
+      if (parentId !== undefined && parentId !== found.parentId && !Store.isFinal(found.status)) {
+        found.otherParents.add(parentId)
       }
       return claimFor !== undefined && found.owner === claimFor && found.token === 1
         ? { _tag: "Claimed", claimed: toClaimed(found, now, false) }
@@ -170,6 +171,7 @@ const make = Effect.gen(function* () {
         const instance = instances.get(executionId) ?? create(executionId, workflowName, now)
         if (Store.isFinal(instance.status) || instance.deferreds.has(name)) return "Nothing"
         instance.deferreds.set(name, { exit, token: undefined })
+        if (instance.status === "Awaited") instance.endedAt = now
         return wakeAutomatically(instance, now)
       }),
     resume: (executionId) => at((now) => resume(executionId, "None", now)),

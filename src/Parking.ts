@@ -16,6 +16,7 @@ import type * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Alarm from "./Alarm.ts"
+import { InStep } from "./InStep.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import type { Parked, Run } from "./Run.ts"
 
@@ -41,7 +42,17 @@ export interface Parking {
  * Lets the other branches of a body come as far as they can, and what they register be registered: in a
  * race the first that suspends ends them all, and a timer that is not registered wakes nobody.
  */
-const settled = (run: Run): Effect.Effect<void> => Effect.andThen(Effect.yieldNow, run.idle)
+const settled = (run: Run): Effect.Effect<void> =>
+  Effect.flatMap(InStep, (inStep) =>
+    // A step would wait for itself.
+    inStep ? Effect.yieldNow : Effect.andThen(Effect.yieldNow, run.idle)
+  )
+
+/** The way of a wait that is not parked. */
+const suspends = (run: Run, name: string) => {
+  run.unparked.add(name)
+  return Effect.as(settled(run), Option.none())
+}
 
 /**
  * Makes the place where waits are parked. All stay as long, so one alarm is enough for them: nothing
@@ -88,6 +99,7 @@ export const make = Effect.fnUntraced(function* ({
       name,
       release: (exit) => {
         drop()
+        if (Option.isNone(exit)) run.unparked.add(name)
         release(exit)
       }
     }
@@ -104,7 +116,7 @@ export const make = Effect.fnUntraced(function* ({
           ? Effect.callback<Option.Option<Exit.Exit<unknown, unknown>>>((resume) =>
               Effect.sync(add(run, name, (exit) => resume(Effect.succeed(exit))))
             )
-          : Effect.as(settled(run), Option.none())
+          : suspends(run, name)
       ),
     executionIds: () => new Set(Array.from(untilMillis.keys(), (parked) => parked.run.executionId)),
     evict: (count) => {

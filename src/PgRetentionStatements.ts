@@ -3,8 +3,8 @@
  *
  * Reads: `PgTables`, the SQL expression of *now* (`DbClock`).
  * Feeds: `PgWorkflowStore`.
- * Guarantees: nothing that has not ended is removed, nor what a living instance has run. What somebody
- * has locked is passed over.
+ * Guarantees: nothing that has not ended is removed, nor what a living parent has started or joined. What
+ * somebody has locked is passed over.
  *
  * @since 0.1.0
  */
@@ -16,8 +16,8 @@ const blocks = 256
 /**
  * Removes instances that ended, or were never started, with their steps and deferreds, of one part of
  * the table: the blocks from `part` on. Served by where the rows lie, which takes no index that every
- * write would have to keep up to date, and by the primary keys for parents, steps and deferreds. A
- * parent is written down with its child before it learns of that one's end. Notifies nobody.
+ * write would have to keep up to date, and by the primary keys for parents, steps and deferreds.
+ * Notifies nobody.
  *
  * @since 0.1.0
  * @category statements
@@ -44,7 +44,10 @@ with moment as materialized (
   where i.ctid >= ${block(options.part)} and i.ctid < ${block(options.part + blocks)}
     and (${isFinal("i")} or i.status = 'Awaited')
     and i.workflow_name = any(${options.workflowNames}::text[])
-    and coalesce(i.completed_at, i.created_at) < (select before from moment)
+    and coalesce(i.completed_at, (
+      select max(d.completed_at) from ${table(context, "deferreds")} d
+      where d.execution_id = i.execution_id
+    ), i.created_at) < (select before from moment)
     and not exists (
       select from ${instances} p
       where p.execution_id = any(array_append(i.other_parents, i.parent_id)) and not ${isFinal("p")})

@@ -15,8 +15,8 @@ import type { Start, Status } from "./WorkflowStore.ts"
 /**
  * Creates instances, or adopts those for which something was completed before they existed. A
  * worker takes what it starts only while it is registered; the share lock makes whoever strikes it
- * off wait and see. All parents that ask for an instance are written down with it: they are woken by its
- * end, and while they live it is not removed. `seen: false` says that the instance was created, adopted or joined by a
+ * off wait and see. All parents that ask for an instance which has not ended are written down with it:
+ * they are woken by its end, and while they live it is not removed. `seen: false` says that the instance was created, adopted or joined by a
  * transaction that ended meanwhile, and that a second look will show it: until then no parent may count
  * on being written down. Served by the primary key. Notifies what became runnable.
  *
@@ -107,7 +107,7 @@ living as materialized (
   from folded f
   where f.parents <> '{}' and i.execution_id = f.execution_id
     and not f.parents <@ array_append(i.other_parents, i.parent_id)
-    and i.status <> 'Awaited'
+    and i.status not in ('Awaited', 'Completed', 'Failed', 'Interrupted')
   returning i.execution_id
 ), woken as (select * from written where status = 'Runnable'),
 hinted as materialized (${hints(context)})
@@ -119,7 +119,8 @@ select execution_id, false, e.status, e.token, e.wakes, e.resumes,
   (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
 from folded n join ${table(context, "instances")} e using (execution_id)
 where execution_id not in (select execution_id from written) and (
-  e.status <> 'Awaited' and n.parents <@ array_append(e.other_parents, e.parent_id)
+  e.status in ('Completed', 'Failed', 'Interrupted')
+  or e.status <> 'Awaited' and n.parents <@ array_append(e.other_parents, e.parent_id)
   or execution_id in (select execution_id from linked))` as unknown as Rows<StartRow>
 )
 

@@ -10,11 +10,13 @@
  */
 import type * as PgClient from "@effect/sql-pg/PgClient"
 import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type { SqlError } from "effect/sql/SqlError"
+import { liveClock } from "./Deadlines.ts"
 import * as PgClaims from "./PgClaims.ts"
 import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
@@ -147,6 +149,29 @@ const make = Effect.gen(function* () {
         )
       : fireAll(options)
 
+  /** What was given up has been cancelled, and holds its rows until that is done. */
+  const undoing = Effect.provideService(Effect.sleep("1 second"), Clock.Clock, liveClock)
+  type Removal = Parameters<Store.WorkflowStore["Service"]["removeEnded"]>[0]
+  const removeEnded = (
+    options: Removal
+  ): ReturnType<Store.WorkflowStore["Service"]["removeEnded"]> =>
+    PgFailure.patiently(
+      execution.run((context) => PgRetentionStatements.removeEnded(context, options)),
+      (error) => PgFailure.isTransient(error) && !PgFailure.isUnanswered(error)
+    ).pipe(
+      Effect.map(([row]) => {
+        const { more, removed } = row!
+        if (removed === options.limit) return { removed, next: options.part }
+        return { removed, next: more ? PgRetentionStatements.nextPart(options.part) : undefined }
+      }),
+      Effect.catch((error) =>
+        // They may have more recorded than is removed in the time that a statement has.
+        PgFailure.isUnanswered(error) && options.limit > 1
+          ? Effect.andThen(undoing, removeEnded({ ...options, limit: options.limit >> 1 }))
+          : fail("remove ended workflows")(error)
+      )
+    )
+
   const outcomes = PgClaims.inParts((executionIds) =>
     Effect.map(
       once("await workflows", (context) => PgDispatchStatements.outcomes(context, executionIds)),
@@ -246,21 +271,7 @@ const make = Effect.gen(function* () {
         ? Effect.succeed([])
         : Effect.andThen(markAwaited(executionIds), outcomes(executionIds)),
 
-    removeEnded: (options) =>
-      Effect.map(
-        direct("remove ended workflows", (context) =>
-          PgRetentionStatements.removeEnded(context, options)
-        ),
-        ([row]) => ({
-          removed: row!.removed,
-          next:
-            row!.removed === options.limit
-              ? options.part
-              : row!.more
-                ? PgRetentionStatements.nextPart(options.part)
-                : undefined
-        })
-      ),
+    removeEnded,
 
     registerWorker: (worker) =>
       direct("register a worker", (context) => PgWorkerStatements.register(context, worker)).pipe(

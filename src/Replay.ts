@@ -43,7 +43,10 @@ export const make = Effect.fnUntraced(function* (here: {
     })
     run.begin(instance)
     const fiber = fork(
-      Effect.suspend(() => registration.execute(run.payload, run.executionId)).pipe(
+      Effect.withFiber((body) => {
+        run.body = body
+        return registration.execute(run.payload, run.executionId)
+      }).pipe(
         Effect.onExit((exit) => {
           if (run.instance === instance) run.ending = true
           return interruptIfAsked(run, instance, exit)

@@ -3,8 +3,8 @@
  *
  * Reads: `WorkflowStore`, `RomancyConfig`.
  * Feeds: nothing: it is provided beside the workflows, in one process or in several.
- * Guarantees: what has not ended stays, and so does an execution that a living one has run, whose
- * replay asks for its result. It goes in small batches with a pause between them, locks nothing that
+ * Guarantees: what has not ended stays, and so does a child while a parent lives that has started or
+ * joined it, whose replay asks for its result. It goes in small batches with a pause between them, locks nothing that
  * somebody waits for, and passes over what somebody has locked.
  *
  * @since 0.1.0

@@ -122,13 +122,19 @@ export class Run {
   /** The instance and fiber of the present replay. */
   instance: WorkflowInstance["Service"] | undefined = undefined
   fiber: Fiber.Fiber<Workflow.Result<unknown, unknown>> | undefined = undefined
+  /** The fiber of the body itself: its compensations run in the other, which goes on without it. */
+  body: Fiber.Fiber<unknown, unknown> | undefined = undefined
   /** Names that activity bodies wait for: they wake the run, and do not preempt it. */
   readonly activityAwaits = new Map<string, number>()
   readonly parked = new Set<Parked>()
+  /** Names whose wait is not parked, or not any more: it is about to suspend. */
+  readonly unparked = new Set<string>()
   /** Steps that are being run in this replay, and what was used in it by name. */
   readonly flying = new Map<string, Flight>()
   readonly used = new Set<string>()
   private channelUse: ChannelUse | undefined = undefined
+  /** It has begun to subscribe here, whether or not it has come to record it. */
+  subscribes = false
   /** Steps and own completions that have not been recorded yet. */
   inFlight = 0
   private landed: Latch.Latch | undefined = undefined
@@ -235,12 +241,6 @@ export class Run {
     for (const parked of Array.from(this.parked)) parked.release(Option.none())
   }
 
-  /** How many in this replay wait for a name, parked or not. */
-  waitsFor(name: string): number {
-    const own = this.instance?.awaitedDeferreds.get(name) ?? 0
-    return own + (this.activityAwaits.get(name) ?? 0)
-  }
-
   /** Counts what has to be recorded before the run may suspend or stop, until it has `land`ed. */
   takeOff(): void {
     this.inFlight++
@@ -281,6 +281,7 @@ export class Run {
     this.used.clear()
     this.flying.clear()
     this.activityAwaits.clear()
+    this.unparked.clear()
     this.channelUse = undefined
   }
 
@@ -304,8 +305,9 @@ export class Run {
     return `channel/${key.mode}/${key.channel}/${what}/${this.count(what, key)}`
   }
 
-  /** Whether its record says that it has had to do with channels. */
+  /** Whether it has had to do with channels, as its record says, or as it has tried to here. */
   get usesChannels(): boolean {
+    if (this.subscribes) return true
     return Array.from(this.steps.keys()).some((key) => key.includes("/channel/"))
   }
 

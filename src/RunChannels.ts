@@ -82,7 +82,10 @@ const make = Effect.gen(function* () {
     yield* checked(key)
     const run = yield* bodyOf("A subscription")
     const execute = Effect.flatMap(
-      Effect.suspend(() => Effect.orDie(store.subscribe(run.lease, key))),
+      Effect.suspend(() => {
+        run.subscribes = true
+        return Effect.orDie(store.subscribe(run.lease, key))
+      }),
       (subscribed) =>
         subscribed === "Fenced"
           ? runs.fenced(run)

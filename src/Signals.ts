@@ -70,24 +70,25 @@ export const make = Effect.fnUntraced(function* (here: {
     }
     if (changes.interrupted) {
       unpark(run)
-      if (run.interrupt === "Unsafe" && run.live && !run.ending) fork(Fiber.interrupt(run.fiber!))
+      if (run.interrupt === "Unsafe" && run.live && !run.ending) fork(Fiber.interrupt(run.body!))
     } else if (run.again !== undefined) unpark(run)
   }
 
   /** Lets a run suspend that has something else to see: itself, and the children that it waits for. */
-  const unpark = (run: Run): void => {
+  const unpark = (run: Run, seen = new Set<Run>()): void => {
+    if (seen.has(run)) return
+    seen.add(run)
     run.unpark()
     for (const child of Array.from(runs.values())) {
-      if (child.toldParent(run)) unpark(child)
+      if (child.toldParent(run)) unpark(child, seen)
     }
   }
 
   /** A deferred of a run is complete: whether a wait for it was parked here, and goes on. */
   const completedHere = (run: Run, name: string): boolean => {
-    const waits = run.waitsFor(name)
     const released = run.releaseParked(name)
     // Another branch may wait for the same and not be parked any more: it has not seen this.
-    if (released > 0 && released >= waits) return true
+    if (released > 0 && !run.unparked.has(name)) return true
     if (run.activityAwaits.has(name)) run.again ??= "automatic"
     if (run.instance?.awaitedDeferreds.has(name) === true) {
       // Also when the replay has just ended: it has not seen this, and the counters say it has.

@@ -404,8 +404,8 @@ export class WorkflowStore extends Context.Service<
 
     /**
      * Removes what ended longer ago than `retentionMillis`, and what was completed as long ago for
-     * executions that were never started. An execution that a living one has run stays: that one asks
-     * for it each time that it replays. A part of the store at a time, from `part` on, and at most
+     * executions that were never started. A child stays while a parent lives that has started or joined
+     * it: that one asks for it each time that it replays. A part of the store at a time, from `part` on, and at most
      * `limit`: `next` is where to go on, if there is more.
      */
     readonly removeEnded: (options: {

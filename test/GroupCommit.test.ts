@@ -233,6 +233,24 @@ it.live("a batch that goes unanswered again makes way for the next, and is writt
   })
 )
 
+for (const [what, answers] of [
+  ["goes unanswered twice", [unanswered, unanswered]],
+  ["was lost, and is locked then", [away, locked]]
+] as const) {
+  it.live(`what may be written is known for that however it is asked for again: ${what}`, () =>
+    Effect.gen(function* () {
+      const left = Array.from(answers)
+      const write = yield* GroupCommit.make<string, string>({
+        ...{ operation: "write", maxRows: 10, maxQueued: 10, maxFlights: 1 },
+        repeated: (answer) => `${answer} again`,
+        flush: (rows) => Effect.suspend(() => left.shift() ?? Exit.succeed(rows))
+      })
+      assert.strictEqual(yield* write("a"), "a again")
+      assert.strictEqual(yield* write("b"), "b")
+    })
+  )
+}
+
 it.effect("an error that blames no row fails the batch, and not the next", () =>
   Effect.gen(function* () {
     const { next, write, writing } = yield* rig()

@@ -4,11 +4,15 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { TestClock } from "effect/testing"
 import * as Activity from "effect/workflow/Activity"
+import * as DurableClock from "effect/workflow/DurableClock"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Parking from "../src/Parking.ts"
 import type { Run } from "../src/Run.ts"
@@ -61,7 +65,8 @@ const runOf = (executionId: string) =>
     interrupt: "None",
     stopping: false,
     again: undefined,
-    idle: Effect.void
+    idle: Effect.void,
+    unparked: new Set()
   }) as unknown as Run
 
 describe("waits that are parked", () => {
@@ -128,6 +133,35 @@ describe("a wait that may not park", () => {
     })
   )
 
+  for (const [what, waits] of [
+    ["a signal", DurableDeferred.await(answer)],
+    [
+      "a clock",
+      Effect.as(
+        DurableClock.sleep({ name: "nap", duration: "50 millis", inMemoryThreshold: 0 }),
+        "x"
+      )
+    ]
+  ] as const) {
+    it.live(`ends in a step, too: ${what}`, () =>
+      Effect.gen(function* () {
+        const { status, worker } = yield* world({ ...hourly, parkDuration: 0 })
+        const Inner = define("Inner", { success: Schema.String })
+        yield* worker.register(
+          Inner.toLayer(() =>
+            Activity.make({ name: "step", success: Schema.String, execute: waits })
+          )
+        )
+        const id = yield* worker.on(Inner.execute({ id: "1" }, { discard: true }))
+        if (what === "a signal") {
+          yield* status(id, "Suspended")
+          yield* worker.on(succeed(Inner, id, answer, "x"))
+        }
+        assertSuccess(yield* finished(worker, Inner, id), "x")
+      })
+    )
+  }
+
   for (const parkDuration of ["200 millis", 0] as const) {
     it.live(`is not forgotten for another of its name that is parked later: ${parkDuration}`, () =>
       Effect.gen(function* () {
@@ -171,6 +205,65 @@ describe("a wait that may not park", () => {
 })
 
 describe("a parked run", () => {
+  it.live("is not replayed for a wait of the same name that lost a race before", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* world()
+      const log = makeLog()
+      const Race = define("Race", { success: Schema.String })
+      const gate = yield* Deferred.make<void>()
+      const step = (name: string, execute: Effect.Effect<void>) =>
+        Activity.make({ name, execute: Effect.andThen(log.add(name), execute) })
+      yield* worker.register(
+        Race.toLayer(() =>
+          Effect.raceFirst(DurableDeferred.await(answer), step("quick", Effect.void)).pipe(
+            Effect.andThen(DurableDeferred.await(answer)),
+            Effect.tap(step("charge", Deferred.await(gate)))
+          )
+        )
+      )
+      const id = yield* worker.on(Race.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("quick")
+      yield* suspended(worker, Race, id)
+      yield* worker.on(succeed(Race, id, answer, "x"))
+      yield* log.seen("charge")
+      // It would be cut off by now.
+      yield* Effect.sleep("50 millis")
+      yield* Deferred.succeed(gate, undefined)
+      assertSuccess(yield* finished(worker, Race, id), "x")
+      assert.deepStrictEqual(log.events, ["quick", "charge"])
+    })
+  )
+
+  it.live("that waits for itself is told like another", () =>
+    Effect.gen(function* () {
+      const errors: Array<unknown> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        if (logLevel === "Error") errors.push(message)
+      })
+      const worker = yield* fromLayer(
+        Romancy.layerMemory(hourly).pipe(Layer.provide(Logger.layer([logger])))
+      )
+      const log = makeLog()
+      const Circle = define("Circle")
+      yield* worker.register(
+        Circle.toLayer(
+          ({ id }): Effect.Effect<void, never, WorkflowEngine> =>
+            Effect.andThen(log.add("circle"), Circle.execute({ id }))
+        )
+      )
+      const id = yield* worker.on(Circle.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("circle")
+      yield* worker.on(Circle.interrupt(id))
+      // It has been told before it is cut off.
+      yield* Effect.sleep("50 millis")
+      yield* worker.on(
+        Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Circle, id))
+      )
+      assertInterrupted(yield* finished(worker, Circle, id))
+      assert.deepStrictEqual(errors, [])
+    })
+  )
+
   it.live("keeps its slot and says that it is suspended", () =>
     Effect.gen(function* () {
       const { ask, row, worker } = yield* world()

@@ -112,11 +112,11 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
 
   it.effect("a server that is not there", () =>
     Effect.gen(function* () {
-      const error = yield* PgClient.makeClient({ host: "127.0.0.1", port: 1, username: "nobody" }).pipe(
-        Effect.flip,
-        Effect.scoped,
-        Effect.provide(Reactivity.layer)
-      )
+      const error = yield* PgClient.makeClient({
+        host: "127.0.0.1",
+        port: 1,
+        username: "nobody"
+      }).pipe(Effect.flip, Effect.scoped, Effect.provide(Reactivity.layer))
       assert.deepStrictEqual(meanings(error), ["transient"])
       assert.include(PgFailure.describe(error), "ECONNREFUSED")
     })

@@ -299,15 +299,18 @@ describe("the removal of what ended", () => {
   )
 
   live(
-    "leaves a child to a parent that finds it while it goes on",
+    "takes fewer at a time where there is more recorded of them than a statement removes in its time",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
-      yield* running(store, "p")
-      yield* ended(store, "c")
-      const finder = yield* hold(sql, store.start(request("c", { parentId: "p" })))
-      assert.deepStrictEqual(yield* remove(store), done(0))
-      yield* finder.commit
-      assert.deepStrictEqual(yield* remove(store), done(0))
+      for (const id of ["a", "b", "c"]) yield* ended(store, id)
+      yield* sql`create function slowly() returns trigger language plpgsql as $$
+        begin perform pg_sleep(0.4); return old; end $$`
+      yield* sql`create trigger slowly before delete on romancy_instances
+        for each row execute function slowly()`
+      const impatient = yield* worker("worker-impatient", {
+        config: { statementTimeout: "1 second" }
+      })
+      assert.deepStrictEqual(yield* remove(impatient), { removed: 2, next: 0 })
     })
   )
 

@@ -91,8 +91,6 @@ describe.each(["memory", "PostgreSQL"] as const)("in %s", (place) => {
           })
         )
       )
-      // It has ended when its parent asks for it.
-      yield* runtime.on(Child.execute({ id: "1" }))
       const parent = yield* runtime.on(Parent.execute({ id: "1" }, { discard: true }))
       yield* suspended(runtime, Parent, parent)
       yield* TestClock.adjust("50 days")

@@ -62,4 +62,20 @@ describe("a body whose subscription was not recorded", () => {
       assert.strictEqual((yield* sql`select from romancy_subscriptions`).length, 0)
     })
   )
+
+  it.live("leaves its channel when it ends, though what subscribed was given up", () =>
+    Effect.gen(function* () {
+      const { sql, worker } = yield* workerAndClient({ parkDuration: 0 })
+      yield* sql`create function slowly() returns trigger language plpgsql as $$
+        begin perform pg_sleep(0.3); return new; end $$`
+      yield* sql`create trigger slowly before insert on romancy_subscriptions
+        for each row execute function slowly()`
+      const Flow = define("Flow")
+      yield* worker.register(
+        bodyOf(Flow, () => Effect.timeoutOption(Channel.subscribe(Jobs), "100 millis"))
+      )
+      yield* worker.on(Flow.execute({ id: "1" }))
+      assert.strictEqual((yield* sql`select from romancy_subscriptions`).length, 0)
+    })
+  )
 })

@@ -117,6 +117,39 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
     )
   }
 
+  for (const [where, rests] of [
+    ["in a step", step("long", Effect.never)],
+    ["between two steps", Effect.never],
+    ["while it waits", Effect.asVoid(DurableDeferred.await(answer))]
+  ] as const) {
+    it.live(`a run that is cut off is compensated: ${where}`, () =>
+      Effect.gen(function* () {
+        const worker: Runtime = yield* places[place]
+        const log = makeLog()
+        const open = yield* Deferred.make<void>()
+        yield* Deferred.succeed(open, undefined)
+        yield* worker.register(
+          Sale.toLayer(() =>
+            charging(log, open, ["a", "b"]).pipe(
+              Effect.andThen(log.add("there")),
+              Effect.andThen(rests),
+              Effect.as("done")
+            )
+          )
+        )
+        const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("there")
+        yield* heard
+        yield* worker.on(interruptUnsafe(id))
+        assertInterrupted(yield* finished(worker, Sale, id))
+        assert.deepStrictEqual(
+          log.events.filter((event) => event !== "there"),
+          ["a", "b", "begins b", "refunds b", "begins a", "refunds a"]
+        )
+      })
+    )
+  }
+
   for (const how of ["what it waited for comes", "it is asked to end unsafely"] as const) {
     it.live(`an interrupted run is compensated when ${how} meanwhile`, () =>
       Effect.gen(function* () {
