@@ -59,7 +59,8 @@ export const make = Effect.fnUntraced(function* (
     before?.interruptUnsafe()
     if (deadline === undefined) return
     const nanos = deadline - clock.monotonicTimeNanosUnsafe()
-    if (nanos <= 0n) {
+    // A clock that is stepped through fractions of a millisecond may lack a nanosecond in the end.
+    if (nanos < 1_000n) {
       deadline = undefined
       onDue()
       return

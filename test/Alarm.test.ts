@@ -37,6 +37,16 @@ describe("Alarm", () => {
     })
   )
 
+  it.effect("is due though others have slept for fractions of a millisecond", () =>
+    Effect.gen(function* () {
+      const { adjust, alarm, at } = yield* started
+      yield* alarm.set("1 second")
+      for (const millis of [1 / 3, 100 / 7, 1000 / 9]) yield* Effect.forkChild(Effect.sleep(millis))
+      yield* adjust("1 second")
+      assert.deepStrictEqual(at, [1000])
+    })
+  )
+
   it.effect("is moved earlier, but not later", () =>
     Effect.gen(function* () {
       const { adjust, alarm, at } = yield* started
