@@ -131,11 +131,14 @@ export const run = Effect.fnUntraced(function* (
 })
 
 /**
- * A change takes as long as its table has rows, and a turn of waiting for that table a second. Before
- * PostgreSQL 17 there is no `transaction_timeout`.
+ * A change takes as long as its table has rows. A turn of waiting for that table is longer than
+ * `deadlock_timeout`, after which the server cancels an autovacuum that is in the way. Before PostgreSQL
+ * 17 there is no `transaction_timeout`.
  */
 const bounds = `select set_config(name, value, true) from (values
-  ('lock_timeout', '1s'), ('statement_timeout', '0'), ('transaction_timeout', '0')) s (name, value)
+  ('lock_timeout',
+    ((extract(epoch from current_setting('deadlock_timeout')::interval) * 1000)::int + 500) || 'ms'),
+  ('statement_timeout', '0'), ('transaction_timeout', '0')) s (name, value)
 where current_setting(name, true) is not null`
 
 /** How long the others have their tables between two turns. */

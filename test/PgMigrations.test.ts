@@ -181,6 +181,27 @@ live(
 )
 
 live(
+  "one waits for a table until the server has cancelled an autovacuum that has it",
+  Effect.gen(function* () {
+    const { name } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    yield* worker(self)
+    yield* sql`delete from romancy_migrations where id > 20`
+    yield* sql.unsafe(`alter database ${name} set deadlock_timeout = '1200ms'`)
+    const reader = yield* hold(sql, sql`select from romancy_instances`)
+    const building = yield* Effect.forkScoped(worker("new"))
+    yield* until(
+      sql,
+      `exists (select from pg_locks where not granted and locktype = 'relation'
+        and clock_timestamp() - waitstart > interval '1200 milliseconds')`
+    )
+    yield* reader.commit
+    yield* Fiber.join(building)
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
   "applying again changes nothing",
   Effect.gen(function* () {
     yield* PgMigrations.run(apply)
