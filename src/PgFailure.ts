@@ -36,8 +36,8 @@ const field = (
 const classOf = (error: unknown): string => code(error)?.slice(0, 2) ?? ""
 
 /**
- * The connection is gone, the server restarts, is full, is a standby for the moment, or chose
- * this transaction as the victim of a deadlock: the same statement will do later.
+ * The connection is gone or the server has ended the session, it restarts, is full, is a standby for
+ * the moment, or chose this transaction as the victim of a deadlock: the same statement will do later.
  *
  * @since 0.1.0
  * @category refinements
@@ -52,8 +52,14 @@ export const isTransient = (error: unknown): boolean => {
   ) {
     return true
   }
-  return isReadOnly(error) || ["08", "40", "53", "57", "58"].includes(classOf(error))
+  return (
+    isReadOnly(error) || isFatal(error) || ["08", "40", "53", "57", "58"].includes(classOf(error))
+  )
 }
+
+/** The server has ended the session with it. */
+const isFatal = (error: unknown): boolean =>
+  ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
 
 /** The server is a standby, or the session writes nothing for another reason. */
 const isReadOnly = (error: unknown): boolean => code(error) === "25006"
@@ -86,7 +92,7 @@ export const isUnanswered = (error: unknown): boolean =>
 export const endsSession = (error: unknown): boolean =>
   (error instanceof SqlError && error.reason._tag === "ConnectionError") ||
   isReadOnly(error) ||
-  ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
+  isFatal(error)
 
 /**
  * Waiting for a row lock took longer than the session's `lock_timeout`.

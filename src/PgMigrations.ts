@@ -132,13 +132,15 @@ export const run = Effect.fnUntraced(function* (
 
 /**
  * A change takes as long as its table has rows. A turn of waiting for that table is longer than
- * `deadlock_timeout`, after which the server cancels an autovacuum that is in the way. Before PostgreSQL
- * 17 there is no `transaction_timeout`.
+ * `deadlock_timeout`, after which the server cancels an autovacuum that is in the way. Between two
+ * turns the transaction rests; one whose process stands still must lose the lock in the end. Before
+ * PostgreSQL 17 there is no `transaction_timeout`.
  */
 const bounds = `select set_config(name, value, true) from (values
   ('lock_timeout',
     ((extract(epoch from current_setting('deadlock_timeout')::interval) * 1000)::int + 500) || 'ms'),
-  ('statement_timeout', '0'), ('transaction_timeout', '0')) s (name, value)
+  ('statement_timeout', '0'), ('transaction_timeout', '0'),
+  ('idle_in_transaction_session_timeout', '60s')) s (name, value)
 where current_setting(name, true) is not null`
 
 /** How long the others have their tables between two turns. */

@@ -19,7 +19,11 @@ const meanings = (error: unknown): ReadonlyArray<Meaning> => [
 ]
 
 /** After these nothing more is asked of the session. */
-const endings = ["a session that ended in the middle", "a standby"]
+const endings = [
+  "a session that ended in the middle",
+  "a transaction that rested longer than one may",
+  "a standby"
+]
 
 layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
   const given = (
@@ -74,6 +78,21 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
     undefined,
     ["transient"],
     (sql) => sql`select pg_terminate_backend(pg_backend_pid())`
+  )
+  given("a transaction that rested longer than one may", "25P03", ["transient"], (sql) =>
+    sql
+      .withTransaction(
+        sql`set local idle_in_transaction_session_timeout = 50`.pipe(
+          Effect.andThen(Effect.sleep("200 millis")),
+          Effect.andThen(sql`select 1`)
+        )
+      )
+      .pipe(
+        // A transaction that has lost its session dies of its rollback.
+        Effect.catchDefect((defect) =>
+          defect instanceof SqlError ? Effect.fail(defect) : Effect.die(defect)
+        )
+      )
   )
   given(
     "an administrator's shutdown",

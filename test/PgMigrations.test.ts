@@ -129,6 +129,25 @@ live(
 )
 
 live(
+  "one that waits rests longer between two looks than a transaction may otherwise",
+  Effect.gen(function* () {
+    const { name, url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    yield* sql.unsafe(`alter database ${name} set idle_in_transaction_session_timeout = '50ms'`)
+    const other = yield* migrating
+    // As behind a pooler, whose sessions have what the database says.
+    const late = yield* connect(url)
+    const waiting = yield* Effect.forkScoped(
+      Effect.provideService(PgMigrations.run(apply), SqlClient.SqlClient, late)
+    )
+    yield* Effect.raceFirst(until(sql, migrationWaits("300 milliseconds")), Fiber.join(waiting))
+    yield* other.end
+    yield* Fiber.join(waiting)
+    assert.deepStrictEqual(yield* history(), ids)
+  })
+)
+
+live(
   "one that loses its session begins again, however often",
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
