@@ -38,7 +38,7 @@ import * as Session from "./Session.ts"
 export class Sessions extends Context.Service<
   Sessions,
   SqlClient.SqlClient & {
-    /** Whether a wait for a lock ends by itself. A pooler that refuses `lock_timeout` has none. */
+    /** Whether a wait for a lock ends by itself. A pooler that refuses or drops `lock_timeout` has none. */
     readonly boundsWaits: () => boolean
     /** Runs a text that is made already. It is no part of a transaction, and has no span. */
     readonly query: (
@@ -48,7 +48,8 @@ export class Sessions extends Context.Service<
   }
 >()("romancy/Sessions") {
   /**
-   * Opens sessions as they are needed, up to `writeSessions`, and keeps them.
+   * Opens sessions as they are needed, up to `writeSessions`. What a burst has opened ends when nobody
+   * uses it any more; one is kept.
    *
    * @since 0.1.0
    * @category layers
@@ -120,11 +121,13 @@ const make = Effect.gen(function* () {
       const closing = [slot, ...slots].map(close)
       return Effect.all(closing, { concurrency: "unbounded", discard: true })
     })
+  const lockTimeout = `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`
+  let boundsWaits = true
   // A pooler such as PgBouncer refuses parameters that it does not know; then it goes without.
   let startupParameters: Record<string, string> = {
     // A statement that has waited for a lock must see what was committed meanwhile.
     default_transaction_isolation: "read committed",
-    lock_timeout: `${Duration.toMillis(Duration.fromInputUnsafe(yield* LockTimeout))}ms`,
+    lock_timeout: lockTimeout,
     idle_in_transaction_session_timeout: "30s",
     // The statements are few and always meant for their index: planning each call anew costs more
     // than running it, and a plan made while a table was empty must not be kept.
@@ -148,7 +151,9 @@ const make = Effect.gen(function* () {
         startupParameters
       }).pipe(
         Effect.tap((session) =>
-          "default_transaction_isolation" in startupParameters ? Effect.void : checked(session)
+          Effect.map(checked(session, lockTimeout), (bounded) => {
+            boundsWaits = bounded
+          })
         ),
         Scope.provide(scope),
         Effect.onError(() => close(slot))
@@ -247,22 +252,29 @@ const make = Effect.gen(function* () {
     spanAttributes: [["db.system.name", "postgresql"]]
   })
   return Object.assign(sql, {
-    boundsWaits: () => "lock_timeout" in startupParameters,
+    boundsWaits: () => boundsWaits,
     query: (text: string, parameters: ReadonlyArray<unknown>) =>
       borrow((session) => session.query(text, parameters))
   })
 })
 
-/** Refuses a session that could not be told how to isolate, and would lose wake-ups as it is. */
-const checked = (session: Session.Session): Effect.Effect<void, SqlError> =>
+/**
+ * Refuses a session that could not be told how to isolate, and would lose wake-ups as it is; says
+ * whether it waits for a lock no longer than it was told. Each is asked, since a pooler may drop
+ * silently what it is told.
+ */
+const checked = (session: Session.Session, lockTimeout: string): Effect.Effect<boolean, SqlError> =>
   Effect.flatMap(
-    session.query<{ level: string }>(
-      "select current_setting('default_transaction_isolation') as level"
+    session.query<{ level: string; bounded: boolean }>(
+      `select current_setting('default_transaction_isolation') as level,
+  current_setting('lock_timeout')::interval > interval '0'
+    and current_setting('lock_timeout')::interval <= $1::interval as bounded`,
+      [lockTimeout]
     ),
     ([row]) => {
       // In PostgreSQL "read uncommitted" is the same.
-      if (row?.level.startsWith("read ")) return Effect.void
-      const message = `Romancy needs transactions that read what is committed, and the pooler that it connects through refuses to be asked for them. By default they are "${row?.level}" there: set default_transaction_isolation = 'read committed' for Romancy's role, or connect without the pooler`
+      if (row?.level.startsWith("read ")) return Effect.succeed(row.bounded)
+      const message = `Romancy needs transactions that read what is committed, and the pooler that it connects through cannot be asked for them. By default they are "${row?.level}" there: set default_transaction_isolation = 'read committed' for Romancy's role, or connect without the pooler`
       return Effect.fail(new SqlError({ reason: new UnknownError({ cause: row, message }) }))
     }
   )

@@ -314,6 +314,42 @@ it.live.skipIf(PgBouncer.skip)("a pooler that refuses startup parameters gets no
 )
 
 it.live.skipIf(PgBouncer.skip)(
+  "a pooler that drops startup parameters in silence is found to have dropped them",
+  () =>
+    Effect.gen(function* () {
+      const { name, url } = yield* TestDatabase
+      const sql = yield* PgClient.PgClient
+      const dropping = {
+        ignore_startup_parameters: [
+          "default_transaction_isolation",
+          "lock_timeout",
+          "idle_in_transaction_session_timeout",
+          "plan_cache_mode",
+          "enable_seqscan",
+          "enable_bitmapscan",
+          "jit"
+        ].join(",")
+      }
+      const direct = yield* open()
+      yield* direct`select 1`
+      assert.isTrue(direct.boundsWaits())
+      const bouncer = yield* PgBouncer.make(url, dropping)
+      const own = yield* open({}, { url: bouncer.url, prepare: false })
+      yield* own`select 1`
+      assert.isFalse(own.boundsWaits())
+      yield* sql.unsafe(
+        `alter database ${name} set default_transaction_isolation = 'repeatable read'`
+      )
+      const renewed = yield* PgBouncer.make(url, dropping)
+      const refused = yield* open({}, { url: renewed.url, prepare: false })
+      assert.include(
+        (yield* Effect.flip(refused`select 1`)).message,
+        "set default_transaction_isolation = 'read committed'"
+      )
+    }).pipe(Effect.scoped, Effect.provide(Layer.fresh(TestDatabase.layer)))
+)
+
+it.live.skipIf(PgBouncer.skip)(
   "behind such a pooler transactions that keep a snapshot are refused, and it is said what to do",
   () =>
     Effect.gen(function* () {
