@@ -79,21 +79,34 @@ const makeRunner = Effect.gen(function* () {
 })
 type Runner = Effect.Success<typeof makeRunner>
 
-/** How often a lock that is held is asked for, and how often until its holder is no neighbour that looks. */
+/** How often a lock that is held is asked for. */
 const lookInterval = Duration.millis(20)
-const looksMax = 50
+/**
+ * After how long its holder is no neighbour that looks: within the time that one answer may take, which
+ * is all the time that a new listening session has to be ready, however long the way to the server is.
+ */
+const looking = (config: RomancyConfig["Service"]) =>
+  Math.min(1000, Duration.toMillis(config.statementTimeout) / 3)
 
 /**
  * Takes a free lock, or one that a neighbour holds for the moment of a look. Who holds it for long is
  * the session before this one: something on the way to the server, which outlives our end of it, keeps
  * the other end open.
  */
-const takeLock = Effect.fnUntraced(function* (run: Runner, session: Session.Session, key: string) {
-  for (let looks = 1; true; looks++) {
+const takeLock = Effect.fnUntraced(function* (
+  run: Runner,
+  session: Session.Session,
+  key: string,
+  lookingMillis: number
+) {
+  let since = yield* Clock.currentTimeMillis
+  while (true) {
     const [row] = yield* run(session, (context) => PgWorkerStatements.tryLock(context, key))
     if (row?.locked === true) return
-    if (looks % looksMax === 0) {
+    const now = yield* Clock.currentTimeMillis
+    if (now - since >= lookingMillis) {
       yield* run(session, (context) => PgWorkerStatements.endHolder(context, key))
+      since = now
     }
     yield* Effect.sleep(lookInterval)
   }
@@ -136,7 +149,7 @@ export const layerHeartbeat: Layer.Layer<
     return {
       connected: Effect.fnUntraced(function* (session) {
         yield* run(session, PgWorkerStatements.lasting)
-        yield* takeLock(run, session, worker.lockKey).pipe(
+        yield* takeLock(run, session, worker.lockKey, looking(config)).pipe(
           Effect.provideService(Clock.Clock, liveClock)
         )
         since = yield* liveClock.currentTimeMillis
@@ -198,7 +211,7 @@ export const layer: Layer.Layer<
       yield* worker.registered
       const own = yield* session
       yield* run(own, PgWorkerStatements.lasting)
-      yield* takeLock(run, own, secondKey(worker.lockKey))
+      yield* takeLock(run, own, secondKey(worker.lockKey), looking(config))
       yield* outage.connected
       // A neighbour that rouses this session may come too late, and meet another statement.
       const unmoved: Runner = (session, statement, deadline) =>

@@ -171,7 +171,8 @@ describe("a worker that lives", () => {
         ...Fleet.patient,
         ...soon,
         heartbeatTimeout: "500 millis",
-        statementTimeout: "3 seconds"
+        // Whoever takes a lock has no more than this for all his looks.
+        statementTimeout: "1 second"
       })
       const proxy = yield* TcpProxy.make(fleet.url)
       const listenUrl = Redacted.value(proxy.through(fleet.url)) as unknown as Redacted.Redacted
