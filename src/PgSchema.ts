@@ -419,11 +419,13 @@ $$`,
     {
       id: 22,
       name: "deliveries_past_what_stands_still",
-      // Neither what is gone from an inbox nor who is held or blocked stands in anybody's way.
+      // Neither what is gone from an inbox nor who is held or blocked stands in anybody's way. Nor does
+      // the role that a session has taken on, where it is to rouse a watch of its own.
       statements: [
         PgSubscribeFunction.subscribe(table),
         PgReceiveFunction.receive(table, config),
-        PgDeliverFunction.deliver(table, config)
+        PgDeliverFunction.deliver(table, config),
+        PgWorkerFunctions.awaitDeath(table)
       ]
     }
   ]

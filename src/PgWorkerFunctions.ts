@@ -44,7 +44,7 @@ $$`
  * The sessions of a process that was killed end at once, but for one that waits for a lock: there the
  * server would notice only at its next check that the client has gone. Its wait is cancelled, so that
  * it reads from its client; that of a worker that lives begins anew. Only what waits for such a lock
- * is cancelled, and only where it is of the same role.
+ * is cancelled, and only where the same role has opened it.
  *
  * A wait can be cut off when its lock has just been granted: it is held then, error or not. Whatever
  * comes, this session keeps neither. Two workers that lost their first sessions at once may wait for
@@ -62,9 +62,11 @@ begin
   first_free := true;
   -- At once, for a worker that is reconnecting wants it again.
   perform pg_advisory_unlock(key);
+  -- Whatever role this session has taken on: who opened it may cancel its own.
+  perform set_config('role', 'none', true);
   perform pg_cancel_backend(l.pid) from pg_locks l join pg_stat_activity s using (pid)
   where ${isSessionLock} and l.granted and ${lockKey} = key + 1
-    and s.usesysid = (select r.oid from pg_roles r where r.rolname = current_user)
+    and s.usesysid = (select r.oid from pg_roles r where r.rolname = session_user)
     and exists (select from pg_locks w
       where w.pid = l.pid and w.locktype = 'advisory' and not w.granted);
   perform set_config('lock_timeout', '500', true);

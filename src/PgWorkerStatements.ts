@@ -141,16 +141,20 @@ export const tryLock = ({ sql }: StatementContext, key: string) =>
   }>
 
 /**
- * Ends the session of this role that holds a session lock and is called what the one that asks is.
+ * Ends the session that holds a session lock, if the same role has opened it and it is called what the
+ * one that asks is. Whatever role a session has taken on since, it asks as who opened it, who may end
+ * its own.
  *
  * @since 0.1.0
  * @category statements
  */
 export const endHolder = (context: StatementContext, key: string) =>
-  context.sql`select pg_terminate_backend(l.pid) from ${sessionLocks(context)} l
+  context.sql`
+with opener as materialized (select set_config('role', 'none', true))
+select pg_terminate_backend(l.pid) from opener cross join ${sessionLocks(context)} l
   join pg_stat_activity s using (pid) where l.key = ${key}::int8 and l.pid <> pg_backend_pid()
     and s.application_name = current_setting('application_name')
-    and s.usesysid = (select r.oid from pg_roles r where r.rolname = current_user)` as unknown as Statement.Statement<object>
+    and s.usesysid = (select r.oid from pg_roles r where r.rolname = session_user)` as unknown as Statement.Statement<object>
 
 /**
  * Waits for the death of the worker with these session locks, at most the session's `lock_timeout`.

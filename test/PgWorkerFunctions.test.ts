@@ -4,8 +4,11 @@ import * as Fiber from "effect/Fiber"
 import * as Redacted from "effect/Redacted"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as PgMigrations from "../src/PgMigrations.ts"
+import { makeContext } from "../src/PgExecution.ts"
+import * as PgWorkerStatements from "../src/PgWorkerStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Session from "../src/Session.ts"
+import { WorkerId } from "../src/WorkerId.ts"
 import * as Database from "./support/TestDatabase.ts"
 
 /** The first lock of the worker that is watched; the second is the next. */
@@ -83,6 +86,51 @@ const ringOf = Effect.fnUntraced(function* ({
   return { first, second, watcher, waiting, waits }
 })
 
+/** A way to the database by a role that takes on another each time. */
+const switching = Effect.fnUntraced(function* ({ sql, url }: Effect.Success<typeof tables>) {
+  const as = new URL(Redacted.value(url))
+  as.username = `opens_${as.pathname.slice(1)}`
+  as.password = "plain"
+  const other = `other_${as.pathname.slice(1)}`
+  yield* Effect.acquireRelease(
+    Effect.gen(function* () {
+      yield* sql.unsafe(`create role ${other}`)
+      yield* sql.unsafe(`create role ${as.username} login password 'plain' in role ${other}`)
+      yield* sql.unsafe(`alter role ${as.username} set role = '${other}'`)
+    }),
+    () =>
+      Effect.orDie(
+        Effect.andThen(sql.unsafe(`drop role ${as.username}`), sql.unsafe(`drop role ${other}`))
+      )
+  )
+  return Redacted.make(as.href)
+})
+
+describe("the end of a session that holds a lock which another wants", () => {
+  it.live("comes from the role that has opened both, whatever role they have taken on", () =>
+    Effect.gen(function* () {
+      const { sql, url } = yield* tables
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, "worker")
+      )
+      const [text, params] = PgWorkerStatements.endHolder(yield* contextOf(sql), "1000").compile()
+      yield* Effect.gen(function* () {
+        const opened = yield* switching({ sql, url })
+        const [holder, other] = yield* Effect.all([open(opened), open(opened)])
+        yield* take(holder, key)
+        yield* other.query(text, params)
+        yield* take(other, key)
+        assert.deepStrictEqual(yield* locksOf(other), [key])
+        assert.deepStrictEqual(
+          yield* other.query("select current_user <> session_user as taken_on"),
+          [{ taken_on: true }]
+        )
+      }).pipe(Effect.scoped)
+    })
+  )
+})
+
 describe("the wait for the death of a worker", () => {
   it.live("ends at once, though its second session waits and the server does not look", () =>
     Effect.gen(function* () {
@@ -114,6 +162,20 @@ describe("the wait for the death of a worker", () => {
       assert.deepStrictEqual(yield* locksOf(watcher), [])
       yield* waits(second)
       assert.isUndefined(waiting.pollUnsafe())
+    })
+  )
+
+  it.live("rouses a watch of its own role, whatever role both have taken on", () =>
+    Effect.gen(function* () {
+      const { sql, url } = yield* tables
+      yield* Effect.gen(function* () {
+        const opened = yield* switching({ sql, url })
+        const ring = yield* ringOf({ sql, url: opened, second: opened })
+        yield* ring.first.destroy
+        assert.strictEqual(yield* awaitDeath(ring.watcher), "alive")
+        const roused = yield* Effect.timeout(Fiber.join(ring.waiting), "10 seconds")
+        assert.strictEqual(roused, "held")
+      }).pipe(Effect.scoped)
     })
   )
 
