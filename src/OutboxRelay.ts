@@ -37,14 +37,15 @@ import * as OutboxRelayConfig from "./OutboxRelayConfig.ts"
 import { type OutboxEvent, OutboxStore, type Settlement } from "./OutboxStore.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { RomancyConfigError, StoreError } from "./RomancyError.ts"
+import { type Moment, moment, sinceMillis } from "./Tenure.ts"
 import * as Wake from "./Wake.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 
 /** An event that this relay has in hand. */
 interface Held {
   readonly event: OutboxEvent
-  readonly sinceNanos: bigint
-  untilNanos: bigint
+  readonly since: Moment
+  renewedAt: Moment
   lost: boolean
   sending: boolean
 }
@@ -104,11 +105,8 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const doorbell = yield* Doorbell
   yield* doorbell.answer({ outbox: () => wake.ring("home") })
 
-  const nowNanos = () => clock.monotonicTimeNanosUnsafe()
-  const leaseEnd = (fromNanos: bigint) => fromNanos + BigInt(Math.floor(leaseMillis)) * 1_000_000n
-  const isOurs = (held: Held) => !held.lost && nowNanos() < held.untilNanos
-  const ageMillis = ({ event, sinceNanos }: Held) =>
-    event.ageMillis + Number(nowNanos() - sinceNanos) / 1e6
+  const isOurs = (held: Held) => !held.lost && sinceMillis(clock, held.renewedAt) < leaseMillis
+  const ageMillis = ({ event, since }: Held) => event.ageMillis + sinceMillis(clock, since)
 
   // By its own lease: this relay may have the event again, under the next.
   const letGo = (held: Held) => {
@@ -219,13 +217,12 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     const limit = Math.min(options.concurrency - inHand.size, options.maxEventsPerBatch)
     hungry = limit === 0
     if (hungry) return { full: false }
-    const askedNanos = nowNanos()
+    const asked = moment(clock)
     const claims = yield* store.claim({ relayId, limit, chain: maxChain, leaseMillis })
     for (const chain of chainsOf(claims.claimed)) {
-      const helds = chain.map((event): Held => {
-        const untilNanos = leaseEnd(askedNanos)
-        return { event, sinceNanos: askedNanos, untilNanos, lost: false, sending: false }
-      })
+      const helds = chain.map(
+        (event): Held => ({ event, since: asked, renewedAt: asked, lost: false, sending: false })
+      )
       for (const held of helds) inHand.set(held.event.position, held)
       yield* FiberSet.run(chains, launch(helds))
     }
@@ -250,12 +247,12 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const renewal = Effect.gen(function* () {
     yield* Effect.sleep(config.heartbeatInterval)
     const positions = Array.from(inHand.keys())
-    const askedNanos = nowNanos()
+    const asked = moment(clock)
     const renewed = new Set(yield* store.renew({ relayId, positions, leaseMillis }))
     for (const position of positions) {
       const held = inHand.get(position)
       if (held === undefined) continue
-      if (renewed.has(position)) held.untilNanos = leaseEnd(askedNanos)
+      if (renewed.has(position)) held.renewedAt = asked
       else held.lost = true
     }
   }).pipe(

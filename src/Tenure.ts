@@ -4,7 +4,7 @@
  *
  * Reads: the answers to heartbeats, through `Worker`; when the database was asked what says that an
  * instance is this worker's; the end of sessions that show that the worker lives.
- * Feeds: `Activities`.
+ * Feeds: `Activities`; `OutboxRelay`, for the leases of its events.
  * Guarantees: a process that stood still, or whose answers did (it was frozen, its machine was
  * suspended, its network was gone), begins no step before it has asked: others may have run it
  * meanwhile. They may have been quick: a worker whose sessions have all ended is taken for dead at once.
@@ -38,6 +38,28 @@ export interface Moment {
 }
 
 /**
+ * Now, by both clocks.
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const moment = (clock: Clock.Clock): Moment => ({
+  monotonicMillis: Number(clock.monotonicTimeNanosUnsafe()) / 1e6,
+  dayMillis: clock.currentTimeMillisUnsafe()
+})
+
+/**
+ * How long ago a moment was, by the clock by which it was longer.
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const sinceMillis = (clock: Clock.Clock, then: Moment): number => {
+  const { dayMillis, monotonicMillis } = moment(clock)
+  return Math.max(monotonicMillis - then.monotonicMillis, dayMillis - then.dayMillis)
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -57,13 +79,12 @@ export class Tenure {
 
   /** Now, by both clocks. */
   get now(): Moment {
-    return { monotonicMillis: this.nowMillis, dayMillis: this.clock.currentTimeMillisUnsafe() }
+    return moment(this.clock)
   }
 
   /** How long ago that was, by the clock by which it was longer. */
   sinceMillis(then: Moment): number {
-    const { dayMillis, monotonicMillis } = this.now
-    return Math.max(monotonicMillis - then.monotonicMillis, dayMillis - then.dayMillis)
+    return sinceMillis(this.clock, then)
   }
 
   /** For how long the lease is certain yet. */

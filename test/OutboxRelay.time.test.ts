@@ -1,5 +1,6 @@
 /** What a relay does over time: its leases, its stop, its polls and alarms. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
@@ -11,6 +12,7 @@ import { TestClock } from "effect/testing"
 import { toJson } from "../src/CloudEvent.ts"
 import { Doorbell } from "../src/Doorbell.ts"
 import * as MemoryOutboxStore from "../src/MemoryOutboxStore.ts"
+import * as Outbox from "../src/Outbox.ts"
 import * as OutboxDestination from "../src/OutboxDestination.ts"
 import * as OutboxRelay from "../src/OutboxRelay.ts"
 import type { Options } from "../src/OutboxRelayConfig.ts"
@@ -29,6 +31,7 @@ import {
   unavailable
 } from "./support/Relays.ts"
 import { eventually, hourly, makeDatabase, start, within } from "./support/Runtimes.ts"
+import { setClock } from "./support/SetClock.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
@@ -67,6 +70,40 @@ describe("a relay's lease", () => {
       assert.isAbove((yield* lease)[0]!.left, 0)
       assert.strictEqual(sends, 1)
       yield* Deferred.succeed(gate, undefined)
+    })
+  )
+
+  it.live("ends while its machine is suspended, and then it sends nothing by it", () =>
+    Effect.gen(function* () {
+      const { clock, set } = yield* setClock
+      const { layer, until } = makeDestination()
+      let claims = 0
+      const suspending = Layer.effect(
+        OutboxStore,
+        Effect.map(OutboxStore, (store) =>
+          OutboxStore.of({
+            ...store,
+            claim: (options) =>
+              Effect.tap(store.claim(options), ({ claimed }) =>
+                Effect.sync(() => {
+                  claims += claimed.length
+                  set(3_600_000)
+                })
+              )
+          })
+        )
+      )
+      const app = OutboxRelay.layer({ pollInterval: "50 millis" }).pipe(
+        Layer.provide(layer),
+        Layer.provide(suspending),
+        Layer.provideMerge(Romancy.layerMemory({ ...hourly, leaseDuration: "15 seconds" }))
+      )
+      yield* Effect.gen(function* () {
+        yield* Outbox.publish(event("1"))
+        yield* until(1)
+        // What the first claim gave was given back.
+        assert.strictEqual(claims, 2)
+      }).pipe(Effect.provide(app), Effect.provideService(Clock.Clock, clock))
     })
   )
 
