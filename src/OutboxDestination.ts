@@ -156,12 +156,22 @@ const badUrl = (value: string) =>
     accepts: "an http:// or https:// URL without a user and a password, which belong into a header"
   })
 
+/** Those that `fetch` refuses in each request, and those that say what the body of one is. */
+const reservedHeaders = [
+  "content-length",
+  "content-type",
+  "expect",
+  "keep-alive",
+  "transfer-encoding",
+  "upgrade"
+]
+
 const badHeader = (name: string) =>
   new RomancyConfigError({
     option: "headers",
     variable: "in code only",
     value: `${name}: <redacted>`,
-    accepts: "names and values that a request can have: no line breaks, and nothing beyond Latin-1"
+    accepts: `names and values that a request can have: no line breaks, nothing beyond Latin-1, and none of ${reservedHeaders.join(", ")}, which are the connection's or the event's`
   })
 
 const badMaximum = (value: number) =>
@@ -233,13 +243,15 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
 })
 
 const checkHeader = (name: string, value: string) =>
-  Effect.try({
-    try: () => {
-      validateHeaderName(name)
-      validateHeaderValue(name, value)
-    },
-    catch: () => badHeader(name)
-  })
+  reservedHeaders.includes(name.toLowerCase())
+    ? Effect.fail(badHeader(name))
+    : Effect.try({
+        try: () => {
+          validateHeaderName(name)
+          validateHeaderValue(name, value)
+        },
+        catch: () => badHeader(name)
+      })
 
 const retry = (reason: string, after?: Duration.Duration): Sent =>
   after === undefined ? { _tag: "Retry", reason } : { _tag: "Retry", reason, after }

@@ -218,7 +218,13 @@ describe("a destination over HTTP", () => {
       for (const headers of [
         { authorization: Redacted.make("Bearer secret\n") },
         { authorization: "Bearer secret 日本" },
-        { "not a name": "secret" }
+        { "not a name": "secret" },
+        { "Transfer-Encoding": "secret" },
+        { "keep-alive": "secret" },
+        { expect: "secret" },
+        { upgrade: "secret" },
+        { "content-length": "secret" },
+        { "content-type": "secret" }
       ]) {
         const error = yield* Effect.flip(send({ url: "http://localhost", headers }))
         assert.deepInclude(error, { _tag: "RomancyConfigError", option: "headers" })
