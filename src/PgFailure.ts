@@ -141,7 +141,8 @@ export const blamesRow = (error: unknown): boolean =>
 export const describe = (error: unknown): string => {
   if (!(error instanceof SqlError)) return error instanceof Error ? error.message : String(error)
   const { cause, message } = error.reason
-  return cause instanceof Error && cause.message !== ""
+  // What the driver says may end with what was said to it.
+  return cause instanceof Error && !`${message}`.endsWith(cause.message)
     ? `${message}: ${cause.message}`
     : `${message}`
 }

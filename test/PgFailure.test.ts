@@ -3,7 +3,7 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Reactivity from "effect/reactivity/Reactivity"
-import { SqlError } from "effect/sql/SqlError"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { StoreError } from "../src/RomancyError.ts"
 import * as PgFailure from "../src/PgFailure.ts"
 import { hold } from "./conformance/Postgres.ts"
@@ -140,6 +140,12 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
       assert.include(PgFailure.describe(error), "ECONNREFUSED")
     })
   )
+
+  it("is said once, where the driver says what was said to it", () => {
+    const cause = new Error("boom")
+    const error = new SqlError({ reason: new UnknownError({ cause, message: "driver: boom" }) })
+    assert.strictEqual(PgFailure.describe(error), "driver: boom")
+  })
 
   it.effect("is said in the words of the server", () =>
     Effect.gen(function* () {
