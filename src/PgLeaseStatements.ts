@@ -190,10 +190,8 @@ target as (
   select id, 0, '', '', '', 0::bigint from unnest(array(
     select parent_id from input where parent_id <> ''
     union
-    select unnest((
-      select i.other_parents from ${table(context, "instances")} i
-      where i.execution_id = input.execution_id
-    )) from input
+    select unnest(i.other_parents) from ${table(context, "instances")} i
+    where i.execution_id = any(array(select execution_id from input)) and i.other_parents <> '{}'
   )) p (id)
 ), locked as materialized (
   select t.*, i.status, i.token as present, array_prepend(t.parent_id, i.other_parents) as parents,
