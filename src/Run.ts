@@ -224,14 +224,14 @@ export class Run {
     return Exit.succeed({ fenced: false, completed, interrupted })
   }
 
-  /** Lets the parked waits for a name go on, and says how many there were. */
-  releaseParked(name: string): number {
+  /** Lets the parked waits for a name go on, and says whether there were any. */
+  releaseParked(name: string): boolean {
     const exit = Option.fromUndefinedOr(this.deferreds.get(name))
-    let released = 0
+    let released = false
     for (const parked of Array.from(this.parked)) {
       if (parked.name !== name) continue
       parked.release(exit)
-      released++
+      released = true
     }
     return released
   }

@@ -88,7 +88,7 @@ export const make = Effect.fnUntraced(function* (here: {
   const completedHere = (run: Run, name: string): boolean => {
     const released = run.releaseParked(name)
     // Another branch may wait for the same and not be parked any more: it has not seen this.
-    if (released > 0 && !run.unparked.has(name)) return true
+    if (released && !run.unparked.has(name)) return true
     if (run.activityAwaits.has(name)) run.again ??= "automatic"
     if (run.instance?.awaitedDeferreds.has(name) === true) {
       // Also when the replay has just ended: it has not seen this, and the counters say it has.
