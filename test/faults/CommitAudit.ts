@@ -80,12 +80,3 @@ export const make = Effect.fnUntraced(function* (harness: Harness.Harness) {
 
   return { recruit, violations, count }
 })
-
-/**
- * What a worker had begun before it stood still is no step that was run again, though its line came
- * after the record that somebody else had made by then. `moment` is of the monotonic clock.
- */
-export const excuse = ({ sql }: Harness.Harness, { name }: Fleet.Member, moment: bigint) =>
-  Effect.orDie(sql`
-    update ledger set again = false
-    where again and worker = ${name} and begun < ${Number(moment)}::float8`)

@@ -50,7 +50,7 @@ export const idleLoad: Fault = {
       while (pids.length < count) {
         const name = `idle ${pids.length}`
         const url = proxy.through(harness.url)
-        pids.push((yield* harness.recruit({ name, url, env: { RESTS: "true" } })).pid)
+        pids.push((yield* harness.recruit({ name, url })).pid)
       }
       yield* progress(`${count} workers`)
       // What a start leaves to do: the neighbours read the ring anew.

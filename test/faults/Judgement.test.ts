@@ -50,7 +50,7 @@ layer(SharedCluster.layer, { excludeTestServices: true })("Judgement", (it) => {
     })
   )
 
-  it.effect("excuses one that was begun in a turn in which its worker was frozen", () =>
+  it.effect("excuses one whose worker was frozen between its look at the clock and the step", () =>
     Effect.gen(function* () {
       const harness = yield* Harness.make(yield* SharedCluster)
       for (const [id, stood] of [

@@ -82,7 +82,7 @@ export const soak: Fault = {
       ...Array.from(monkey.deeds, ([name, count]) => figure(name, count)),
       figure("steps that a worker had begun which had lost its lease", excused.before),
       {
-        ...figure("steps begun in a turn in which their worker was frozen", excused.frozen),
+        ...figure("steps begun as their worker was frozen", excused.frozen),
         target: 3
       }
     ]

@@ -79,7 +79,7 @@ const sessionNames = ["romancy-listener", "romancy-watch"] as const
  * A database with a ledger, ready for workers, and a client in this process. `again` says of a line
  * that the record of its step had been committed before the line was written; `begun` is when
  * the step was begun, in nanoseconds of the monotonic clock, and `stood` how many milliseconds before
- * that its worker's event loop had last come round.
+ * that its worker had last looked at its clock.
  */
 export const make = Effect.fnUntraced(function* (
   common: RomancyConfig.Options = patient,

@@ -27,10 +27,10 @@ export interface Judgement {
   readonly repeats: number
 }
 
-/** A process whose event loop has not come round for so long was frozen; that is the shortest time. */
+/** A process that has not gone on from its last look at its clock for so long was frozen, at least so long. */
 const frozenMillis = 200
 
-/** Whether a step was begun before its record was committed, or in a turn in which its worker was frozen. */
+/** Whether a step was begun before its record was committed, or its worker was frozen as it began it. */
 const isExcused = ({ late, stood }: { readonly late: number; readonly stood: number }) =>
   late < 0 || stood >= frozenMillis
 
@@ -141,9 +141,9 @@ export const make = Effect.fnUntraced(function* (
   /**
    * Lines of steps that a worker had begun before somebody else recorded them are no repeats, though
    * they were written later: it was frozen or cut off, and its own record is refused. Nor are those that
-   * it began in a turn of its event loop in which it was frozen: it had asked whether the instance was
-   * still its own, and nothing can be done at the same moment as that. Gives how many there were of both,
-   * and has the judgement leave out those that are written after this.
+   * it was frozen over: it had just looked at its clock and knew that the instance was its own, and
+   * nothing can be done at the same moment as that. Gives how many there were of both, and has the
+   * judgement leave out those that are written after this.
    */
   const excuse = Effect.gen(function* () {
     excuses = true
@@ -174,7 +174,7 @@ export const make = Effect.fnUntraced(function* (
       .filter((row) => !excuses || !isExcused(row))
       .map(
         ({ entry, id, late, stood, worker }) =>
-          `${entry} of ${id} was run again after its record, by ${worker}, which began it ${late} ms after that was committed, ${stood} ms after its event loop had come round`
+          `${entry} of ${id} was run again after its record, by ${worker}, which began it ${late} ms after that was committed, ${stood} ms after it had looked at its clock`
       )
   )
 

@@ -72,15 +72,19 @@ process.on("message", (order: Order) => {
 })
 
 /**
- * When the event loop of this process last came round: it does so often, unless it stands still. That
- * is half a percent of a core, which is not to be told of the one whose rest is measured.
+ * When this process last looked at its monotonic clock: an engine does so right before it begins a
+ * step, to know whether the instance is its own. Noted before the look, which may be held up.
  */
-let roundMillis = performance.now()
-const rests = process.env.RESTS === "true"
-if (!rests) {
-  setInterval(() => {
-    roundMillis = performance.now()
-  }, 5).unref()
+let lookedMillis = performance.now()
+const noting = (clock: Clock.Clock): Clock.Clock => {
+  const monotonicTimeNanosUnsafe = () => {
+    lookedMillis = performance.now()
+    return clock.monotonicTimeNanosUnsafe()
+  }
+  return Object.assign(Object.create(clock), {
+    monotonicTimeNanosUnsafe,
+    monotonicTimeNanos: Effect.sync(monotonicTimeNanosUnsafe)
+  })
 }
 
 const program = Effect.gen(function* () {
@@ -93,8 +97,8 @@ const program = Effect.gen(function* () {
     entry: string,
     executionId: string | undefined
   ) {
+    const stood = performance.now() - lookedMillis
     const begun = Number(yield* Clock.monotonicTimeNanos)
-    const stood = rests ? 0 : performance.now() - roundMillis
     yield* ledger`
       insert into ledger (id, entry, worker, begun, stood, again)
       select ${id}, ${entry}, ${settings.name}, ${begun}::float8, ${stood}::float8, ${
@@ -178,4 +182,6 @@ const skewed: Clock.Clock = {
     })
 } as Clock.Clock
 
-NodeRuntime.runMain(skew === 0 ? program : Effect.provideService(program, Clock.Clock, skewed))
+NodeRuntime.runMain(
+  Effect.updateService(program, Clock.Clock, (clock) => noting(skew === 0 ? clock : skewed))
+)
