@@ -5,7 +5,8 @@
  * Reads: a run and the workflow that it is of.
  * Feeds: `Departure`, with what the last replay came to.
  * Guarantees: a wake that came during a replay leads to another before the run suspends; an
- * interruption takes effect where the body would suspend, an unsafe one wherever it is.
+ * interruption takes effect where the body would suspend, an unsafe one wherever it is. Each replay is
+ * a trace of its own, if there is a tracer.
  *
  * @since 0.1.0
  */
@@ -15,6 +16,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import { closeReplay, type Departure } from "./Departure.ts"
@@ -36,6 +38,17 @@ export const make = Effect.fnUntraced(function* (here: {
   const { block, complete, giveBack, suspend } = departure
   const store = yield* Store.WorkflowStore
   const fork = Effect.runForkWith(yield* Effect.context<never>())
+  // Effect's own keeps no span for anybody.
+  const traces = (yield* Effect.tracer) !== Tracer.nativeTracer
+
+  const bodyOf = (run: Run, registration: Registration) => {
+    const body = registration.execute(run.payload, run.executionId)
+    if (!traces) return body
+    const attributes = { executionId: run.executionId }
+    // The layer may have been made in a span, which is no part of what it runs for as long as it lives.
+    const options = { root: true, kind: "consumer", attributes, captureStackTrace: false } as const
+    return Effect.withSpan(body, `${run.workflow._tag}.run`, options)
+  }
 
   const replay = (run: Run, registration: Registration) => {
     const instance = WorkflowEngine.WorkflowInstance.initial(run.workflow, run.executionId, {
@@ -45,7 +58,7 @@ export const make = Effect.fnUntraced(function* (here: {
     const fiber = fork(
       Effect.withFiber((body) => {
         run.body = body
-        return registration.execute(run.payload, run.executionId)
+        return bodyOf(run, registration)
       }).pipe(
         Effect.onExit((exit) => {
           if (run.instance === instance) run.ending = true
