@@ -108,7 +108,7 @@ const refusals = Effect.fnUntraced(function* (
   const millis: Array<number> = []
   const outside = fromOutside(worker)
   const { request } = yield* EventsServer.start(
-    { events: [Told], maxBodyBytes: 64 * mebibyte },
+    { events: [Told], maxBodyBytes: 64 * mebibyte, timeout: "1 minute" },
     { events: Layer.succeed(Events, yield* worker.on(Effect.service(Events))) }
   )
   const before = yield* content.writes
