@@ -36,6 +36,8 @@ const server = EmbeddedPostgres.layerClient({
   settings: {
     wal_level: "replica",
     max_wal_senders: 1,
+    // A commit that does not ask for less waits for a standby that does not exist.
+    synchronous_standby_names: "nobody",
     synchronous_commit: "local",
     shared_preload_libraries: "pg_stat_statements"
   }
@@ -60,12 +62,11 @@ it.live(
         startupParameters: { synchronous_commit: "on" }
       })
       const { processId } = culprit
-      // A commit that asks for it waits from now on for a standby that does not exist.
-      yield* sql`alter system set synchronous_standby_names = 'nobody'`
-      yield* sql`select pg_reload_conf()`
+      // A notification alone is not waited for: a commit that has written nothing is on no disk.
+      yield* sql`create table written ()`
       const held = yield* culprit
-        .query("select pg_notify('anything', '')")
-        .pipe(Effect.forever, Effect.forkScoped)
+        .query("with row as (insert into written default values) select pg_notify('anything', '')")
+        .pipe(Effect.forkScoped)
       yield* sql<{ holds: boolean }>`select exists (select from pg_stat_activity
         where pid = ${processId} and wait_event = 'SyncRep') as holds`.pipe(
         Effect.repeat({ until: ([row]) => row?.holds === true })
