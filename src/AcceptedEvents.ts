@@ -56,7 +56,7 @@ export const make = <Data extends Schema.Constraint>(
   return Effect.fnUntraced(function* (event) {
     const type = types.get(event.type)
     if (type === undefined) return yield* wrong("type", "is not taken here")
-    yield* Effect.mapError(decodeData(type, event.data), ({ issue }) => wrongData(issue))
+    yield* Effect.mapError(decodeData(type, event.data, "all"), ({ issue }) => wrongData(issue))
     const executionId = event.extensions[executionIdExtension]
     return executionId === undefined || (typeof executionId === "string" && executionId !== "")
       ? { event, executionId }
@@ -73,10 +73,42 @@ const maxFields = 20
 const wrongData = (issue: SchemaIssue.Issue): Fault => ({
   attribute: "data",
   reason: "is not that of the type",
-  fields: format(issue)
-    .issues.slice(0, maxFields)
-    .map(({ message, path }) => ({ field: pathOf(path ?? []) || "data", message }))
+  fields: format(cut(issue, { left: maxFields })).issues.map(({ message, path }) => ({
+    field: pathOf(path ?? []) || "data",
+    message
+  }))
 })
+
+/** An issue with the first of what it consists of: all of it would be copied for each level of the data. */
+const cut = (issue: SchemaIssue.Issue, most: { left: number }): SchemaIssue.Issue => {
+  switch (issue._tag) {
+    case "Filter":
+      return new SchemaIssue.Filter(issue.filter, cut(issue.issue, most))
+    case "Encoding":
+      return new SchemaIssue.Encoding(issue.ast, cut(issue.issue, most))
+    case "Pointer":
+      return new SchemaIssue.Pointer(issue.path, cut(issue.issue, most))
+    case "Composite": {
+      const [first, ...others] = issue.issues
+      return new SchemaIssue.Composite(issue.ast, [cut(first, most), ...cutAll(others, most)])
+    }
+    case "AnyOf":
+      if (issue.issues.length > 0) {
+        return new SchemaIssue.AnyOf(issue.ast, cutAll(issue.issues, most))
+      }
+  }
+  most.left--
+  return issue
+}
+
+const cutAll = (issues: ReadonlyArray<SchemaIssue.Issue>, most: { left: number }) => {
+  const first: Array<SchemaIssue.Issue> = []
+  for (const issue of issues) {
+    if (most.left === 0) break
+    first.push(cut(issue, most))
+  }
+  return first
+}
 
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
 

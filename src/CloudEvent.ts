@@ -100,8 +100,11 @@ const extensionValue: Rule = (value) => {
   return unfit.test(value) ? "has a character that is not allowed" : undefined
 }
 
-/** How deep data may be nested: to write it takes of the stack for each level. */
-const maxDepth = 1000
+/**
+ * How deep data may be nested: to write it takes of the stack for each level, and several times as much
+ * to read it by a schema that refers to itself, most of all the first time.
+ */
+const maxDepth = 200
 
 /** What a value of JSON may have that cannot be written as JSON again. */
 const json: Rule = (data) => {

@@ -193,23 +193,26 @@ export const decode = <Data extends Schema.Constraint>(
   { data, ...attributes }: CloudEvent
 ): Effect.Effect<Received<Data["Type"]>, InvalidEvent, Data["DecodingServices"]> => {
   const { id, source, type } = attributes
-  return decodeData(event, data).pipe(
+  // The error may be recorded: of many mistakes it would be larger than the event.
+  return decodeData(event, data, "first").pipe(
     Effect.map((data) => ({ ...attributes, data })),
     Effect.mapError(({ message }) => new InvalidEvent({ type, source, id, reason: message }))
   )
 }
 
 /**
- * Reads the data alone, with everything that is wrong with it where it is not that of the type.
+ * Reads the data alone, with the first thing that is wrong with it, or all, where it is not that of the
+ * type.
  *
  * @since 0.1.0
  * @category decoding
  */
 export const decodeData = <Data extends Schema.Constraint>(
   event: Event<Data>,
-  data: CloudEvent["data"]
+  data: CloudEvent["data"],
+  errors: "first" | "all"
 ): Effect.Effect<Data["Type"], Schema.SchemaError, Data["DecodingServices"]> => {
   // Bytes have the form in JSON that the schema for bytes reads.
   const json = data instanceof Uint8Array ? Buffer.from(data).toString("base64") : data
-  return Schema.decodeUnknownEffect(Schema.toCodecJson(event.dataSchema))(json, { errors: "all" })
+  return Schema.decodeUnknownEffect(Schema.toCodecJson(event.dataSchema))(json, { errors })
 }

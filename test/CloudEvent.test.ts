@@ -149,9 +149,9 @@ describe("the JSON format", () => {
   it.effect("has data that can be written again", () =>
     Effect.gen(function* () {
       const nested = (depth: number) => JSON.parse(`${"[".repeat(depth)}1${"]".repeat(depth)}`)
-      const parsed = yield* CloudEvent.fromJson({ ...least, data: { a: nested(999) } })
-      assert.strictEqual(JSON.stringify(CloudEvent.toJson(parsed).data).length, 7 + 2 * 999)
-      for (const data of [nested(1001), nested(100_000), JSON.parse('[1,{}, {"n": -1e400}]')]) {
+      const parsed = yield* CloudEvent.fromJson({ ...least, data: { a: nested(199) } })
+      assert.strictEqual(JSON.stringify(CloudEvent.toJson(parsed).data).length, 7 + 2 * 199)
+      for (const data of [nested(201), nested(100_000), JSON.parse('[1,{}, {"n": -1e400}]')]) {
         assert.strictEqual(yield* faulty({ ...least, data }), "data")
       }
     })
@@ -169,10 +169,7 @@ describe("the JSON format", () => {
       assert.match(yield* refused({ extensions: { Wrong: "x" } }), /Wrong[\s\S]*extensions/)
       assert.match(yield* refused({ extensions: { id: "x" } }), /"id"[\s\S]*extensions/)
       assert.match(yield* refused({ data: () => 1 }), /data/)
-      assert.match(
-        yield* refused({ data: JSON.parse("[".repeat(1002) + "]".repeat(1002)) }),
-        /deep/
-      )
+      assert.match(yield* refused({ data: JSON.parse("[".repeat(202) + "]".repeat(202)) }), /deep/)
       for (const millis of [253402300800000, -62167219200001]) {
         const time = DateTime.makeUnsafe(millis)
         assert.match(yield* refused({ time }), /0000 to 9999[\s\S]*time/)

@@ -8,11 +8,27 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as RateLimiter from "effect/persistence/RateLimiter"
+import * as Schema from "effect/Schema"
 import * as TestClock from "effect/testing/TestClock"
+import * as Event from "../src/Event.ts"
 import { StoreError, TooLarge } from "../src/RomancyError.ts"
 import * as EventsServer from "./support/EventsServer.ts"
 
 const { bearer, placed } = EventsServer
+
+interface Tree {
+  readonly branches: ReadonlyArray<Tree>
+}
+
+const Tree: Schema.Codec<Tree> = Schema.Struct({
+  branches: Schema.Array(Schema.suspend((): Schema.Codec<Tree> => Tree))
+})
+
+/** An event whose data may be nested in itself. */
+const Grown = Event.make("com.example.tree.grown", { data: Tree })
+
+const branches = (depth: number, innermost: string) =>
+  `${'{"branches":['.repeat(depth)}${innermost}${"]}".repeat(depth)}`
 
 /** An event of exactly so many bytes. */
 const ofBytes = (bytes: number) => {
@@ -83,6 +99,35 @@ describe("a body", () => {
       assert.strictEqual((yield* Fiber.join(answer)).statusCode, 408)
       yield* Fiber.join(closed)
       assert.deepStrictEqual(published, [])
+    })
+  )
+
+  it.live("whose data is nested deeper than it can be read is refused, and not as our fault", () =>
+    Effect.gen(function* () {
+      const { post, published } = yield* EventsServer.start({ events: [Grown] })
+      const grown = (depth: number) =>
+        post({ ...placed("1"), type: Grown.type, data: JSON.parse(branches(depth, "")) })
+      const { fault, status } = yield* grown(499)
+      assert.deepStrictEqual([status, fault.attribute], [400, "data"])
+      assert.match(fault.reason ?? "", /nested/)
+      assert.strictEqual((yield* grown(99)).status, 202)
+      assert.strictEqual(published.length, 1)
+    })
+  )
+
+  it.live("whose data is wrong in many places, each of them deep in it, is refused soon", () =>
+    Effect.gen(function* () {
+      const { post } = yield* EventsServer.start({ events: [Grown] })
+      const deep = branches(95, `${Array.from({ length: 450_000 }, () => 1)}`)
+      const body = JSON.stringify({ ...placed("1"), type: Grown.type, data: 0 })
+      const [took, { fault, status }] = yield* Effect.timed(
+        post(body.replace('"data":0', `"data":${deep}`))
+      )
+      assert.strictEqual(status, 400)
+      assert.strictEqual(fault.fields?.length, 20)
+      assert.match(fault.fields?.[19]?.field ?? "", /\.branches\[19\]$/)
+      // To find what is wrong takes a second; to copy all of it for each level took half a minute.
+      assert.isBelow(Duration.toSeconds(took), 10)
     })
   )
 

@@ -13,7 +13,7 @@ import { Events } from "../src/Events.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { EventTimeout, InvalidEvent, TooLarge } from "../src/RomancyError.ts"
 import { hold } from "./conformance/Postgres.ts"
-import { assertDefect, assertSuccess } from "./contract/Harness.ts"
+import { assertDefect, assertFailure, assertSuccess } from "./contract/Harness.ts"
 import { bodyOf, taking, waiting } from "./support/Readers.ts"
 import {
   define,
@@ -173,6 +173,24 @@ inEachWorld("events", (test) => {
       assert.instanceOf(errors[0], InvalidEvent)
       assert.deepInclude(errors[0], { id: "w", source: "/x", type: Paid.type })
       assert.match((errors[0] as InvalidEvent).reason, /order/)
+    }))
+
+  test("one that is wrong in many places ends its workflow with what is wrong, and no more of it than can be kept", (runtime) =>
+    Effect.gen(function* () {
+      const Listed = Event.make("com.example.listed", { data: Schema.Array(Schema.Int) })
+      const Flow = define("Flow", { error: InvalidEvent })
+      yield* runtime.register(
+        Flow.toLayer(() =>
+          Effect.catchTag(Effect.asVoid(Event.wait(Listed)), "EventTimeout", Effect.die)
+        )
+      )
+      const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* suspended(runtime, Flow, id)
+      const data = Array.from({ length: 50_000 }, () => "")
+      const wrong = new CloudEvent({ id: "w", source: "/x", type: Listed.type, data })
+      yield* runtime.on(Effect.flatMap(Events, (all) => all.publish(wrong)))
+      const error = assertFailure(yield* finished(runtime, Flow, id))
+      assert.instanceOf(error, InvalidEvent)
     }))
 
   test("one that is no CloudEvent fails the wait, and the next is taken", (runtime) =>
