@@ -5,7 +5,7 @@
  * Feeds: `OutboxRelay`, which calls `send` for each attempt.
  * Guarantees: over HTTP an event is accepted only by a status of 200 to 299; what may be different
  * next time is to be retried, everything else is final. What a destination says of a failure has no
- * URL, no header and no payload in it; a secret URL is in no span.
+ * URL, no header and no payload in it; a secret URL is in no span, nor is a secret header.
  *
  * @since 0.1.0
  */
@@ -16,6 +16,7 @@ import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as Headers from "effect/http/Headers"
 import * as HttpClient from "effect/http/HttpClient"
 import type { HttpClientError } from "effect/http/HttpClientError"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
@@ -199,6 +200,10 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
   )
 
   for (const [name, value] of Object.entries(headers)) yield* checkHeader(name, value)
+  // Their values are in no span, though its tracer asks for headers.
+  const secret = Object.entries(options.headers ?? {}).flatMap(([name, value]) =>
+    Redacted.isRedacted(value) ? name.toLowerCase() : []
+  )
 
   const post = (message: CloudEventHttp.HttpMessage): Effect.Effect<Sent> => {
     const { "content-type": contentType, ...attributes } = message.headers
@@ -224,6 +229,7 @@ const makeHttp = Effect.fnUntraced(function* (options: HttpOptions) {
       Redacted.isRedacted(options.url)
         ? Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
         : (sent) => sent,
+      Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ...secret]),
       // It waits for a wire, which knows no other clock.
       Effect.provideService(Clock.Clock, liveClock)
     )

@@ -3,6 +3,7 @@ import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
@@ -157,6 +158,34 @@ describe("a destination over HTTP", () => {
       yield* Effect.withTracer(send({ url: Redacted.make(url) }), tracer)
       assert.strictEqual(spans.length, 1)
       assert.strictEqual(sink.received.length, 2)
+    })
+  )
+
+  it.live("has no secret header in a span that is to have headers", () =>
+    Effect.gen(function* () {
+      const sink = yield* HttpSink.make(() => ({ status: 200 }))
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const headers = {
+        authorization: "Bearer secret",
+        "X-Signing-Key": Redacted.make("secret"),
+        "x-plain": "yes"
+      }
+      yield* send({ url: sink.url, headers }).pipe(
+        Effect.provideService(HttpClient.TracerHeaderFilter, () => true),
+        Effect.withTracer(tracer)
+      )
+      assert.strictEqual(sink.received[0]?.headers["x-signing-key"], "secret")
+      const shown = (name: string) => spans[0]?.attributes.get(`http.request.header.${name}`)
+      assert.strictEqual(shown("x-plain"), "yes")
+      assert.strictEqual(shown("authorization"), "<redacted>")
+      assert.strictEqual(shown("x-signing-key"), "<redacted>")
     })
   )
 
