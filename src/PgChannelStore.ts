@@ -23,6 +23,9 @@ import type { MigrationError, StoreError } from "./RomancyError.ts"
 import type { Sessions } from "./Sessions.ts"
 import type { WorkerId } from "./WorkerId.ts"
 
+/** Rows of channels that one statement removes. All those in use are read for them. */
+const maxForgotten = 10_000
+
 const make = Effect.gen(function* () {
   const { maxMessagesPerBatch } = yield* RomancyConfig
   const { anywhere, batched, direct, once } = yield* PgExecution
@@ -50,6 +53,10 @@ const make = Effect.gen(function* () {
         unrouted: row!.unrouted
       })
     )
+
+  const forget = direct("forget channels", (context) =>
+    PgDeliveryStatements.forget(context, { limit: maxForgotten })
+  ).pipe(Effect.repeat({ while: ([row]) => row!.gone === maxForgotten }), Effect.asVoid)
 
   const look = PgClaims.sparing(deliver, (options: Look) => deliver({ ...options, slots: 0 }))
 
@@ -97,7 +104,7 @@ const make = Effect.gen(function* () {
       Effect.map(
         direct("remove old messages", (context) => PgDeliveryStatements.sweep(context, options)),
         ([row]) => row!.gone
-      )
+      ).pipe(Effect.tap((gone) => (gone < options.limit ? forget : Effect.void)))
   })
 })
 

@@ -84,3 +84,28 @@ with moment as materialized (select ${context.now} as now), old as materialized 
   where b.message_id = any(array(select message_id from gone))
 )
 select count(*)::int4 as gone from gone` as unknown as Rows<{ readonly gone: number }>
+
+/**
+ * Removes the rows of channels that nobody is subscribed to: each look at what is for competing
+ * subscribers reads all rows there are. Who subscribes meanwhile has written his row, or writes it anew:
+ * one that has changed between the snapshot and the lock stays. Served by `subscriptions_of (channel,
+ * mode, execution_id)`.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const forget = (context: StatementContext, { limit }: { readonly limit: number }) =>
+  context.sql`
+with unused as materialized (
+  select c.channel from ${table(context, "channels")} c
+  where c.xmin = (select s.xmin from ${table(context, "channels")} s where s.channel = c.channel)
+    and not exists (
+      select from ${table(context, "subscriptions")} s
+      where s.channel = c.channel and s.mode in ('broadcast', 'competing') offset 0)
+  limit ${limit}::int4 for update of c skip locked
+), gone as (
+  delete from ${table(context, "channels")} c
+  where c.channel = any(array(select channel from unused))
+  returning c.channel
+)
+select count(*)::int4 as gone from gone` as unknown as Rows<{ readonly gone: number }>

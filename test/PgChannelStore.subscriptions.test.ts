@@ -132,6 +132,68 @@ describe("the sweeper", () => {
   )
 })
 
+describe("a channel that nobody is subscribed to any more", () => {
+  live(
+    "is forgotten, so that the deliveries of all others do not come to it, and may be used again",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const channels = yield* ChannelStore
+      const lease = yield* subscribed(store, "a", news)
+      yield* subscribe(lease, jobs)
+      // As many orders, each with a channel of its own, leave behind.
+      yield* sql`insert into romancy_channels (channel, mode)
+        select 'order/' || n, case when n % 2 = 0 then 'broadcast' else 'competing' end
+        from generate_series(1, 25000) n`
+      assert.strictEqual(yield* channels.sweep({ retentionMillis: 0, limit: 10 }), 0)
+      assert.deepStrictEqual(yield* sql`select channel from romancy_channels order by 1`, [
+        { channel: "jobs" },
+        { channel: "news" }
+      ])
+      yield* channels.leave(lease, undefined)
+      yield* channels.sweep({ retentionMillis: 0, limit: 10 })
+      assert.deepStrictEqual(yield* sql`select channel from romancy_channels`, [])
+      const other = yield* subscribed(store, "b", { ...jobs, channel: "news" })
+      yield* publish(message({ ...jobs, channel: "news" }, 1))
+      assert.deepStrictEqual(yield* drain(other, { ...jobs, channel: "news" }), [1])
+    })
+  )
+
+  live(
+    "is not forgotten if somebody subscribes to it meanwhile",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const lease = yield* running(store, "a")
+      yield* sql`insert into romancy_channels (channel, mode) values ('jobs', 'competing')`
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      const context = yield* contextOf(sql)
+      // It looks for subscriptions once it has its snapshot.
+      const held = yield* hold(sql, sql`select pg_advisory_xact_lock(1)`)
+      const subscriptions = `(select s.* from pg_advisory_xact_lock(1), romancy_subscriptions s)`
+      const forgetting = yield* Effect.forkScoped(
+        PgDeliveryStatements.forget(
+          { ...context, tables: { ...context.tables, subscriptions } },
+          { limit: 10 }
+        ),
+        { startImmediately: true }
+      )
+      yield* until(
+        sql,
+        `exists (select from pg_locks where locktype = 'advisory' and not granted
+          and database = (select oid from pg_database where datname = current_database()))`
+      )
+      yield* subscribe(lease, jobs)
+      yield* held.commit
+      assert.deepStrictEqual(yield* Fiber.join(forgetting), [{ gone: 0 }])
+      yield* receive(lease, jobs, 1)
+      yield* publish(message(jobs, 1))
+      assert.strictEqual((yield* deliver()).count, 1)
+    })
+  )
+})
+
 describe("a subscriber that ends", () => {
   /** A message that is routed to it meanwhile. */
   const crossing = Effect.fnUntraced(function* (
