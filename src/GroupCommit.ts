@@ -114,6 +114,12 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     }, 0)
   }
 
+  /** Takes no room any more if it has not been sent: who gave up may come again and again. */
+  const leave = (entry: Entry<Row, Answer>) => {
+    const at = queue.indexOf(entry)
+    if (at >= 0) queue.splice(at, 1)
+  }
+
   /** Writes rows and answers their fibers, now or, where somebody else holds one, later. */
   const write = (
     entries: ReadonlyArray<Entry<Row, Answer>>,
@@ -250,10 +256,12 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
           )
         )
       }
-      queue.push({ row, resume, asked: false })
+      const entry: Entry<Row, Answer> = { row, resume, asked: false }
+      queue.push(entry)
       // A full load does not wait for the turn to end: the database works while this process does.
       if (queue.length >= load && ready()) depart()
       else if (flying === 0) call()
+      return bounded ? Effect.sync(() => leave(entry)) : undefined
     })
 })
 

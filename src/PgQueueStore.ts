@@ -180,7 +180,7 @@ const make = Effect.gen(function* () {
     exit: Exit.Exit<unknown, unknown>,
     { maxAttempts, retryDelay }: TakeOptions
   ): Effect.Effect<PgQueueStatements.Written, StoreError> => {
-    if (Exit.isSuccess(exit)) return bounded(complete(lease(taken)))
+    if (Exit.isSuccess(exit)) return bounded(complete(lease(taken), { bounded: false }))
     const { cause } = exit
     const unreadable = unreadableBecause(cause)
     if (unreadable !== undefined) return giveUp(taken, { state: "Failed", cause: unreadable })

@@ -354,6 +354,25 @@ it.effect("a caller that is interrupted disturbs no other", () =>
   })
 )
 
+it.effect("a row that nobody waits for any more takes no room, and is not sent", () =>
+  Effect.gen(function* () {
+    const { flushes, next, write, writing } = yield* rig({ maxQueued: 2 })
+    yield* writing("a")
+    const first = yield* next
+    const [b] = yield* writing("b", "c")
+    const [kept] = yield* Effect.forEach(["d"], (row) =>
+      Effect.forkScoped(write(row, false), { startImmediately: true })
+    )
+    yield* Fiber.interrupt(b!)
+    yield* Fiber.interrupt(kept!)
+    assert.include(String(yield* Effect.flip(write("e"))), "maxQueuedWrites")
+    yield* first.answer()
+    // That of a run is written, whatever becomes of the fiber.
+    assert.deepStrictEqual((yield* next).rows, ["c", "d"])
+    assert.strictEqual(yield* Queue.size(flushes), 0)
+  })
+)
+
 it.effect("the end of the scope ends every wait: in flight, in the queue, and to come", () =>
   Effect.gen(function* () {
     const scope = yield* Scope.make()
