@@ -40,6 +40,22 @@ describe("TestDatabase", () => {
     }).pipe(Effect.provide(TestDatabase.layer))
   )
 
+  it.effect("leaves nothing behind in the statements that the server counts", () =>
+    Effect.gen(function* () {
+      const gone = yield* Effect.gen(function* () {
+        const sql = yield* PgClient.PgClient
+        yield* sql`select 1`
+        const [row] = yield* sql<{ id: number }>`select oid as id from pg_database
+          where datname = current_database()`
+        return row!.id
+      }).pipe(Effect.provide(Layer.fresh(TestDatabase.layer)))
+      const sql = yield* PgClient.PgClient
+      yield* sql`create extension pg_stat_statements`
+      const left = yield* sql`select query from pg_stat_statements where dbid = ${gone}`
+      assert.deepStrictEqual(left, [])
+    }).pipe(Effect.provide(TestDatabase.layer))
+  )
+
   it.effect("can be had twice in one test", () =>
     Effect.gen(function* () {
       const one = yield* Database.make

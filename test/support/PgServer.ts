@@ -6,9 +6,11 @@
  * Feeds: `TestDatabase`, through vitest's `provide` and `inject`.
  * Guarantees: the same server for every test file; gone when the run ends, however it ends.
  */
+import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Redacted from "effect/Redacted"
+import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Scope from "effect/Scope"
 import { inject } from "vitest"
 import type { TestProject } from "vitest/node"
@@ -40,10 +42,21 @@ const settings = {
   client_connection_check_interval: "50ms"
 }
 
+const start = Effect.gen(function* () {
+  const server = yield* make({ settings })
+  // By which `TestDatabase` has it forget the statements of a database that is gone.
+  yield* PgClient.makeClient({ url: server.url }).pipe(
+    Effect.flatMap((sql) => sql`create extension pg_stat_statements`),
+    Effect.provide(Reactivity.layer),
+    Effect.scoped
+  )
+  return server
+})
+
 /** vitest's global setup; what it returns runs at the end. */
 export default async function setup(project: TestProject) {
   const scope = await Effect.runPromise(Scope.make())
-  const server = await Effect.runPromise(make({ settings }).pipe(Scope.provide(scope)))
+  const server = await Effect.runPromise(start.pipe(Scope.provide(scope)))
   project.provide("postgresUrl", Redacted.value(server.url))
   return () => Effect.runPromise(Scope.close(scope, Exit.void))
 }

@@ -3,7 +3,8 @@
  *
  * Reads: `PgServer`.
  * Feeds: every test that needs PostgreSQL.
- * Guarantees: nobody else uses the database; it is dropped with the scope, whoever is connected.
+ * Guarantees: nobody else uses the database; it is dropped with the scope, whoever is connected, and
+ * what the server had counted of its statements is forgotten.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
@@ -20,20 +21,34 @@ export const connect = (
   config: Omit<PgClient.PgClientConfig, "url"> = {}
 ) => PgClient.makeClient({ ...config, url }).pipe(Effect.provide(Reactivity.layer))
 
-const admin = (statement: string) =>
-  Effect.gen(function* () {
-    const sql = yield* connect(PgServer.url())
-    yield* sql.unsafe(statement)
-  }).pipe(Effect.scoped, Effect.orDie)
+const admin = <E>(work: (sql: PgClient.PgClient) => Effect.Effect<unknown, E>) =>
+  Effect.flatMap(connect(PgServer.url()), work).pipe(Effect.scoped, Effect.orDie)
+
+const create = (name: string) => admin((sql) => sql.unsafe(`CREATE DATABASE ${name}`))
+
+/**
+ * `pg_stat_statements` has room for the statements of some fifty databases, and keeps those of one that
+ * is gone. When it is full it forgets what was called least, which is what a test that runs has just
+ * begun to count. The names in our own statements make each of them another one.
+ */
+const drop = (name: string) =>
+  admin((sql) =>
+    Effect.gen(function* () {
+      const known = yield* sql<{ id: number }>`select oid as id from pg_database
+        where datname in (${name}, current_database())`
+      yield* sql.unsafe(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`)
+      for (const { id } of known) yield* sql`select pg_stat_statements_reset(0, ${id}, 0)`
+    })
+  )
 
 /** Creates a database for the length of the scope. Two in one test: call it twice. */
 export const make = Effect.acquireRelease(
   Effect.gen(function* () {
     const name = `test_${randomBytes(8).toString("hex")}`
-    yield* admin(`CREATE DATABASE ${name}`)
+    yield* create(name)
     return { name, url: PgServer.urlOf(name) }
   }),
-  ({ name }) => admin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`)
+  ({ name }) => drop(name)
 )
 
 /** The test's database: its name and its connection string. */
