@@ -310,10 +310,12 @@ describe("a parked run", () => {
 
   it.live("whose signal was lost finds it when it suspends", () =>
     Effect.gen(function* () {
-      const { ask, silent, worker } = yield* world({ ...hourly, parkDuration: "400 millis" })
+      const { ask, silent, worker } = yield* world({ ...forLong, maxConcurrentWorkflows: 1 })
       const id = yield* ask("1")
       yield* suspended(worker, Ask, id)
       yield* silent.on(succeed(Ask, id, answer, "unheard"))
+      // Another is to run, and so it leaves its parking, but not before it was signalled.
+      yield* ask("2")
       assertSuccess(yield* finished(silent, Ask, id), "unheard")
     })
   )
