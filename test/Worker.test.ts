@@ -320,9 +320,11 @@ describe("a worker that renews its lease", () => {
       const fleet = yield* Fleet.make({ ...Fleet.patient })
       yield* fleet.recruit({ env: wrongBy(-600) })
       const b = yield* fleet.recruit()
+      // It has to die before its timer is due, and so has to wait for nothing then.
+      yield* fleet.watched(b)
       yield* b.order({ order: "sleep", id: "nap", millis: 1000 })
       yield* fleet.state("nap", "Suspended")
-      yield* fleet.kill(b)
+      yield* b.kill
       yield* fleet.state("nap", "Completed")
       assert.deepStrictEqual(yield* fleet.linesOf("nap"), ["lie down B", "get up A"])
     })
