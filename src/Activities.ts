@@ -49,7 +49,7 @@ export const make = Effect.fnUntraced(function* (names: Names) {
       const instance = Context.getUnsafe(fiber.context, WorkflowEngine.WorkflowInstance)
       const run = runs.get(instance.executionId)
       // A fiber whose run has left goes nowhere.
-      if (run === undefined || run.abandoned) return nowhere
+      if (run === undefined || run.abandoned) return nowhere(run)
       const key = stepKey(activity.name, attempt)
       const recorded = run.steps.get(key)
       const isKnown = recorded !== undefined || Context.get(activity.annotations, Derived)
@@ -96,11 +96,11 @@ export const make = Effect.fnUntraced(function* (names: Names) {
     if (!instance.interrupted) {
       // A pending interruption replays only to rebuild compensations: nothing new begins but them.
       if (run.interrupt !== "None" && !run.ending) return Effect.succeed(new Workflow.Suspended({}))
-      if (run.stopping) return nowhere
+      if (run.stopping) return nowhere(run)
     }
     const again = Effect.suspend(() => {
       // Much may have happened while it waited.
-      if (run.abandoned) return nowhere
+      if (run.abandoned) return nowhere(run)
       const recorded = run.steps.get(key)
       return recorded === undefined
         ? begin(run, instance, activity, attempt, key)

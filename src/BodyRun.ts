@@ -24,5 +24,5 @@ export const find = Effect.fnUntraced(function* (
   const instance = yield* Effect.serviceOption(WorkflowInstance)
   if (Option.isNone(instance) || (yield* InStep)) return undefined
   const run = runs.get(instance.value.executionId)
-  return run === undefined || run.abandoned ? yield* nowhere : run
+  return run === undefined || run.abandoned ? yield* nowhere(run) : run
 })

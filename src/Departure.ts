@@ -12,6 +12,7 @@ import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import { Awaiting } from "./Awaiting.ts"
@@ -232,5 +233,14 @@ export const closeReplay = (run: Run): Effect.Effect<void> => {
   const instance = run.instance
   if (instance === undefined) return Effect.void
   instance.abandoned = true
-  return Scope.close(instance.scope, Exit.void)
+  const { scope } = instance
+  const closing = Scope.close(scope, Exit.void)
+  if (scope.state._tag !== "Open") return closing
+  // What is released there may be interrupted, or go nowhere, and its fiber with it: the run leaves.
+  return Effect.forkChild(closing, { startImmediately: true }).pipe(
+    Effect.flatMap(Fiber.await),
+    Effect.flatMap((exit) =>
+      Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) ? Effect.void : exit
+    )
+  )
 }

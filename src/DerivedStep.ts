@@ -51,7 +51,7 @@ export const take = <Error extends Schema.Constraint = Schema.Never>(
 ): Effect.Effect<void, Error["Type"], WorkflowEngine | WorkflowInstance> =>
   Effect.flatMap(Activity.CurrentAttempt, (attempt) => {
     // A fiber whose run has left goes nowhere.
-    if (run.abandoned) return nowhere
+    if (run.abandoned) return nowhere(run)
     const key = stepKey(step.name, attempt)
     const recorded = run.steps.get(key)
     if (recorded === undefined || Exit.isFailure(recorded)) {

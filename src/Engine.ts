@@ -57,7 +57,7 @@ const make = (options: { readonly client: boolean }) =>
     /** The run that a fiber belongs to; one whose run has left goes nowhere. */
     const runOf = (instance: WorkflowEngine.WorkflowInstance["Service"]): Effect.Effect<Run> => {
       const run = runs.get(instance.executionId)
-      return run === undefined || run.abandoned ? nowhere : Effect.succeed(run)
+      return run === undefined || run.abandoned ? nowhere(run) : Effect.succeed(run)
     }
 
     // Executions.
@@ -327,7 +327,7 @@ const make = (options: { readonly client: boolean }) =>
       { clock, executionId }
     ) {
       const run = runs.get(executionId)
-      if (run === undefined || run.abandoned) return yield* nowhere
+      if (run === undefined || run.abandoned) return yield* nowhere(run)
       yield* names.check(clock.name, `The name of a timer of ${run.workflow._tag}`)
       if (isTimer(clock)) yield* names.use(run, "timer", clock.name)
       run.timed.add(clock.deferred.name)

@@ -16,8 +16,8 @@ import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
-import type * as Workflow from "effect/workflow/Workflow"
-import type { WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import * as Workflow from "effect/workflow/Workflow"
+import { WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { type ChannelKey, competingReceives, type Handled, isReturned } from "./ChannelStore.ts"
 import type { Unreadable } from "./RomancyError.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
@@ -77,13 +77,23 @@ export interface Changes {
 export const stepKey = (name: string, attempt: number): string => `${attempt}/${name}`
 
 /**
- * Where a fiber goes whose run has left, or may begin nothing. It may be in a compensation, which is not
- * interruptible: there nothing would end it.
+ * Where a fiber goes whose run has left, or may begin nothing: it ends with the run, as one that
+ * suspends. It may be one of several in a compensation, or in the end of a replay: those are not
+ * interruptible, so whoever waits for it there would wait for ever.
  *
  * @since 0.1.0
  * @category running
  */
-export const nowhere: Effect.Effect<never> = Effect.interruptible(Effect.never)
+export const nowhere = (run: Run | undefined): Effect.Effect<never> =>
+  Effect.interruptible(
+    Effect.andThen(
+      run === undefined ? Effect.void : run.abandonment,
+      Effect.flatMap(
+        Effect.serviceOption(WorkflowInstance),
+        Option.match({ onNone: () => Effect.never, onSome: Workflow.suspend })
+      )
+    )
+  )
 
 /** What a replay has done on channels. Most do nothing there. */
 class ChannelUse {
@@ -140,6 +150,7 @@ export class Run {
   private landed: Latch.Latch | undefined = undefined
   /** The lease is gone, or the worker stops: nothing may be recorded any more. */
   abandoned = false
+  private gone: Latch.Latch | undefined = undefined
   /** Something that is recorded of it does not decode with the schemas that its body has for it. */
   unreadable: Cause.Cause<unknown> | undefined = undefined
   /** Steps that another process recorded, or an earlier version, and that nobody has read yet. */
@@ -239,6 +250,24 @@ export class Run {
   /** Lets all waits go on without a result, so that the run suspends. */
   unpark(): void {
     for (const parked of Array.from(this.parked)) parked.release(Option.none())
+  }
+
+  /** Nothing may be recorded any more: all who wait here go, and so do those who have gone nowhere. */
+  abandon(): void {
+    this.abandoned = true
+    // Before they go: what ends here is not the end of the workflow.
+    if (this.instance !== undefined) this.instance.abandoned = true
+    this.unpark()
+    this.gone?.openUnsafe()
+  }
+
+  /** Waits until it is abandoned. */
+  get abandonment(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.abandoned) return Effect.void
+      this.gone ??= Latch.makeUnsafe(false)
+      return this.gone.await
+    })
   }
 
   /** Counts what has to be recorded before the run may suspend or stop, until it has `land`ed. */

@@ -160,7 +160,7 @@ const make = Effect.gen(function* () {
     const turn = run.channels.turns.get(keyText(key)) ?? Semaphore.makeUnsafe(1)
     run.channels.turns.set(keyText(key), turn)
     const asking = Effect.suspend(() => {
-      if (run.stopping) return nowhere
+      if (run.stopping) return nowhere(run)
       return begins(run, name)
         ? Effect.uninterruptible(run.flight(ask(run, key, name, timeoutMillis)))
         : Effect.void

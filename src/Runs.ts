@@ -188,9 +188,7 @@ const make = Effect.gen(function* () {
 
   const abandon = (run: Run) =>
     Effect.suspend(() => {
-      run.abandoned = true
-      run.unpark()
-      if (run.instance !== undefined) run.instance.abandoned = true
+      run.abandon()
       return Effect.andThen(
         run.fiber === undefined ? Effect.void : Fiber.interrupt(run.fiber),
         run.driver === undefined ? Effect.void : Fiber.await(run.driver)
@@ -266,13 +264,13 @@ const make = Effect.gen(function* () {
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
       fork(abandon(run))
-      return nowhere
+      return nowhere(run)
     },
     unreadable: (run, error) => {
       run.unreadable ??= Cause.fail(error)
       // A body that finds it in its first steps does so before it is known as the fiber of the run.
       fork(Effect.andThen(Effect.yieldNow, abandon(run)))
-      return nowhere
+      return nowhere(run)
     },
     tenure,
     abandonAll: Effect.suspend(() =>

@@ -198,8 +198,11 @@ describe("a compensation of an interrupted run", () => {
     })
   )
 
-  /** What it does between its two steps is not interruptible. */
-  const betweenSteps = Effect.fnUntraced(function* (config: Parameters<typeof oneWorker>[0]) {
+  /** What it does between its steps is not interruptible. */
+  const betweenSteps = Effect.fnUntraced(function* (
+    config: Parameters<typeof oneWorker>[0],
+    names: ReadonlyArray<string>
+  ) {
     const runtimes = yield* workerAndClient(config)
     const log = makeLog()
     const gate = yield* Deferred.make<void>()
@@ -208,12 +211,15 @@ describe("a compensation of an interrupted run", () => {
         Effect.fnUntraced(function* () {
           yield* step("charge", Effect.void).pipe(
             Workflow.withCompensation(() =>
-              log
-                .add("compensates")
-                .pipe(
-                  Effect.andThen(Deferred.await(gate)),
-                  Effect.andThen(step("refund", log.add("refund")))
+              log.add("compensates").pipe(
+                Effect.andThen(Deferred.await(gate)),
+                Effect.andThen(
+                  Effect.forEach(names, (name) => step(name, log.add(name)), {
+                    concurrency: "unbounded",
+                    discard: true
+                  })
                 )
+              )
             )
           )
           return yield* Effect.fail("no")
@@ -225,38 +231,49 @@ describe("a compensation of an interrupted run", () => {
     return { ...runtimes, log, gate, caller }
   })
 
-  it.live("does not hold up the stop of its worker between two of its steps", () =>
-    Effect.gen(function* () {
-      const { gate, log, url, worker } = yield* betweenSteps({ shutdownTimeout: "1 hour" })
-      const stopping = yield* Effect.forkScoped(worker.stop)
-      yield* Effect.sleep("50 millis")
-      yield* Deferred.succeed(gate, undefined)
-      yield* within("the end of the worker")(Fiber.join(stopping))
-      assert.deepStrictEqual(log.events, ["compensates"])
-      assert.isDefined(url)
-    })
-  )
-
-  it.live("keeps no slot, and no caller, of a worker that it was taken from", () =>
-    Effect.gen(function* () {
-      const { caller, gate, log, notify, sql, worker } = yield* betweenSteps({
-        maxConcurrentWorkflows: 1
+  for (const [what, names] of [
+    ["another step", ["refund"]],
+    ["several steps at once", ["refund", "mail"]]
+  ] as const) {
+    it.live(`does not hold up the stop of its worker before ${what}`, () =>
+      Effect.gen(function* () {
+        const { gate, log, url, worker } = yield* betweenSteps({ shutdownTimeout: "1 hour" }, names)
+        const stopping = yield* Effect.forkScoped(worker.stop)
+        yield* Effect.sleep("50 millis")
+        yield* Deferred.succeed(gate, undefined)
+        yield* within("the end of the worker")(Fiber.join(stopping))
+        assert.deepStrictEqual(log.events, ["compensates"])
+        assert.isDefined(url)
       })
-      const Echo = define("Echo", { success: Schema.String })
-      yield* worker.register(Echo.toLayer(({ id }) => Effect.succeed(id)))
-      const [row] = yield* sql<{ id: string; owner: string }>`
+    )
+
+    it.live(
+      `keeps no slot, and no caller, of a worker that it was taken from: before ${what}`,
+      () =>
+        Effect.gen(function* () {
+          const { caller, gate, log, notify, sql, worker } = yield* betweenSteps(
+            { maxConcurrentWorkflows: 1 },
+            names
+          )
+          const Echo = define("Echo", { success: Schema.String })
+          yield* worker.register(Echo.toLayer(({ id }) => Effect.succeed(id)))
+          const [row] = yield* sql<{ id: string; owner: string }>`
         select execution_id as id, owner from romancy_instances`
-      yield* steal(sql, row!.id)
-      yield* notify(
-        "romancy_workflow_signal",
-        JSON.stringify({ instance_id: row!.id, owner: row!.owner })
-      )
-      // Its lease is another's, and it hears of that in the compensation.
-      yield* Effect.sleep("100 millis")
-      yield* Deferred.succeed(gate, undefined)
-      assert.strictEqual(yield* within("a slot")(worker.on(Echo.execute({ id: "echo" }))), "echo")
-      assert.deepStrictEqual(log.events, ["compensates"])
-      yield* Fiber.interrupt(caller)
-    })
-  )
+          yield* steal(sql, row!.id)
+          yield* notify(
+            "romancy_workflow_signal",
+            JSON.stringify({ instance_id: row!.id, owner: row!.owner })
+          )
+          // Its lease is another's, and it hears of that in the compensation.
+          yield* Effect.sleep("100 millis")
+          yield* Deferred.succeed(gate, undefined)
+          assert.strictEqual(
+            yield* within("a slot")(worker.on(Echo.execute({ id: "echo" }))),
+            "echo"
+          )
+          assert.deepStrictEqual(log.events, ["compensates"])
+          yield* Fiber.interrupt(caller)
+        })
+    )
+  }
 })
