@@ -13,6 +13,7 @@ import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Workflow from "effect/workflow/Workflow"
 import type { Departure } from "./Departure.ts"
 import type { Resumption } from "./Resumption.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
@@ -60,7 +61,7 @@ export const make = Effect.fnUntraced(function* (here: {
     if (registration === undefined) return Effect.as(giveBack(claimed), undefined)
     const before = runs.get(claimed.executionId)
     if (begun(before, claimed)) return Effect.succeed(before)
-    if (before !== undefined) return replace(before, claimed, options.sources)
+    if (before !== undefined) return replace(before, claimed, options)
     if (options.stored !== undefined) return fetch(claimed, options.stored, options.sources)
     return Effect.matchCauseEffect(prepare(claimed, registration, options), {
       onFailure: (cause) => Effect.as(block(claimed, claimed.workflowName, cause), undefined),
@@ -68,7 +69,7 @@ export const make = Effect.fnUntraced(function* (here: {
         // To read it may have taken its time, and somebody else brought the same claim.
         const other = runs.get(claimed.executionId)
         if (begun(other, claimed)) return Effect.succeed(other)
-        if (other !== undefined) return replace(other, claimed, options.sources)
+        if (other !== undefined) return replace(other, claimed, options)
         const { askedMillis } = run
         begin(run, registration)
         arrived(run, askedMillis)
@@ -137,12 +138,23 @@ export const make = Effect.fnUntraced(function* (here: {
    * Waits until an older run of the instance is gone: its body may not be interruptible. It commits
    * nothing, so past the bound it is left to itself.
    */
-  const replace = (before: Run, claimed: Store.Claimed, sources: ReadonlyArray<WakeSource>) =>
+  const replace = (
+    before: Run,
+    claimed: Store.Claimed,
+    { sources, stored }: Parameters<Launch>[1]
+  ) =>
     later(
       claimed,
       Effect.gen(function* () {
         yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
-        if (runs.get(claimed.executionId) === before) runs.delete(claimed.executionId)
+        if (runs.get(claimed.executionId) === before) {
+          runs.delete(claimed.executionId)
+          // Whoever waits for it asks again, and finds the other.
+          before.settle(Exit.succeed(new Workflow.Suspended({})))
+        }
+        if (stored !== undefined) {
+          return Effect.suspend(() => launch(claimed, { stored, sources }))
+        }
         const [record] = yield* store.load([claimed.executionId])
         return Effect.suspend(() => launch(claimed, { record, sources }))
       })

@@ -208,8 +208,9 @@ export const make = Effect.fnUntraced(function* (here: {
     yield* Effect.catch(store.block(lease, reason), stranded("could not set a workflow aside"))
     awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)
-    // Those who wait here may see the defect itself; the others are told that it is blocked.
-    if (run !== undefined) leave(run, Exit.failCause(cause as Cause.Cause<never>))
+    // Those who wait here may see the defect itself; the others are told that it is blocked. One that
+    // has taken its place here goes on.
+    if (run?.lease.token === lease.token) leave(run, Exit.failCause(cause as Cause.Cause<never>))
   })
 
   return { block, complete, giveBack, suspend }

@@ -8,6 +8,8 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
 import { steal } from "./conformance/Postgres.ts"
 import { assertSuccess } from "./contract/Harness.ts"
 import {
@@ -16,6 +18,7 @@ import {
   finished,
   hourly,
   makeLog,
+  refuse,
   type Runtime,
   start,
   within,
@@ -23,6 +26,7 @@ import {
 } from "./support/Runtimes.ts"
 
 const Echo = define("Echo", { success: Schema.String })
+const go = DurableDeferred.make("go")
 const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
 
 /** A step that waits at a gate, and another one. */
@@ -181,44 +185,127 @@ describe("a worker that stops", () => {
 })
 
 describe("an instance that this worker claims again while its fenced run cannot be interrupted", () => {
-  it.live("goes on when that has ended, and keeps nobody else waiting", () =>
-    Effect.gen(function* () {
-      const { client, notify, row, sql, worker } = yield* workerAndClient({
-        shutdownTimeout: "1 hour"
+  for (const claimed of ["with its record", "without, as after a claim that failed"] as const) {
+    it.live(`goes on when that has ended, and keeps nobody else waiting: ${claimed}`, () =>
+      Effect.gen(function* () {
+        const { client, notify, row, sql, worker } = yield* workerAndClient({
+          shutdownTimeout: "1 hour"
+        })
+        const gate = yield* Deferred.make<void>()
+        const log = makeLog()
+        const Flow = define("Flow", { success: Schema.Number })
+        let runs = 0
+        yield* worker.register(
+          Layer.merge(
+            EchoLive,
+            Flow.toLayer(() =>
+              Activity.make({
+                name: "step",
+                success: Schema.Number,
+                execute: Effect.suspend(() => {
+                  const run = ++runs
+                  return Effect.as(
+                    Effect.andThen(log.add("begun"), Effect.uninterruptible(Deferred.await(gate))),
+                    run
+                  )
+                })
+              })
+            )
+          )
+        )
+        const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("begun")
+        const { token } = (yield* row(id))!
+        yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
+        const attempts = yield* refuse(
+          sql,
+          claimed === "with its record" ? "false" : "new.status = 'Running'"
+        )
+        yield* notify("romancy_workflow_resumable")
+        if (claimed !== "with its record") {
+          yield* eventually("a claim that fails", attempts, (n) => n > 0)
+          yield* sql`drop trigger refuse on romancy_instances`
+        }
+        yield* eventually("a second claim", row(id), (row) => row?.token === token + 1)
+        for (let n = 0; n < 3; n++) yield* finishes(client, `${n}`)
+        assert.strictEqual(log.count("begun"), 1)
+        yield* Deferred.succeed(gate, undefined)
+        // What the fenced run came to is not in the record: the step ran again.
+        assertSuccess(yield* finished(client, Flow, id), 2)
       })
+    )
+  }
+
+  it.live("has its callers here told, though that never ends", () =>
+    Effect.gen(function* () {
+      const { notify, sql, worker } = yield* workerAndClient({ shutdownTimeout: "50 millis" })
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow", { success: Schema.Number })
       let runs = 0
       yield* worker.register(
-        Layer.merge(
-          EchoLive,
-          Flow.toLayer(() =>
-            Activity.make({
-              name: "step",
-              success: Schema.Number,
-              execute: Effect.suspend(() => {
-                const run = ++runs
-                return Effect.as(
-                  Effect.andThen(log.add("begun"), Effect.uninterruptible(Deferred.await(gate))),
-                  run
-                )
-              })
+        Flow.toLayer(() =>
+          Activity.make({
+            name: "step",
+            success: Schema.Number,
+            execute: Effect.suspend(() => {
+              const endless = Effect.uninterruptible(Deferred.await(gate))
+              return Effect.as(
+                Effect.andThen(log.add("begun"), runs === 0 ? endless : Effect.void),
+                ++runs
+              )
             })
-          )
+          })
+        )
+      )
+      const caller = yield* Effect.forkScoped(worker.on(Flow.execute({ id: "1" })))
+      yield* log.seen("begun")
+      yield* sql`update romancy_instances set status = 'Runnable', owner = null`
+      yield* notify("romancy_workflow_resumable")
+      assert.strictEqual(yield* within("the answer")(Fiber.join(caller)), 2)
+      yield* Deferred.succeed(gate, undefined)
+    })
+  )
+
+  it.live("goes on when that has left late, and could not release what it held", () =>
+    Effect.gen(function* () {
+      const { client, notify, row, sql, worker } = yield* workerAndClient({
+        shutdownTimeout: "50 millis"
+      })
+      const [gate, open] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const log = makeLog()
+      const Flow = define("Flow")
+      let runs = 0
+      const release = log
+        .add("releases")
+        .pipe(Effect.andThen(Deferred.await(gate)), Effect.andThen(Effect.die("no")))
+      const waiting = Workflow.provideScope(Effect.addFinalizer(() => release)).pipe(
+        Effect.andThen(DurableDeferred.await(go))
+      )
+      yield* worker.register(
+        Flow.toLayer(
+          Effect.fnUntraced(function* () {
+            if (runs++ === 0) yield* waiting
+            yield* Activity.make({
+              name: "first",
+              execute: Effect.andThen(log.add("first"), Deferred.await(open))
+            })
+            yield* Activity.make({ name: "second", execute: log.add("second") })
+          })
         )
       )
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
-      yield* log.seen("begun")
-      const { token } = (yield* row(id))!
+      yield* log.seen("releases")
       yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
       yield* notify("romancy_workflow_resumable")
-      yield* eventually("a second claim", row(id), (row) => row?.token === token + 1)
-      for (let n = 0; n < 3; n++) yield* finishes(client, `${n}`)
-      assert.strictEqual(log.count("begun"), 1)
+      yield* log.seen("first")
       yield* Deferred.succeed(gate, undefined)
-      // What the fenced run came to is not in the record: the step ran again.
-      assertSuccess(yield* finished(client, Flow, id), 2)
+      // By then the older run has left.
+      yield* Effect.sleep("100 millis")
+      yield* Deferred.succeed(open, undefined)
+      assertSuccess(yield* finished(client, Flow, id), undefined)
+      assert.deepStrictEqual(log.events, ["releases", "first", "second"])
+      assert.include(yield* row(id), { status: "Completed" })
     })
   )
 })
