@@ -191,7 +191,11 @@ export const make = Effect.fnUntraced(function* (here: {
     yield* hold(run.executionId)(
       Effect.suspend(() => {
         leave(run, Exit.succeed(new Workflow.Suspended({})))
-        return Effect.catch(store.release([run.lease]), stranded("could not give a workflow back"))
+        return store.release([run.lease]).pipe(
+          // Whoever has registered the workflow here since has looked for it already.
+          Effect.andThen(Effect.sync(() => doorbell.workflows("home"))),
+          Effect.catch(stranded("could not give a workflow back"))
+        )
       })
     )
   })

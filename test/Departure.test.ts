@@ -61,3 +61,23 @@ describe("the release of a resource", () => {
     })
   )
 })
+
+describe("a run that a stop gives back", () => {
+  it.live("goes on with who has registered its workflow since, without any poll", () =>
+    Effect.gen(function* () {
+      const worker = yield* fromLayer(Romancy.layerMemory(hourly))
+      const log = makeLog()
+      const leave = yield* worker.register(
+        Flow.toLayer(() => Effect.andThen(log.add("first"), Effect.never))
+      )
+      const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      yield* worker.register(Flow.toLayer(() => log.add("second")))
+      // It has looked for work by then.
+      yield* Effect.sleep("100 millis")
+      yield* leave
+      yield* finished(worker, Flow, id)
+      assert.deepStrictEqual(log.events, ["first", "second"])
+    })
+  )
+})
