@@ -97,7 +97,10 @@ const make = (options: { readonly client: boolean }) =>
       const claiming = store.start(request).pipe(
         Effect.tap((started) => {
           if (started._tag === "Claimed")
-            return launchHere(started.claimed, options.payload, askedMillis)
+            return Effect.tapError(launchHere(started.claimed, options.payload, askedMillis), () =>
+              // A claim reads it in another way, or sets it aside.
+              Effect.sync(runs.strand)
+            )
           // A worker that was not in the registry yet takes nothing; it may have entered meanwhile.
           if (started._tag === "Created") doorbell.workflows("home")
           return Effect.void

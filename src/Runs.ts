@@ -78,6 +78,8 @@ export class Runs extends Context.Service<
     readonly makeRoom: () => void
     /** Keeps a slot for a start at home, if there is one; give it back with the function. */
     readonly reserve: (executionId: string) => Option.Option<() => void>
+    /** Something was claimed, and could not be begun: the next poll gives it back, if it is not here. */
+    readonly strand: () => void
     /** Begins to run a claimed instance with its record. */
     readonly launch: (
       claimed: Store.Claimed,
@@ -251,6 +253,7 @@ const make = Effect.gen(function* () {
       parking.evict(config.maxWorkflowsPerBatch)
     },
     reserve: slots.reserve,
+    strand: slots.strand,
     launch,
     signal,
     tell,

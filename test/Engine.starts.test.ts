@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
@@ -22,6 +23,7 @@ import {
   statement,
   suspended
 } from "./support/Runtimes.ts"
+import { assertSuccess, succeed } from "./contract/Harness.ts"
 import * as Romancy from "../src/Romancy.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 
@@ -245,6 +247,37 @@ describe("a start of an execution that has ended", () => {
       yield* found.release
       assert.strictEqual(yield* Fiber.join(again), 1)
       assert.strictEqual(log.count("charged"), 2)
+    })
+  )
+})
+
+describe("a start whose record the database refuses to read", () => {
+  it.live("leaves its execution to the next poll", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const go = DurableDeferred.make("go", { success: Schema.String })
+      const Flow = define("Flow", { success: Schema.String })
+      const config = { ...hourly, notifyFallbackInterval: "1 second" } as const
+      const worker = yield* start(database.url, { config })
+      yield* worker.register(Flow.toLayer(() => DurableDeferred.await(go)))
+      yield* worker.until("Listening")
+      const id = yield* Flow.executionId({ id: "1" })
+      // There is something to read of it before it is started.
+      yield* worker.on(succeed(Flow, id, go, "gone"))
+      yield* database.sql.unsafe(`do $do$ begin
+        create function refused (exit json) returns json language plpgsql as $$ begin
+          if current_query() ~ '''i'' as kind' then
+            raise program_limit_exceeded; end if;
+          return exit; end $$;
+        alter table romancy_deferreds rename to deferreds_of_others;
+        create view romancy_deferreds as select execution_id, name, refused(exit) as exit, token,
+          completed_at from deferreds_of_others; end $do$`)
+      assert.isTrue(
+        Exit.isFailure(yield* Effect.exit(worker.on(Flow.execute({ id: "1" }, { discard: true }))))
+      )
+      yield* database.sql.unsafe(`do $$ begin drop view romancy_deferreds;
+        alter table deferreds_of_others rename to romancy_deferreds; end $$`)
+      assertSuccess(yield* finished(worker, Flow, id), "gone")
     })
   )
 })
