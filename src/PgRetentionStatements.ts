@@ -16,8 +16,9 @@ const blocks = 256
 /**
  * Removes instances that ended, or were never started, with their steps and deferreds, of one part of
  * the table: the blocks from `part` on. Served by where the rows lie, which takes no index that every
- * write would have to keep up to date, and by the primary keys for parents, steps and deferreds.
- * Notifies nobody.
+ * write would have to keep up to date, and by the primary keys for parents, steps and deferreds. One
+ * that was signaled between the snapshot and the lock stays: the statement would not see, and leave
+ * behind, what it was signaled. Notifies nobody.
  *
  * @since 0.1.0
  * @category statements
@@ -48,6 +49,8 @@ with moment as materialized (
       select max(d.completed_at) from ${table(context, "deferreds")} d
       where d.execution_id = i.execution_id
     ), i.created_at) < (select before from moment)
+    and (i.status <> 'Awaited' or i.wakes = (
+      select s.wakes from ${instances} s where s.execution_id = i.execution_id))
     and not exists (
       select from ${instances} p
       where p.execution_id = any(array_append(i.other_parents, i.parent_id)) and not ${isFinal("p")})

@@ -9,6 +9,7 @@ import { makeContext } from "../src/PgExecution.ts"
 import * as PgEventStatements from "../src/PgEventStatements.ts"
 import * as PgFailure from "../src/PgFailure.ts"
 import * as PgQueueStatements from "../src/PgQueueStatements.ts"
+import * as PgRetentionStatements from "../src/PgRetentionStatements.ts"
 import * as PgStartStatements from "../src/PgStartStatements.ts"
 import * as PgStatements from "../src/PgStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
@@ -295,6 +296,43 @@ describe("the removal of what ended", () => {
       assert.deepStrictEqual(yield* remove(store), done(2))
       yield* holder.rollback
       assert.deepStrictEqual(yield* remove(store), done(1))
+    })
+  )
+
+  live(
+    "leaves what was never started alone if it is signaled after that was looked at",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* store.completeDeferred(signal("a", "first"))
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      // It asks for the time once it has its snapshot.
+      const held = yield* hold(sql, sql`select pg_advisory_xact_lock(1)`)
+      const now = sql`(select clock_timestamp() from pg_advisory_xact_lock(1))`
+      const removing = yield* Effect.forkScoped(
+        PgRetentionStatements.removeEnded(
+          { ...(yield* contextOf(sql)), now },
+          { workflowNames: ["Order"], retentionMillis: 0, part: 0, limit: 10 }
+        ),
+        { startImmediately: true }
+      )
+      yield* until(
+        sql,
+        `exists (select from pg_locks where locktype = 'advisory' and not granted
+          and database = (select oid from pg_database where datname = current_database()))`
+      )
+      yield* store.completeDeferred(signal("a", "second"))
+      yield* held.commit
+      assert.deepStrictEqual(yield* Fiber.join(removing), [{ removed: 0, more: false }])
+      yield* store.start(request("a"))
+      const [claimed] = yield* claim(store)
+      assert.deepStrictEqual(
+        claimed!.record.deferreds.map(({ name }) => name),
+        ["first", "second"]
+      )
+      assert.deepStrictEqual(yield* remove(store), done(0))
     })
   )
 
