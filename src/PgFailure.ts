@@ -74,13 +74,14 @@ const isReadOnly = (error: unknown): boolean => code(error) === "25006"
 export class Unanswered extends Error {}
 
 /**
- * An answer did not come in time.
+ * An answer did not come in time: in ours, or in what the role or the database has as its limit for
+ * everybody, after which the server cancels a statement.
  *
  * @since 0.1.0
  * @category refinements
  */
 export const isUnanswered = (error: unknown): boolean =>
-  error instanceof SqlError && error.reason.cause instanceof Unanswered
+  error instanceof SqlError && (error.reason.cause instanceof Unanswered || isCanceled(error))
 
 /**
  * The session ended with this error, and will give no other to whatever is asked of it. So will one that

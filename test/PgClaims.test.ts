@@ -45,7 +45,9 @@ const OrderLive = (wait: "signal" | "timer" | "message", log: ReturnType<typeof 
 /** What becomes of an answer that is too large. */
 const failures = {
   refused: "raise program_limit_exceeded using message = 'string buffer exceeds maximum'",
-  late: "perform pg_sleep(1.5)"
+  late: "perform pg_sleep(1.5)",
+  // By the limit that the database has for everybody.
+  "cut off": "perform pg_sleep(1.5)"
 }
 
 const names = ["a", "large", "b", "c"]
@@ -59,7 +61,8 @@ const world = Effect.fnUntraced(function* (
   failure: keyof typeof failures = "refused"
 ) {
   const database = yield* makeDatabase
-  const config = { parkDuration: 0, statementTimeout: "500 millis" } as const
+  const statementTimeout = failure === "cut off" ? "1 minute" : "500 millis"
+  const config = { parkDuration: 0, statementTimeout } as const
   const worker = yield* start(database.url, { config })
   const log = makeLog()
   yield* worker.register(OrderLive(wait, log))
@@ -70,6 +73,10 @@ const world = Effect.fnUntraced(function* (
   )
   yield* worker.stop
   const large = ids[1]!
+  if (failure === "cut off") {
+    yield* database.sql.unsafe(`do $do$ begin
+      execute format('alter database %I set statement_timeout = 500', current_database()); end $do$`)
+  }
   yield* database.sql.unsafe(`create function too_large () returns json language plpgsql as $$
     begin ${failures[failure]}; return 'null'::json; end $$`)
   return {
@@ -104,7 +111,7 @@ const world = Effect.fnUntraced(function* (
 })
 
 describe("a record that is more than one answer can hold", () => {
-  for (const failure of ["refused", "late"] as const) {
+  for (const failure of ["refused", "late", "cut off"] as const) {
     it.live(`is read apart when the answer was ${failure}, and the others are claimed`, () =>
       Effect.gen(function* () {
         const { large, next, others, outgrow, signal } = yield* world("signal", failure)
@@ -132,7 +139,7 @@ describe("a record that is more than one answer can hold", () => {
     )
   }
 
-  for (const failure of ["refused", "late"] as const) {
+  for (const failure of ["refused", "late", "cut off"] as const) {
     it.live(`sets its instance aside if it is ${failure} as often as it is read`, () =>
       Effect.gen(function* () {
         const { large, mend, next, others, signal, spoil, status } = yield* world("signal", failure)
@@ -144,7 +151,8 @@ describe("a record that is more than one answer can hold", () => {
         }
         const { result } = yield* status(large, "Blocked")
         const { reason } = result as { readonly reason: string }
-        assert.match(reason, failure === "refused" ? /54000/ : /No answer within/)
+        const reasons = { refused: /54000/, late: /No answer within/, "cut off": /57014/ }
+        assert.match(reason, reasons[failure])
         yield* mend
         yield* worker.on(Order.resume(large))
         assertSuccess(yield* finished(worker, Order, large), "large")

@@ -10,8 +10,18 @@ import * as Layer from "effect/Layer"
 import { EmbeddedPostgres } from "../src/EmbeddedPostgres.ts"
 import * as Session from "../src/Session.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
-import { register, running, self, signal, suspended, suspension } from "./conformance/Harness.ts"
-import { layerStore, makeLive, stores } from "./conformance/Postgres.ts"
+import {
+  ended,
+  exit,
+  register,
+  request,
+  running,
+  self,
+  signal,
+  suspended,
+  suspension
+} from "./conformance/Harness.ts"
+import { layerStore, makeLive, stores, worker } from "./conformance/Postgres.ts"
 
 makeLive()(
   "so many causes of failed suspensions go into one as are not too much for one statement",
@@ -30,6 +40,35 @@ makeLive()(
       from romancy_instances where status = 'Suspended'`
     assert.strictEqual(commits!.count, 2)
   })
+)
+
+makeLive()(
+  "what takes longer than the statement_timeout of the database goes into several",
+  Effect.gen(function* () {
+    const { sql, store } = yield* stores
+    const ids = ["a", "b", "c", "d"]
+    for (const id of ids) yield* ended(store, id)
+    yield* sql.unsafe(`do $do$ begin
+        execute format('alter database %I set statement_timeout = 1000', current_database());
+        create function slowly() returns trigger language plpgsql as $$
+        begin perform pg_sleep(0.4); return case tg_op when 'DELETE' then old else new end; end $$;
+        create trigger slowly before insert on romancy_steps for each row execute function slowly();
+        create trigger slowly before delete on romancy_instances
+          for each row execute function slowly(); end $do$`)
+    const limited = yield* worker("limited", { config: { statementTimeout: "1 minute" } })
+    const removal = { workflowNames: ["Order"], retentionMillis: 0, part: 0, limit: 4 }
+    assert.deepStrictEqual(yield* limited.removeEnded(removal), { removed: 2, next: 0 })
+    const verdicts = yield* Effect.forEach(
+      ids.map((id) => `${id} runs`),
+      (executionId) =>
+        Effect.flatMap(limited.start(request(executionId, { claimFor: "limited" })), () =>
+          limited.recordStep({ executionId, token: 1 }, { name: "s", attempt: 1, exit: exit(1) })
+        ),
+      { concurrency: "unbounded" }
+    )
+    assert.deepStrictEqual(new Set(verdicts), new Set(["Written"]))
+  }),
+  20_000
 )
 
 const server = EmbeddedPostgres.layerClient({
