@@ -157,7 +157,9 @@ const make = Effect.gen(function* () {
   ): ReturnType<Store.WorkflowStore["Service"]["removeEnded"]> =>
     PgFailure.patiently(
       execution.run((context) => PgRetentionStatements.removeEnded(context, options)),
-      (error) => PgFailure.isTransient(error) && !PgFailure.isUnanswered(error)
+      (error) =>
+        PgFailure.isLockTimeout(error) ||
+        (PgFailure.isTransient(error) && !PgFailure.isUnanswered(error))
     ).pipe(
       Effect.map(([row]) => {
         const { more, removed } = row!

@@ -34,7 +34,7 @@ import {
   timer
 } from "./conformance/Harness.ts"
 import { writes } from "./conformance/Leases.ts"
-import { hold, makeLive, stores, until, worker } from "./conformance/Postgres.ts"
+import { engineWaits, hold, makeLive, stores, until, worker } from "./conformance/Postgres.ts"
 
 const live = makeLive()
 
@@ -296,6 +296,25 @@ describe("the removal of what ended", () => {
       assert.deepStrictEqual(yield* remove(store), done(2))
       yield* holder.rollback
       assert.deepStrictEqual(yield* remove(store), done(1))
+    })
+  )
+
+  live(
+    "comes when a table can be had that somebody has locked as a whole",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* ended(store, "a")
+      const holder = yield* hold(sql, sql`lock table romancy_steps in share row exclusive mode`)
+      const removing = yield* Effect.forkScoped(remove(store), { startImmediately: true })
+      yield* engineWaits(sql)
+      // It has given up, and asks again.
+      yield* until(
+        sql,
+        `select count(*) = 0 from pg_locks where relation = 'romancy_steps'::regclass and not granted`
+      )
+      yield* Effect.raceFirst(engineWaits(sql), Fiber.join(removing))
+      yield* holder.rollback
+      assert.deepStrictEqual(yield* Fiber.join(removing), done(1))
     })
   )
 
