@@ -262,13 +262,20 @@ const make = Effect.gen(function* () {
  * Refuses a session that could not be told how to isolate, and would lose wake-ups as it is; says
  * whether it waits for a lock no longer than it was told. Each is asked, since a pooler may drop
  * silently what it is told.
+ *
+ * One that has what it was told is ours for as long as it lives. A `transaction_timeout` of the role or
+ * the database is lifted there: what takes longer would look like a lost connection, and be repeated as
+ * it is for ever. Before PostgreSQL 17 there is none, so that it cannot be a startup parameter.
  */
 const checked = (session: Session.Session, lockTimeout: string): Effect.Effect<boolean, SqlError> =>
   Effect.flatMap(
     session.query<{ level: string; bounded: boolean }>(
       `select current_setting('default_transaction_isolation') as level,
   current_setting('lock_timeout')::interval > interval '0'
-    and current_setting('lock_timeout')::interval <= $1::interval as bounded`,
+    and current_setting('lock_timeout')::interval <= $1::interval as bounded,
+  (select set_config('transaction_timeout', '0', false)
+    where current_setting('transaction_timeout', true) is not null
+      and current_setting('plan_cache_mode') = 'force_generic_plan') as unlimited`,
       [lockTimeout]
     ),
     ([row]) => {

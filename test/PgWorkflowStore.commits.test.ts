@@ -42,34 +42,40 @@ makeLive()(
   })
 )
 
-makeLive()(
-  "what takes longer than the statement_timeout of the database goes into several",
-  Effect.gen(function* () {
-    const { sql, store } = yield* stores
-    const ids = ["a", "b", "c", "d"]
-    for (const id of ids) yield* ended(store, id)
-    yield* sql.unsafe(`do $do$ begin
-        execute format('alter database %I set statement_timeout = 1000', current_database());
+for (const [limit, removed] of [
+  ["statement_timeout", { removed: 2, next: 0 }],
+  // The session has none.
+  ["transaction_timeout", { removed: 4, next: 0 }]
+] as const) {
+  makeLive()(
+    `what takes longer than the ${limit} of the database is written`,
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const ids = ["a", "b", "c", "d"]
+      for (const id of ids) yield* ended(store, id)
+      yield* sql.unsafe(`do $do$ begin
+        execute format('alter database %I set ${limit} = 1000', current_database());
         create function slowly() returns trigger language plpgsql as $$
         begin perform pg_sleep(0.4); return case tg_op when 'DELETE' then old else new end; end $$;
         create trigger slowly before insert on romancy_steps for each row execute function slowly();
         create trigger slowly before delete on romancy_instances
           for each row execute function slowly(); end $do$`)
-    const limited = yield* worker("limited", { config: { statementTimeout: "1 minute" } })
-    const removal = { workflowNames: ["Order"], retentionMillis: 0, part: 0, limit: 4 }
-    assert.deepStrictEqual(yield* limited.removeEnded(removal), { removed: 2, next: 0 })
-    const verdicts = yield* Effect.forEach(
-      ids.map((id) => `${id} runs`),
-      (executionId) =>
-        Effect.flatMap(limited.start(request(executionId, { claimFor: "limited" })), () =>
-          limited.recordStep({ executionId, token: 1 }, { name: "s", attempt: 1, exit: exit(1) })
-        ),
-      { concurrency: "unbounded" }
-    )
-    assert.deepStrictEqual(new Set(verdicts), new Set(["Written"]))
-  }),
-  20_000
-)
+      const limited = yield* worker("limited", { config: { statementTimeout: "1 minute" } })
+      const removal = { workflowNames: ["Order"], retentionMillis: 0, part: 0, limit: 4 }
+      assert.deepStrictEqual(yield* limited.removeEnded(removal), removed)
+      const verdicts = yield* Effect.forEach(
+        ids.map((id) => `${id} runs`),
+        (executionId) =>
+          Effect.flatMap(limited.start(request(executionId, { claimFor: "limited" })), () =>
+            limited.recordStep({ executionId, token: 1 }, { name: "s", attempt: 1, exit: exit(1) })
+          ),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(new Set(verdicts), new Set(["Written"]))
+    }),
+    20_000
+  )
+}
 
 const server = EmbeddedPostgres.layerClient({
   settings: {
