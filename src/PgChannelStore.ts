@@ -60,6 +60,9 @@ const make = Effect.gen(function* () {
 
   const look = PgClaims.sparing(deliver, (options: Look) => deliver({ ...options, slots: 0 }))
 
+  /** How far it has come: what is kept for long is not looked at again for each batch behind it. */
+  let swept = PgDeliveryStatements.oldest
+
   return ChannelStore.of({
     publish: (publication) => Effect.map(publish(publication), ({ published }) => published),
     subscribe: (lease, key) =>
@@ -100,11 +103,22 @@ const make = Effect.gen(function* () {
         claimed: [...first.claimed, ...second.success.claimed]
       }
     }),
-    sweep: (options) =>
-      Effect.map(
-        direct("remove old messages", (context) => PgDeliveryStatements.sweep(context, options)),
-        ([row]) => row!.gone
-      ).pipe(Effect.tap((gone) => (gone < options.limit ? forget : Effect.void)))
+    sweep: Effect.fnUntraced(function* ({ limit, retentionMillis }) {
+      let gone = 0
+      while (gone < limit) {
+        const options = { retentionMillis, limit: limit - gone, after: swept }
+        const [row] = yield* direct("remove old messages", (context) =>
+          PgDeliveryStatements.sweep(context, options)
+        )
+        gone += row!.gone
+        // Where as many as asked for are gone, there may be more in this part.
+        if (gone === limit) break
+        swept = row!.micros === null ? PgDeliveryStatements.oldest : row!
+        if (row!.micros === null) break
+      }
+      if (gone < limit) yield* forget
+      return gone
+    })
   })
 })
 
