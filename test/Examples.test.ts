@@ -174,6 +174,18 @@ const expectations: Record<string, (lines: Lines, stdout: string) => void> = {
       "the trip has failed: car sold out"
     ]),
 
+  schedule: (lines, stdout) => {
+    const reports = Array.from(stdout.matchAll(/^(\S+) {2}the report of (\S+)$/gm))
+    const [first, , last] = reports.map(([, , due]) => due!)
+    assert.strictEqual(reports.length, 3, "each once")
+    assert.strictEqual(secondsFrom(first!, last!), 2)
+    for (const [line, written, due] of reports) {
+      assert.isAtLeast(secondsFrom(due!, written!), 0, `is not early: ${line}`)
+    }
+    assert.include(lines, "the schedule has begun, twice")
+    assert.strictEqual(lines.at(-1), "the last report is written")
+  },
+
   timer: (lines, stdout) => {
     const asked = /^set for (\d\d:\d\d:\d\d\.\d{3})$/.exec(lines[0]!)?.[1]
     assert.deepStrictEqual(lines.slice(1), [
