@@ -192,6 +192,7 @@ describe("an instance that this worker claims again while its fenced run cannot 
           shutdownTimeout: "1 hour"
         })
         const gate = yield* Deferred.make<void>()
+        yield* Effect.addFinalizer(() => Deferred.succeed(gate, undefined))
         const log = makeLog()
         const Flow = define("Flow", { success: Schema.Number })
         let runs = 0
@@ -216,11 +217,12 @@ describe("an instance that this worker claims again while its fenced run cannot 
         const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
         yield* log.seen("begun")
         const { token } = (yield* row(id))!
-        yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
+        // Before there is anything to claim, since somebody may look at any time.
         const attempts = yield* refuse(
           sql,
           claimed === "with its record" ? "false" : "new.status = 'Running'"
         )
+        yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
         yield* notify("romancy_workflow_resumable")
         if (claimed !== "with its record") {
           yield* eventually("a claim that fails", attempts, (n) => n > 0)
