@@ -257,6 +257,8 @@ export class Run {
     this.abandoned = true
     // Before they go: what ends here is not the end of the workflow.
     if (this.instance !== undefined) this.instance.abandoned = true
+    // First the body: it would see the end of its branches, and go on with that.
+    this.fiber?.interruptUnsafe()
     this.unpark()
     this.gone?.openUnsafe()
   }

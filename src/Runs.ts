@@ -192,7 +192,7 @@ const make = Effect.gen(function* () {
     Effect.suspend(() => {
       run.abandon()
       return Effect.andThen(
-        run.fiber === undefined ? Effect.void : Fiber.interrupt(run.fiber),
+        run.fiber === undefined ? Effect.void : Fiber.await(run.fiber),
         run.driver === undefined ? Effect.void : Fiber.await(run.driver)
       )
     })

@@ -277,3 +277,39 @@ describe("a compensation of an interrupted run", () => {
     )
   }
 })
+
+describe("what a run has done that a stop cuts off", () => {
+  it.live("is not compensated, though its body fails when one of its branches ends", () =>
+    Effect.gen(function* () {
+      const config = { ...hourly, shutdownTimeout: "200 millis" } as const
+      const worker = yield* fromLayer(Romancy.layerMemory(config))
+      const log = makeLog()
+      const gate = yield* Deferred.make<void>()
+      const branches = [
+        step("long", Effect.never),
+        // The second begins when the worker has begun to stop.
+        Effect.andThen(
+          step("first", Effect.andThen(log.add("first"), Deferred.await(gate))),
+          step("second", log.add("second"))
+        )
+      ]
+      yield* worker.register(
+        Sale.toLayer(() =>
+          step("charge", log.add("charge")).pipe(
+            Workflow.withCompensation(() => log.add("refund")),
+            Effect.andThen(Effect.all(branches, { concurrency: "unbounded" })),
+            Effect.catchCause(() => Effect.fail("no")),
+            Effect.as("done")
+          )
+        )
+      )
+      yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("first")
+      const stopping = yield* Effect.forkScoped(worker.stop)
+      yield* heard
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("the end of the worker")(Fiber.join(stopping))
+      assert.deepStrictEqual(log.events, ["charge", "first"])
+    })
+  )
+})
