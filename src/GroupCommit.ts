@@ -114,7 +114,10 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     }, 0)
   }
 
-  /** Takes no room any more if it has not been sent: who gave up may come again and again. */
+  /**
+   * Takes no room any more if it has not been sent: who gave up may come again and again. Where room is
+   * not counted nobody does, and what was said of something that has happened is still to be written.
+   */
   const leave = (entry: Entry<Row, Answer>) => {
     const at = queue.indexOf(entry)
     if (at >= 0) queue.splice(at, 1)
@@ -261,7 +264,9 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
       // A full load does not wait for the turn to end: the database works while this process does.
       if (queue.length >= load && ready()) depart()
       else if (flying === 0) call()
-      return bounded ? Effect.sync(() => leave(entry)) : undefined
+      return bounded && maxQueued < Number.POSITIVE_INFINITY
+        ? Effect.sync(() => leave(entry))
+        : undefined
     })
 })
 

@@ -14,6 +14,7 @@ import { TestClock } from "effect/testing"
 import * as DbClock from "../src/DbClock.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { numbers, takeOne } from "./PersistedQueueConformance.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import { eventually, hourly, makeDatabase, pair, start, within } from "./support/Runtimes.ts"
 import { holding, live, rowOf, waiting } from "./support/QueueTakers.ts"
 
@@ -273,6 +274,40 @@ describe("a taker that is interrupted", () => {
       yield* Deferred.succeed(free, undefined)
       yield* Fiber.join(holder)
       yield* eventually("it was given back", rowOf(sql, "x"), (row) => row.owner === null)
+    })
+  )
+
+  live(
+    "has all that it had to say said once the database answers, also behind what is on its way",
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const a = yield* start(proxy.through(database.url), { config: brief })
+      const queue = yield* a.on(numbers("q", 1))
+      const holders = yield* Effect.forEach(["x", "y"], (id) =>
+        Effect.andThen(queue.offer(1, { id }), holding(queue))
+      )
+      for (const { attempts } of holders) yield* attempts
+      const releases = yield* proxy.stopAt({
+        statement: 1,
+        when: "before",
+        of: ({ text }) => text.includes("released as")
+      })
+      const [first, second] = holders
+      yield* Deferred.fail(first!.end, "no")
+      yield* releases.reached
+      yield* Deferred.fail(second!.end, "no")
+      for (const { taker } of holders) yield* within("the end of a taker")(Fiber.await(taker))
+      yield* releases.release
+      for (const id of ["x", "y"]) {
+        const row = yield* eventually(
+          `${id} is given up`,
+          rowOf(database.sql, id),
+          ({ owner }) => owner === null
+        )
+        assert.strictEqual(row.state, "Failed")
+        assert.include(row.last_failure, "no")
+      }
     })
   )
 })
