@@ -313,3 +313,46 @@ describe("what a run has done that a stop cuts off", () => {
     })
   )
 })
+
+describe("what a run has done that is set aside", () => {
+  it.live("is not compensated, though its body fails when a branch cannot read its step", () =>
+    Effect.gen(function* () {
+      const worker = yield* fromLayer(Romancy.layerMemory({ ...hourly, parkDuration: 0 }))
+      const log = makeLog()
+      const charge = step("charge", log.add("charge")).pipe(
+        Workflow.withCompensation(() => log.add("refund"))
+      )
+      const leave = yield* worker.register(
+        Sale.toLayer(() =>
+          charge.pipe(
+            Effect.andThen(step("count", Effect.void)),
+            Effect.andThen(DurableDeferred.await(answer))
+          )
+        )
+      )
+      const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Sale, id)
+      yield* leave
+      const count = Activity.make({
+        name: "count",
+        success: Schema.Number,
+        execute: Effect.succeed(1)
+      })
+      yield* worker.register(
+        Sale.toLayer(() =>
+          charge.pipe(
+            Effect.andThen(
+              Effect.all([count, step("long", Effect.never)], { concurrency: "unbounded" })
+            ),
+            Effect.catchCause(() => Effect.fail("no")),
+            Effect.as("done")
+          )
+        )
+      )
+      const caller = yield* Effect.forkScoped(worker.on(Sale.execute({ id: "1" })))
+      yield* worker.on(succeed(Sale, id, answer, "x"))
+      assert.isTrue(Exit.isFailure(yield* within("the end of the run")(Fiber.await(caller))))
+      assert.deepStrictEqual(log.events, ["charge"])
+    })
+  )
+})
