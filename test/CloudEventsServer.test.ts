@@ -13,7 +13,6 @@ import * as Logger from "effect/Logger"
 import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import * as SchemaGetter from "effect/SchemaGetter"
-import * as Tracer from "effect/Tracer"
 import * as Access from "../src/Access.ts"
 import { CloudEvent, toJson } from "../src/CloudEvent.ts"
 import * as CloudEventHttp from "../src/CloudEventHttp.ts"
@@ -22,6 +21,7 @@ import * as Event from "../src/Event.ts"
 import type { Events } from "../src/Events.ts"
 import { StoreError } from "../src/RomancyError.ts"
 import * as EventsServer from "./support/EventsServer.ts"
+import * as Spans from "./support/Spans.ts"
 
 const { bearer, keys, placed } = EventsServer
 
@@ -368,13 +368,7 @@ describe("a server", () => {
       const logger = Logger.make(({ cause, fiber, message }) => {
         seen.push(message, cause, fiber.getRef(References.CurrentLogAnnotations))
       })
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          seen.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = Spans.make()
       const run = Effect.gen(function* () {
         const { post, postBatch } = yield* EventsServer.start(
           {},
@@ -393,15 +387,12 @@ describe("a server", () => {
       yield* Effect.scoped(run).pipe(
         Effect.provide(Logger.layer([logger])),
         Effect.provideService(References.MinimumLogLevel, "All"),
-        Effect.provideService(Tracer.Tracer, tracer)
+        Effect.withTracer(tracer)
       )
-      const text = seen
-        .map((one) =>
-          one instanceof Tracer.NativeSpan
-            ? `${one.name} ${JSON.stringify([...one.attributes])}`
-            : JSON.stringify(one)
-        )
-        .join("\n")
+      const text = [
+        ...seen.map((one) => JSON.stringify(one)),
+        ...spans.map(({ attributes, name }) => `${name} ${JSON.stringify([...attributes])}`)
+      ].join("\n")
       assert.match(text, /CloudEventsServer.publish .*"cloudevents.event_id","1"/)
       assert.match(text, /the store fails to publish/)
       assert.notMatch(text, /secret|operate-0123456789/)

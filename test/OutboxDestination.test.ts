@@ -7,7 +7,6 @@ import * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
-import * as Tracer from "effect/Tracer"
 import { Readable } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import { constants, createBrotliCompress } from "node:zlib"
@@ -16,6 +15,7 @@ import * as CloudEventHttp from "../src/CloudEventHttp.ts"
 import * as Destination from "../src/OutboxDestination.ts"
 import * as HttpSink from "./support/HttpSink.ts"
 import { eventually } from "./support/Runtimes.ts"
+import * as Spans from "./support/Spans.ts"
 
 const event = new CloudEvent({
   id: "e 1",
@@ -141,14 +141,7 @@ describe("a destination over HTTP", () => {
   it.live("has spans with its URL, and none where that is secret", () =>
     Effect.gen(function* () {
       const sink = yield* HttpSink.make(() => ({ status: 200 }))
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = Spans.make()
       const url = `${sink.url}/key`
       yield* Effect.withTracer(send({ url }), tracer)
       assert.deepStrictEqual(
@@ -164,14 +157,7 @@ describe("a destination over HTTP", () => {
   it.live("has no secret header in a span that is to have headers", () =>
     Effect.gen(function* () {
       const sink = yield* HttpSink.make(() => ({ status: 200 }))
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = Spans.make()
       const headers = {
         authorization: "Bearer secret",
         "X-Signing-Key": Redacted.make("secret"),

@@ -10,6 +10,7 @@ import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Romancy from "../src/Romancy.ts"
 import { succeed } from "./contract/Harness.ts"
 import { define, finished, fromLayer, hourly, suspended } from "./support/Runtimes.ts"
+import * as Spans from "./support/Spans.ts"
 
 const go = DurableDeferred.make("go")
 const Flow = define("Flow", { error: Schema.String })
@@ -24,14 +25,7 @@ const FlowLive = Flow.toLayer(() =>
 
 /** A runtime that was made in a span, and the spans of all that it does. */
 const traced = Effect.gen(function* () {
-  const spans: Array<Tracer.NativeSpan> = []
-  const tracer = Tracer.make({
-    span: (options) => {
-      const span = new Tracer.NativeSpan(options)
-      spans.push(span)
-      return span
-    }
-  })
+  const { spans, tracer } = Spans.make()
   const runtime = yield* fromLayer(
     Romancy.layerMemory({ ...hourly, parkDuration: 0 }).pipe(
       Layer.withSpan("the application"),
