@@ -68,6 +68,25 @@ live(
 )
 
 live(
+  "are used in one order, so that the first has seen every statement, also after a burst",
+  Effect.gen(function* () {
+    const own = yield* open({ writeSessions: 3 })
+    const pidOf = (query: Effect.Effect<ReadonlyArray<{ readonly pid: number }>, unknown>) =>
+      Effect.map(query, ([row]) => row!.pid)
+    const next = pidOf(own<{ pid: number }>`select pg_backend_pid() as pid`)
+    const first = yield* next
+    const burst = yield* Effect.forEach(
+      [0.01, 0.02, 0.03],
+      (seconds) =>
+        pidOf(own<{ pid: number }>`select pg_backend_pid() as pid, pg_sleep(${seconds}::float8)`),
+      { concurrency: "unbounded" }
+    )
+    assert.strictEqual(new Set(burst).size, 3)
+    assert.deepStrictEqual(yield* Effect.replicateEffect(next, 3), [first, first, first])
+  })
+)
+
+live(
   "are gone with their scope",
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
