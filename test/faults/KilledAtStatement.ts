@@ -22,19 +22,16 @@ type Point = Pick<PgProxy.StopAt, "statement" | "when">
 /** What a worker waits for as long as its neighbour lives is not done until it dies. */
 const counted = ({ text }: PgProxy.Statement) => !text.includes("await_death")
 
-/** Both sides of each of so many statements, or some of these points. */
-const points = (statements: number, wanted: number) =>
-  Effect.map(
-    Random.shuffle(
-      Array.from(
-        { length: 2 * statements },
-        (_, index): Point => ({
-          statement: (index >> 1) + 1,
-          when: index % 2 === 0 ? "before" : "after"
-        })
-      )
-    ),
-    (all) => all.slice(0, wanted)
+/** Both sides of each of so many statements. */
+const points = (statements: number) =>
+  Random.shuffle(
+    Array.from(
+      { length: 2 * statements },
+      (_, index): Point => ({
+        statement: (index >> 1) + 1,
+        when: index % 2 === 0 ? "before" : "after"
+      })
+    )
   )
 
 const work = (index: number): Work => ({
@@ -75,17 +72,27 @@ export const killedAtStatement: Fault = {
     const statements = Effect.map(proxy.counts(), (counts) => counts.statements)
     let fired = 0
     let missed = 0
+    const violations: Array<string> = []
+    /** Kills at so many points, or at all. How many statements it takes differs by some. */
     const killing = Effect.fnUntraced(function* (
       part: string,
       total: number,
       count: number,
       kill: (point: Point) => Effect.Effect<boolean, never, Scope.Scope>
     ) {
-      for (const [index, point] of (yield* points(total, count)).entries()) {
+      const all = yield* points(total)
+      const before = { fired, missed }
+      for (const point of all) {
+        if (fired - before.fired === count) break
         if (yield* kill(point)) fired++
         else missed++
         yield* progress(
-          `${part}: ${JSON.stringify(point)} ${index + 1} of ${Math.min(count, 2 * total)} points`
+          `${part}: ${JSON.stringify(point)} ${fired - before.fired} of ${Math.min(count, all.length)} points`
+        )
+      }
+      if (fired - before.fired < Math.min(count, total)) {
+        violations.push(
+          `${part}: ${missed - before.missed} points were not come to, ${fired - before.fired} were`
         )
       }
     })
@@ -151,7 +158,7 @@ export const killedAtStatement: Fault = {
     })
     return yield* Workload.conclude(harness, {
       fired,
-      violations: fired < missed ? [`${missed} points were not come to, ${fired} were`] : [],
+      violations,
       figures: [
         measured("to start a worker", unharmed),
         measured("for a workflow of 4 steps, a wait and a nap", needed),
