@@ -12,7 +12,7 @@ import type * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
-import { ChannelStore, type Receipt } from "./ChannelStore.ts"
+import { ChannelStore, type Publication, type Receipt } from "./ChannelStore.ts"
 import * as PgChannelStatements from "./PgChannelStatements.ts"
 import * as PgClaims from "./PgClaims.ts"
 import * as PgDeliveryStatements from "./PgDeliveryStatements.ts"
@@ -64,7 +64,11 @@ const make = Effect.gen(function* () {
   let swept = PgDeliveryStatements.oldest
 
   return ChannelStore.of({
-    publish: (publication) => Effect.map(publish(publication), ({ published }) => published),
+    publish: (publication) =>
+      Effect.map(
+        Effect.suspend(() => publish(named(publication), { inside: () => publication })),
+        ({ published }) => published
+      ),
     subscribe: (lease, key) =>
       Effect.tap(
         Effect.map(subscribe({ lease, ...key }), ({ subscribed }) => subscribed),
@@ -121,6 +125,12 @@ const make = Effect.gen(function* () {
     })
   })
 })
+
+/** Whose answer is lost is published again, and is still the same. */
+const named = (publication: Publication): Publication =>
+  publication.origin === undefined
+    ? { ...publication, origin: `publish\n${crypto.randomUUID()}` }
+    : publication
 
 const toReceipt = ({
   outcome,
