@@ -19,6 +19,7 @@ import { ChannelStore, isReceive } from "./ChannelStore.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
+import type { Notification } from "./Notification.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { Runs } from "./Runs.ts"
 import * as Wake from "./Wake.ts"
@@ -26,6 +27,29 @@ import { Worker } from "./Worker.ts"
 
 /** How often old messages are looked for; each worker waits for up to twice as long. */
 const sweepInterval = Duration.minutes(10)
+
+/** How many messages that were handed over are remembered, whose notification has not come yet. */
+const handedMax = 100
+
+/** Whether a notification asks for a look. What was handed over is said to be so just before it is announced. */
+const concerns = () => {
+  const handed = new Set<number>()
+  return (notification: Notification): boolean => {
+    switch (notification._tag) {
+      case "WorkflowSignal":
+        if (notification.messageId === undefined) return false
+        if (handed.size === handedMax) handed.clear()
+        handed.add(notification.messageId)
+        return false
+      case "ChannelMessage":
+        return notification.messageId === undefined || !handed.delete(notification.messageId)
+      case "TimerExpired":
+        return notification.expiresAt === undefined
+      default:
+        return false
+    }
+  }
+}
 
 /**
  * @since 0.1.0
@@ -46,9 +70,7 @@ export const layer: Layer.Layer<
     const limit = config.maxMessagesPerBatch
     const wake = yield* Wake.make({
       listener,
-      on: (notification) =>
-        notification._tag === "ChannelMessage" ||
-        (notification._tag === "TimerExpired" && notification.expiresAt === undefined),
+      on: concerns(),
       interval: config.channelTimeoutInterval,
       fallback: config.notifyFallbackInterval
     })

@@ -15,7 +15,7 @@ import * as DateTime from "effect/DateTime"
 import type * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
 import type { StoreError } from "./RomancyError.ts"
-import type { Claims, Lease, News } from "./WorkflowStore.ts"
+import type { Claims, Lease, News, Woken } from "./WorkflowStore.ts"
 
 /**
  * Who gets the messages of a channel.
@@ -59,12 +59,24 @@ export interface Publication extends ChannelKey {
 
 /**
  * What became of a publication. `Repeated`: its origin had published before. `Conflict`: the channel
- * has subscribers of the other mode.
+ * has subscribers of the other mode. Handed over, it needs no delivery any more.
  *
  * @since 0.1.0
  * @category models
  */
-export type Published = "Published" | "Repeated" | "Conflict"
+export type Published = "Published" | "Repeated" | "Conflict" | Handed
+
+/**
+ * A message was given to the one that waited for it as it was published, and what that did to its instance.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Handed {
+  readonly executionId: string
+  readonly workflowName: string
+  readonly woken: Woken
+}
 
 /**
  * What became of a subscription; one that exists is left as it is. `Conflict`: the channel has

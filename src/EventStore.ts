@@ -11,6 +11,7 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
+import type { Handed } from "./ChannelStore.ts"
 import type { StoreError } from "./RomancyError.ts"
 
 /**
@@ -53,8 +54,13 @@ export interface EventRoute {
 export class EventStore extends Context.Service<
   EventStore,
   {
-    /** From anywhere; inside a transaction of the application's it is part of it. */
-    readonly publish: (publication: EventPublication) => Effect.Effect<EventPublished, StoreError>
+    /**
+     * From anywhere; inside a transaction of the application's it is part of it. One that is aimed at an
+     * execution which waits for it may be handed over.
+     */
+    readonly publish: (
+      publication: EventPublication
+    ) => Effect.Effect<EventPublished | Handed, StoreError>
     /** From now on, events of the type go into the queue as well. Again changes nothing. */
     readonly declare: (route: EventRoute) => Effect.Effect<void, StoreError>
     readonly withdraw: (route: EventRoute) => Effect.Effect<void, StoreError>

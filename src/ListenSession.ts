@@ -69,7 +69,11 @@ export const hold = Effect.fnUntraced(function* (
   })
   const test = yield* SelfTest.make(config, options.client)
   const receive = receiver(config, test, options.onNotifications)
-  const queues = yield* Effect.forEach(options.channels, (name) =>
+  // Heard in this order, where both arrive together: that a message was handed over, and the message.
+  const ordered = options.channels.toSorted(
+    (a, b) => Number(b === "workflow_signal") - Number(a === "workflow_signal")
+  )
+  const queues = yield* Effect.forEach(ordered, (name) =>
     Effect.catch(session.listen(channel(config, name)), refusal)
   )
   const beating = Effect.gen(function* () {

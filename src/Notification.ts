@@ -62,12 +62,16 @@ const WorkflowCompleted = Schema.Struct({
   instanceIds: Schema.optionalKey(Schema.Array(Schema.String))
 }).pipe(Schema.encodeKeys({ instanceIds: "instance_ids" }))
 
-/** Something happened to an instance that its owner holds in memory: channel `workflow_signal`. */
+/**
+ * Something happened to an instance that its owner holds in memory, or a message was handed over that
+ * nobody need look for: channel `workflow_signal`.
+ */
 const WorkflowSignal = Schema.Struct({
   _tag: Schema.tagDefaultOmit("WorkflowSignal"),
   instanceId: text,
-  owner: text
-}).pipe(Schema.encodeKeys({ instanceId: "instance_id" }))
+  owner: text,
+  messageId: Schema.optionalKey(Schema.Int)
+}).pipe(Schema.encodeKeys({ instanceId: "instance_id", messageId: "message_id" }))
 
 /** Workers came or went: channel `worker`. */
 const WorkerChanged = Schema.Struct({ _tag: Schema.tagDefaultOmit("WorkerChanged") })
@@ -180,7 +184,11 @@ const readers = new Map<string, ReadonlyArray<Key>>(
     ],
     outbox_pending: [{ key: "event_id", field: "eventId", read: toText }],
     workflow_completed: [{ key: "instance_ids", field: "instanceIds", read: toTexts }],
-    workflow_signal: [instance, { key: "owner", field: "owner", read: toText }],
+    workflow_signal: [
+      instance,
+      { key: "owner", field: "owner", read: toText },
+      { key: "message_id", field: "messageId", read: toInt }
+    ],
     worker: [],
     queue: [
       { key: "queue_name", field: "queueName", read: toText },

@@ -1,19 +1,18 @@
 /**
- * The statements by which channels are used: publishing, subscribing, receiving.
+ * The statements by which a run uses channels: subscribing, receiving, leaving.
  *
  * Reads: `PgTables`, the channels, the SQL expression of *now* (`DbClock`).
- * Feeds: `PgChannelStore`; `PgDeliveryStatements` has what the dispatcher does.
+ * Feeds: `PgChannelStore`; `PgPublishStatements` has what anybody does, `PgDeliveryStatements` what the
+ * dispatcher does.
  * Guarantees: locks are taken in the order instance, channel, message, subscription. A message is
  * taken only together with the record of who got it.
  *
  * @since 0.1.0
  */
-import * as Effect from "effect/Effect"
 import {
   type ChannelKey,
   competingReceives,
   type Handled,
-  type Publication,
   type Receipt,
   type Receive,
   returnedExit,
@@ -24,101 +23,6 @@ import { type Held, heldRows, locked } from "./PgLeaseStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, type Rows, type StatementContext, table } from "./PgStatements.ts"
 import type { Lease } from "./WorkflowStore.ts"
-
-/**
- * Publishes messages: one for each origin, and none on a channel that has subscribers of the other
- * mode. What is sent to many has to be routed first; what is for one of many is kept for him.
- * Served by `subscriptions_of (channel, mode, execution_id)` and the unique `origin`. Notifies each
- * channel and each target once.
- *
- * Most are published alone, with somebody waiting at the other end: a lone one has a statement of its
- * own, whose plan is a fraction of the other's to start.
- *
- * @since 0.1.0
- * @category statements
- */
-export const publish = (
-  context: StatementContext,
-  rows: ReadonlyArray<Publication>
-): Rows<Omit<PublishedRow, "ord">> => {
-  const [first, ...more] = rows
-  if (first === undefined || more.length > 0) return publishAny(context, rows)
-  const publishOne = first.mode === "direct" ? publishDirect : publishShared
-  return Effect.flatMap(publishOne(context, first), (published) =>
-    // Repeated, or in conflict: the other statement says which.
-    published.length === 0 ? publishAny(context, rows) : Effect.succeed(published)
-  )
-}
-
-const publishAny = (context: StatementContext, rows: ReadonlyArray<Publication>) =>
-  byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
-
-/** Publishes one message, if nothing forbids it. A direct one has nobody to be in conflict with. */
-const publishBy = ({ shared }: { readonly shared: boolean }) =>
-  PgStatement.make<Publication, Omit<PublishedRow, "ord">>((context, read) => {
-    const { channels, hints, now, sql, tables } = context
-    const channel = read((row) => row.channel)
-    const unforbidden = sql`where not exists (
-  select from ${table(context, "subscriptions")} s where s.channel = ${channel}
-    and s.mode = ${read((row) => (row.mode === "broadcast" ? "competing" : "broadcast"))})`
-    return sql`
-insert into ${table(context, "messages")}
-  (message_id, channel, mode, target, body, metadata, origin, state, published_at)
-select nextval(${tables.messageIds}::regclass), ${channel}, ${read((row) => row.mode)},
-  nullif(${read((row) => row.target ?? "")}, ''), ${read((row) => row.body)}::json,
-  ${read((row) => row.metadata)}::json, nullif(${read((row) => row.origin ?? "")}, ''),
-  ${read((row) => (row.mode === "competing" ? "Kept" : "New"))}, ${now}
-${shared ? unforbidden : sql``}
-on conflict (origin) do nothing
-returning 'Published' as published, case when ${hints}::boolean then ${hint(
-      context,
-      channels.message,
-      sql`json_strip_nulls(json_build_object('channel_name', channel, 'message_id', message_id,
-    'target_instance_id', target))::text`
-    )} end as hinted` as unknown as Rows<Omit<PublishedRow, "ord">>
-  })
-
-const publishShared = publishBy({ shared: true })
-const publishDirect = publishBy({ shared: false })
-
-interface PublishedRow {
-  readonly ord: number
-  readonly published: "Published" | "Repeated" | "Conflict"
-}
-
-const publishAll = PgStatement.batch<Publication, PublishedRow>(
-  (context, column) =>
-    context.sql`
-with input as materialized (
-  select t.*, nextval(${context.tables.messageIds}::regclass) as message_id
-  from unnest(${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
-    ${column((row) => row.target ?? "")}::text[], ${column((row) => row.body)}::text[],
-    ${column((row) => row.metadata)}::text[], ${column((row) => row.origin ?? "")}::text[])
-    with ordinality as t (channel, mode, target, body, metadata, origin, ord)
-), conflicting as materialized (
-  select ord from input n where n.mode <> 'direct' and exists (
-    select from ${table(context, "subscriptions")} s where s.channel = n.channel
-      and s.mode = case n.mode when 'broadcast' then 'competing' else 'broadcast' end)
-), written as (
-  insert into ${table(context, "messages")}
-    (message_id, channel, mode, target, body, metadata, origin, state, published_at)
-  select message_id, channel, mode, nullif(target, ''), body::json, metadata::json,
-    nullif(origin, ''), case mode when 'competing' then 'Kept' else 'New' end, ${context.now}
-  from input where ord not in (select ord from conflicting) order by ord
-  on conflict (origin) do nothing
-  returning message_id, channel, target
-), hinted as materialized (
-  select ${hint(context, context.channels.message)} from (
-    select json_strip_nulls(json_build_object('channel_name', channel, 'message_id',
-      min(message_id), 'target_instance_id', target))::text as payload
-    from written group by channel, target) h
-  where ${context.hints}::boolean
-)
-select ord::int4 as ord, case when ord in (select ord from conflicting) then 'Conflict'
-    when message_id in (select message_id from written) then 'Published' else 'Repeated' end as published,
-  (select count(*)::int4 from hinted) as hinted
-from input` as unknown as Rows<PublishedRow>
-)
 
 /**
  * Subscribes instances, one after the other in the order of their ids, by a function whose

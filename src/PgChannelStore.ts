@@ -17,11 +17,12 @@ import * as PgChannelStatements from "./PgChannelStatements.ts"
 import * as PgClaims from "./PgClaims.ts"
 import * as PgDeliveryStatements from "./PgDeliveryStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
-import { type RowOf, toTaken } from "./PgRows.ts"
+import * as PgPublishStatements from "./PgPublishStatements.ts"
+import { type RowOf, toPublished, toTaken } from "./PgRows.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { MigrationError, StoreError } from "./RomancyError.ts"
 import type { Sessions } from "./Sessions.ts"
-import type { WorkerId } from "./WorkerId.ts"
+import { WorkerId } from "./WorkerId.ts"
 
 /** Rows of channels that one statement removes. All those in use are read for them. */
 const maxForgotten = 10_000
@@ -29,9 +30,10 @@ const maxForgotten = 10_000
 const make = Effect.gen(function* () {
   const { maxMessagesPerBatch } = yield* RomancyConfig
   const { anywhere, batched, direct, once } = yield* PgExecution
+  const self = yield* WorkerId
   type Look = Parameters<typeof PgDeliveryStatements.deliver>[1]
 
-  const publish = yield* anywhere("publish a message", PgChannelStatements.publish)
+  const publish = yield* anywhere("publish a message", PgPublishStatements.publish)
   const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
   const unsubscribe = yield* batched("end a subscription", PgChannelStatements.unsubscribe)
   const receive = yield* batched("receive a message", PgChannelStatements.receive, {
@@ -66,8 +68,13 @@ const make = Effect.gen(function* () {
   return ChannelStore.of({
     publish: (publication) =>
       Effect.map(
-        Effect.suspend(() => publish(named(publication), { inside: () => publication })),
-        ({ published }) => published
+        Effect.suspend(() =>
+          publish(
+            { ...named(publication), hands: true },
+            { inside: () => ({ ...publication, hands: false }) }
+          )
+        ),
+        (row) => toPublished(self, row)
       ),
     subscribe: (lease, key) =>
       Effect.tap(

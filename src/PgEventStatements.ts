@@ -8,27 +8,62 @@
  *
  * @since 0.1.0
  */
-import { type EventPublication, type EventPublished, originOf } from "./EventStore.ts"
+import * as Effect from "effect/Effect"
+import { type EventPublication, originOf } from "./EventStore.ts"
+import * as PgPublishStatements from "./PgPublishStatements.ts"
+import type { PublishedRow } from "./PgPublishStatements.ts"
 import * as PgStatement from "./PgStatement.ts"
 import { byOrd, hint, moment, type Rows, type StatementContext, table } from "./PgStatements.ts"
 
 /**
+ * An event, and whether it may be handed over: not in a transaction of the application's, which may stay
+ * open.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface EventPublishing extends EventPublication {
+  readonly hands: boolean
+}
+
+/**
+ * What became of an event, as of a message; it is in conflict with nobody.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type EventPublishedRow = PublishedRow & { readonly published: "Published" | "Repeated" }
+
+/**
  * Publishes events: one for each origin. Those that are aimed at nobody go into the queues of their
  * type too. Served by the unique `origin` of messages and the primary key of `event_routes`. Notifies
- * each type, each target and each queue once.
+ * each type, each target and each queue once. A lone one that is aimed at somebody is handed over, if it
+ * may be.
  *
  * @since 0.1.0
  * @category statements
  */
-export const publish = (context: StatementContext, rows: ReadonlyArray<EventPublication>) =>
-  byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
-
-interface PublishedRow {
-  readonly ord: number
-  readonly published: EventPublished
+export const publish = (
+  context: StatementContext,
+  rows: ReadonlyArray<EventPublishing>
+): Rows<EventPublishedRow> => {
+  const [first, ...more] = rows
+  // What is handed over may have to wait for another of its origin.
+  if (first?.target === undefined || more.length > 0 || !first.hands || !context.wait) {
+    return byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
+  }
+  const { event: body, hands, target, type: channel } = first
+  const message = { mode: "event", metadata: "{}", origin: originOf(first) } as const
+  return Effect.map(
+    PgPublishStatements.handOver(context, { ...message, channel, target, body, hands }),
+    ([published]) => [(published ?? { published: "Repeated" }) as EventPublishedRow]
+  )
 }
 
-const publishAll = PgStatement.batch<EventPublication, PublishedRow>(
+const publishAll = PgStatement.batch<
+  EventPublication,
+  EventPublishedRow & { readonly ord: number }
+>(
   (context, column) =>
     context.sql`
 with input as materialized (
@@ -66,7 +101,7 @@ written as (
 select ord::int4 as ord, case when message_id in (select message_id from written)
     then 'Published' else 'Repeated' end as published,
   (select count(*)::int4 from hinted) as hinted
-from input` as unknown as Rows<PublishedRow>
+from input` as unknown as Rows<EventPublishedRow & { readonly ord: number }>
 )
 
 /**

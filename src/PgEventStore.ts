@@ -14,17 +14,26 @@ import * as Layer from "effect/Layer"
 import { EventStore } from "./EventStore.ts"
 import * as PgEventStatements from "./PgEventStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
+import { toPublished } from "./PgRows.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import type { MigrationError, StoreError } from "./RomancyError.ts"
 import type { Sessions } from "./Sessions.ts"
-import type { WorkerId } from "./WorkerId.ts"
+import { WorkerId } from "./WorkerId.ts"
 
 const make = Effect.gen(function* () {
   const { anywhere, direct } = yield* PgExecution
+  const self = yield* WorkerId
   const publish = yield* anywhere("publish an event", PgEventStatements.publish)
 
   return EventStore.of({
-    publish: (publication) => Effect.map(publish(publication), ({ published }) => published),
+    publish: (publication) =>
+      Effect.map(
+        publish(
+          { ...publication, hands: true },
+          { inside: () => ({ ...publication, hands: false }) }
+        ),
+        (row) => toPublished(self, row)
+      ),
     declare: ({ queueName, type }) =>
       Effect.asVoid(
         direct("declare what an event starts", (context) =>

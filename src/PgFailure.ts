@@ -104,6 +104,14 @@ export const endsSession = (error: unknown): boolean =>
 export const isLockTimeout = (error: unknown): boolean => code(error) === "55P03"
 
 /**
+ * There is one of that key already.
+ *
+ * @since 0.1.0
+ * @category refinements
+ */
+export const isDuplicate = (error: unknown): boolean => code(error) === "23505"
+
+/**
  * Somebody has cancelled the statement.
  *
  * @since 0.1.0

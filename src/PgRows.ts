@@ -2,13 +2,15 @@
  * What statements answer, in the words of the domain.
  *
  * Reads: rows.
- * Feeds: `PgWorkflowStore`, `Watch`.
+ * Feeds: `PgWorkflowStore`, `PgChannelStore`, `PgEventStore`, `Watch`.
  * Guarantees: nothing but names and nulls change.
  *
  * @since 0.1.0
  */
 import type * as Effect from "effect/Effect"
+import type { Handed } from "./ChannelStore.ts"
 import type * as PgDispatchStatements from "./PgDispatchStatements.ts"
+import type { PublishedRow } from "./PgPublishStatements.ts"
 import type * as PgWorkerStatements from "./PgWorkerStatements.ts"
 import type * as Store from "./WorkflowStore.ts"
 
@@ -23,6 +25,39 @@ export type RowOf<F> = F extends (
 ) => Effect.Effect<ReadonlyArray<infer A>, unknown, unknown>
   ? A
   : never
+
+/**
+ * What a wake did to an instance, from how that stands then; `self` is the worker that woke it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toWoken = (
+  self: string,
+  { owner, status }: { readonly status: Store.Status | null; readonly owner: string | null }
+): Store.Woken => {
+  if (status === "Runnable") return "Runnable"
+  if (status !== "Running") return "Nothing"
+  return owner === self ? "Here" : "Elsewhere"
+}
+
+/**
+ * What became of a message, from a row of that; `self` is the worker that published it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const toPublished = <P extends PublishedRow["published"]>(
+  self: string,
+  row: PublishedRow & { readonly published: P }
+): P | Handed =>
+  row.status == null
+    ? row.published
+    : {
+        executionId: row.execution_id!,
+        workflowName: row.workflow_name!,
+        woken: toWoken(self, { status: row.status, owner: row.owner! })
+      }
 
 /**
  * What a claim took, from a row of it.

@@ -22,7 +22,15 @@ import * as PgDispatchStatements from "./PgDispatchStatements.ts"
 import { PgExecution } from "./PgExecution.ts"
 import * as PgFailure from "./PgFailure.ts"
 import * as PgLeaseStatements from "./PgLeaseStatements.ts"
-import { type RowOf, toTaken, toHeartbeat, toNews, toOutcome, toRecords } from "./PgRows.ts"
+import {
+  type RowOf,
+  toTaken,
+  toHeartbeat,
+  toNews,
+  toOutcome,
+  toRecords,
+  toWoken
+} from "./PgRows.ts"
 import * as PgRecordStatements from "./PgRecordStatements.ts"
 import * as PgRetentionStatements from "./PgRetentionStatements.ts"
 import * as PgStartStatements from "./PgStartStatements.ts"
@@ -40,17 +48,7 @@ const make = Effect.gen(function* () {
   const execution = yield* PgExecution
   const { anywhere, batched, direct, fail, once, theirContext, theirs, transaction } = execution
 
-  const woken = (row: {
-    readonly status: Store.Status | null
-    readonly owner: string | null
-  }): Store.Woken =>
-    row.status === "Runnable"
-      ? "Runnable"
-      : row.status === "Running"
-        ? row.owner === self
-          ? "Here"
-          : "Elsewhere"
-        : "Nothing"
+  const woken = (row: Parameters<typeof toWoken>[1]) => toWoken(self, row)
 
   // What no other instance is concerned with, so that its order means nothing.
   const unordered = { ordered: false }

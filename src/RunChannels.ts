@@ -23,6 +23,7 @@ import {
   type ChannelKey,
   ChannelStore,
   type Publication,
+  type Published,
   receiveName,
   toOutcome
 } from "./ChannelStore.ts"
@@ -41,6 +42,7 @@ const make = Effect.gen(function* () {
   const doorbell = yield* Doorbell
   const config = yield* RomancyConfig
   const names = new Names(config)
+  const tell = telling(runs, doorbell)
 
   const bodyOf = (what: string) =>
     Effect.gen(function* () {
@@ -57,8 +59,7 @@ const make = Effect.gen(function* () {
   const send = (publication: Publication): Effect.Effect<void, ChannelConflict> =>
     Effect.flatMap(Effect.orDie(store.publish(publication)), (published) => {
       if (published === "Conflict") return Effect.fail(conflict(publication))
-      // Whoever listens hears of it; those who do not, and this process, need not wait for that.
-      return Effect.sync(() => doorbell.messages())
+      return Effect.sync(() => tell(published))
     })
 
   const publish: Channels["Service"]["publish"] = Effect.fnUntraced(function* (publication) {
@@ -171,6 +172,25 @@ const make = Effect.gen(function* () {
 
   return Channels.of({ publish, subscribe, unsubscribe, receive })
 })
+
+/**
+ * Acts on what became of a message: whoever listens hears of it; those who do not, and this process, need
+ * not wait for that. One that is there already may have been handed to a run here by an answer that was
+ * lost.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const telling =
+  (runs: Runs["Service"], doorbell: Doorbell["Service"]) =>
+  (published: Published): void => {
+    if (typeof published === "object") {
+      runs.woken(published.executionId, published.workflowName, published.woken)
+      return
+    }
+    if (published === "Repeated") runs.signalParked("home")
+    doorbell.messages()
+  }
 
 /** Of any receive: what reads one is put together once. What it comes to is read by hand. */
 const received = DurableDeferred.make("receive", { success: Schema.Unknown })

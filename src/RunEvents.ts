@@ -20,6 +20,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { Events, type PublishOptions } from "./Events.ts"
 import { type EventPublication, type EventRoute, EventStore } from "./EventStore.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
+import * as RunChannels from "./RunChannels.ts"
 import { Runs } from "./Runs.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
 import { createHash } from "node:crypto"
@@ -40,8 +41,12 @@ const make = Effect.gen(function* () {
 
   const name = (text: string, what: string) => WorkflowCodec.nameWithin(text, what, maxNameBytes)
 
+  const tell = RunChannels.telling(runs, doorbell)
   const send = (publication: EventPublication) =>
-    Effect.tap(store.publish(publication), () => Effect.sync(() => doorbell.messages()))
+    Effect.map(store.publish(publication), (published) => {
+      tell(published)
+      return typeof published === "object" ? "Published" : published
+    })
 
   /** An event as it is stored, if it is within the limits. */
   const toPublication = Effect.fnUntraced(function* (event: CloudEvent, options?: PublishOptions) {

@@ -41,8 +41,11 @@ export const layer: Layer.Layer<
       for (const notification of notifications) {
         if (notification._tag === "WorkflowCompleted") awaiting.look(notification.instanceIds)
         if (notification._tag !== "WorkflowSignal") continue
-        if (notification.instanceId === undefined) runs.signalParked("notification")
-        else if (notification.owner === workerId) signalled.push(notification.instanceId)
+        const { instanceId, messageId, owner } = notification
+        if (instanceId !== undefined) {
+          if (owner === workerId) signalled.push(instanceId)
+          // For whom it says nothing at all, it may have been anything.
+        } else if (messageId === undefined) runs.signalParked("notification")
       }
       runs.signal(signalled, "notification")
     }

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import { TestClock } from "effect/testing"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -243,6 +244,65 @@ describe("the dispatcher of channels", () => {
         yield* proxy.resetThose((one) => one === connection)
         assertSuccess(yield* finished(worker, Reader, id), 1)
       })
+  )
+
+  /** Whether the `n`th receive waits, counted from 0. */
+  const waits = (database: Effect.Success<typeof makeDatabase>, n: number) =>
+    eventually(
+      `receive ${n}`,
+      database.sql`select from romancy_subscriptions where waiting = ${`channel/broadcast/news/${n + 1}`}`,
+      (rows) => rows.length === 1
+    )
+
+  for (const parkDuration of ["0 millis", "1 minute"] as const) {
+    it.live(
+      `does not look for what was handed over: to one that is parked for ${parkDuration}`,
+      () =>
+        Effect.gen(function* () {
+          const database = yield* makeDatabase
+          const worker = yield* start(database.url, { config: { ...hourly, parkDuration } })
+          const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+          yield* worker.until("Listening")
+          yield* worker.register(ReaderLive)
+          const id = yield* worker.on(Reader.execute({ id: "5" }, { discard: true }))
+          yield* waits(database, 0)
+          // The look that a registration asks for is over.
+          yield* eventually("the first look", database.calls(look), (calls) => calls > 0)
+          const looks = yield* database.calls(look)
+          for (let n = 0; n < 5; n++) {
+            yield* waits(database, n)
+            if (parkDuration === "0 millis") yield* database.status(id, "Suspended")
+            yield* client.on(Channel.publish(News, 1))
+          }
+          assertSuccess(yield* finished(worker, Reader, id), 5)
+          // One may have been on its way: not one for each.
+          assert.isAtMost(yield* database.calls(look), looks + 1)
+        })
+    )
+  }
+
+  it.live("goes on with what was handed over at home by a statement whose answer is lost", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const worker = yield* start(proxy.through(database.url), {
+        config: { ...hourly, parkDuration: "1 minute" }
+      })
+      yield* worker.until("Listening")
+      yield* worker.register(ReaderLive)
+      const id = yield* worker.on(Reader.execute({ id: "1" }, { discard: true }))
+      yield* waits(database, 0)
+      const answer = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("receiver as")
+      })
+      const publishing = yield* Effect.forkScoped(worker.on(Channel.publish(News, 7)))
+      const { connection } = yield* answer.reached
+      yield* proxy.resetThose((one) => one === connection)
+      yield* Fiber.join(publishing)
+      assertSuccess(yield* finished(worker, Reader, id), 7)
+    })
   )
 
   it.live("asks once for each look where nobody publishes", () =>

@@ -16,7 +16,7 @@ import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import { event, paid, publish, route, suite, take, type Services } from "./conformance/Events.ts"
 import { load, register, self } from "./conformance/Harness.ts"
-import { deliver, drain, subscribed } from "./conformance/Messages.ts"
+import { deliver, drain, receive, subscribed } from "./conformance/Messages.ts"
 import { engineWaits, hold } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
@@ -58,6 +58,37 @@ const waiting = (sql: PgClient.PgClient) =>
     sql<{ n: number }>`select count(*)::int4 as n from romancy_queue where state = 'Pending'`,
     ([row]) => row!.n
   )
+
+describe("an event that is published alone", () => {
+  live("is handed to the one that it is aimed at, once, and starts nothing", (store, sql) =>
+    Effect.gen(function* () {
+      yield* (yield* EventStore).declare(route)
+      yield* receive(yield* subscribed(store, "a", paid), paid, 1)
+      const other = yield* subscribed(store, "b", paid)
+      const handed = { executionId: "a", workflowName: "Order", woken: "Here" as const }
+      assert.deepStrictEqual(yield* publish(event(1, { target: "a" })), handed)
+      assert.strictEqual(yield* publish(event(1, { target: "a" })), "Repeated")
+      assert.deepInclude(yield* deliver(), { count: 0 })
+      const { deferreds, wakes } = yield* load(store, "a")
+      assert.deepStrictEqual([wakes, deferreds.map(numberIn)], [1, [1]])
+      assert.deepStrictEqual(yield* drain(other, paid), [])
+      assert.strictEqual(yield* waiting(sql), 0)
+    })
+  )
+
+  live(
+    "goes the long way where it is for all, or in a transaction that may stay open",
+    (store, sql) =>
+      Effect.gen(function* () {
+        yield* receive(yield* subscribed(store, "a", paid), paid, 1)
+        const open = yield* hold(sql, publish(event(1, { target: "a" })))
+        assert.strictEqual(yield* store.resume("a"), "Here")
+        yield* open.rollback
+        assert.strictEqual(yield* publish(event(1)), "Published")
+        assert.deepInclude(yield* deliver(), { count: 1 })
+      })
+  )
+})
 
 describe("events and transactions of the application's", () => {
   live("one that rolls back leaves no event, starts nothing, and its id is free", (store, sql) =>

@@ -257,7 +257,7 @@ describe("a statement that is not to wait, and meets a row that nobody sees yet"
     completeDeferreds: (context) => PgStatements.completeDeferreds(context, [signal("a", "d")]),
     "publish of events": (context) =>
       PgEventStatements.publish(context, [
-        { type: "t", source: "s", id: "1", target: undefined, event: "{}" }
+        { type: "t", source: "s", id: "1", target: undefined, event: "{}", hands: false }
       ]),
     "offer of elements": (context) =>
       PgQueueStatements.offer(context, [{ queueName: "q", id: "1", element: "1", delayMillis: 0 }])

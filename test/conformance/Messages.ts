@@ -5,8 +5,10 @@
  * Reads: `ChannelStore`.
  * Feeds: the cases of channels, of receives and of events beside it, and the `Pg…` tests of them.
  */
+import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import {
   type ChannelKey,
   ChannelStore,
@@ -59,8 +61,16 @@ export const drain = Effect.fnUntraced(function* (lease: Lease, key: ChannelKey,
   }
 })
 
-export const publish = (publication: Publication) =>
+/** Publishes outside of a transaction: where somebody waits, the message may be handed over. */
+export const publishAlone = (publication: Publication) =>
   Effect.flatMap(ChannelStore, (store) => store.publish(publication))
+
+/** Publishes a message that is to be delivered: in a transaction, where there are any. */
+export const publish = Effect.fnUntraced(function* (publication: Publication) {
+  const sql = yield* Effect.serviceOption(PgClient.PgClient)
+  const publishing = publishAlone(publication)
+  return yield* Option.isNone(sql) ? publishing : sql.value.withTransaction(publishing)
+})
 
 export const subscribe = (lease: Lease, key: ChannelKey) =>
   Effect.flatMap(ChannelStore, (store) => store.subscribe(lease, key))

@@ -3,13 +3,13 @@ import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type { Publication } from "../src/ChannelStore.ts"
-import * as PgChannelStatements from "../src/PgChannelStatements.ts"
+import * as PgPublishStatements from "../src/PgPublishStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
 import type { StatementContext } from "../src/PgStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { self } from "./conformance/Harness.ts"
-import { jobs, mail, message, news, publish, subscribed } from "./conformance/Messages.ts"
+import { jobs, mail, message, news, publishAlone, subscribed } from "./conformance/Messages.ts"
 import { engineWaits, hold, makeLive, overhear, stores } from "./conformance/Postgres.ts"
 
 /** Everything that is announced up to now, as it is sent. */
@@ -34,7 +34,10 @@ const world = Effect.gen(function* () {
       texts.push(text)
       return context.query(text, parameters)
     }
-    const answers = yield* PgChannelStatements.publish({ ...context, query, ...options }, messages)
+    const answers = yield* PgPublishStatements.publish(
+      { ...context, query, ...options },
+      messages.map((message) => ({ ...message, hands: false }))
+    )
     return { answers: answers.map(({ published }) => published), texts }
   })
   const stored = sql`select channel, mode, target, body::text as body, metadata::text as metadata,
@@ -120,7 +123,9 @@ describe("a message that is published alone", () => {
         const { send, sql, stored } = yield* world
         const publication = message(news, 1, { origin: "w/1" })
         const first = yield* hold(sql, send([publication]))
-        const second = yield* Effect.forkScoped(publish(publication), { startImmediately: true })
+        const second = yield* Effect.forkScoped(publishAlone(publication), {
+          startImmediately: true
+        })
         yield* engineWaits(sql)
         yield* first[end]
         assert.strictEqual(yield* Fiber.join(second), answer)
