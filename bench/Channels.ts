@@ -25,14 +25,14 @@ const leastSuspended: Way = {
   parked: false,
   messages: true,
   least: { parked: false, rung: "message" },
-  note: "one statement finds who waits, takes the message, records it under a new lease, reads the record"
+  note: "the message is stored and recorded for whoever waits by one statement; by another the run is claimed, and its record read"
 }
 const leastParked: Way = {
   name: "least channel, parked",
   parked: true,
   messages: true,
   least: { parked: true, rung: "message" },
-  note: "one statement finds who waits, takes the message, records it under the lease"
+  note: "the same; what is recorded is read under the lease"
 }
 const suspended: Way = {
   name: "suspended",

@@ -18,7 +18,7 @@ type Session = PgConnection.PgConnection
 type Done = Effect.Effect<unknown, SqlError>
 
 /** A deferred that is complete. */
-export interface Completed {
+interface Completed {
   readonly name: string
   readonly exit: unknown
 }
@@ -55,9 +55,9 @@ export interface Rung {
 }
 
 /** This worker. */
-export const me = "me"
+const me = "me"
 
-export const rowsOf = <A>(result: Effect.Effect<PgConnection.Result, SqlError>) =>
+const rowsOf = <A>(result: Effect.Effect<PgConnection.Result, SqlError>) =>
   Effect.map(result, ({ rows }) => rows as unknown as ReadonlyArray<A>)
 
 // The floors in the place of statements.
@@ -118,7 +118,8 @@ const end: Rung["end"] = (session, id, token) =>
     [id, token, me]
   )
 
-const runnable = `wakes = wakes + 1, ready_at = clock_timestamp(),
+/** What a run gets that is woken. */
+export const runnable = `wakes = wakes + 1, ready_at = clock_timestamp(),
     status = case when status = 'Suspended' then 'Runnable' else status end`
 
 /** A counted wake and its cause. Whoever completes twice fails. */
@@ -146,7 +147,7 @@ const completeFirst: Rung["complete"] = (session, id, { exit, name }) =>
   )
 
 /** What a run gets that goes on under a lease. */
-export const leased = `status = 'Running', owner = $1, token = r.token + 1,
+const leased = `status = 'Running', owner = $1, token = r.token + 1,
     lease_until = clock_timestamp() + interval '15 seconds'`
 
 /** The one that has been runnable longest, whoever the hint is about. */
@@ -169,7 +170,7 @@ const claimOnly: Rung["take"] = (session) =>
 const success = { _tag: "Success", value: null }
 
 /** A run with its record, which has no deferreds if it is the first to take it. */
-export interface Claimed {
+interface Claimed {
   readonly id: string
   readonly token: number
   readonly payload: unknown
