@@ -231,8 +231,7 @@ const receiver = (kind: Kind, context: StatementContext, { channel, mode, target
   select s.execution_id, s.waiting, c.ctid as version
   ${found} join ${channels} c on c.channel = s.channel
   where s.channel = ${channel} and s.mode = 'broadcast' and ${waits} and ${first} and not exists (
-    select from ${subscriptions} o where o.channel = ${channel} and o.mode = 'broadcast'
-      and o.execution_id <> s.execution_id)
+    select from ${subscriptions} o where o.channel = ${channel} and o.mode = 'broadcast' offset 1)
   ${locked} for share of c skip locked
 ), receiver as materialized (
   select * from present

@@ -10,9 +10,11 @@ import type { Statement } from "effect/sql/Statement"
 import * as PgDispatchStatements from "../src/PgDispatchStatements.ts"
 import * as PgChannelStatements from "../src/PgChannelStatements.ts"
 import * as PgDeliveryStatements from "../src/PgDeliveryStatements.ts"
+import * as PgEventStatements from "../src/PgEventStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
 import * as PgLeaseStatements from "../src/PgLeaseStatements.ts"
 import * as PgOutboxStatements from "../src/PgOutboxStatements.ts"
+import * as PgPublishStatements from "../src/PgPublishStatements.ts"
 import * as PgQueueStatements from "../src/PgQueueStatements.ts"
 import * as PgRecordStatements from "../src/PgRecordStatements.ts"
 import * as PgRetentionStatements from "../src/PgRetentionStatements.ts"
@@ -23,6 +25,7 @@ import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { Sessions } from "../src/Sessions.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
+import { jobs, mail, message, news } from "./conformance/Messages.ts"
 import { layer } from "./conformance/Postgres.ts"
 import { request, self, suspension, timer } from "./conformance/Harness.ts"
 
@@ -35,6 +38,16 @@ const claim = (workflowNames: ReadonlyArray<string>) => ({
   limit: 10
 })
 const completion = { executionId: "a", workflowName: "Order", name: "d", exit: "1" }
+
+/** Messages of each kind, published alone, and handed over or not. */
+const publications = Object.fromEntries(
+  [message(news, 1), message(jobs, 1), message(mail, 1, { target: "a" })].flatMap((publication) =>
+    [true, false].map((hands) => [
+      `publish ${publication.mode}, ${hands ? "handed over" : "to be delivered"}`,
+      (context: Context) => PgPublishStatements.publish(context, [{ ...publication, hands }])
+    ])
+  )
+)
 
 const statements: Readonly<Record<string, (context: Context) => Effect.Effect<unknown, unknown>>> =
   {
@@ -85,6 +98,11 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
     "dead letters": (context) => PgOutboxStatements.deadLetters(context, { after: 0, limit: 10 }),
     "sweep of the outbox": (context) =>
       PgOutboxStatements.sweep(context, { deliveredMillis: 1, deadMillis: 1, limit: 10 }),
+    ...publications,
+    "publish an event": (context) =>
+      PgEventStatements.publish(context, [
+        { type: "c", source: "s", id: "1", target: undefined, event: "{}", hands: true }
+      ]),
     collect: (context) =>
       PgChannelStatements.collect(context, { executionId: "a", channel: "c", mode: "event" }),
     unsubscribe: (context) =>
@@ -120,11 +138,15 @@ const bounds: Readonly<Record<string, { readonly scan: RegExp; readonly by: RegE
   "sweep of queues": { scan: /queue_ended/, by: /Index Cond: .*ended_at/ }
 }
 
-/** The scans of tables in a plan that no condition on an index, or on where rows lie, bounds. */
+/**
+ * The scans of tables in a plan that no condition on an index, or on where rows lie, bounds. Whether there
+ * is a new message needs none: the index has no others.
+ */
 const unbounded = (plan: ReadonlyArray<string>) =>
   plan.filter(
     (line, at) =>
       /Scan .*on (romancy_\w+|"romancy_\w+")/.test(line) &&
+      !line.includes("romancy_messages_new") &&
       !/^\s+(Index|TID) Cond:/.test(plan[at + 1] ?? "")
   )
 
@@ -233,6 +255,47 @@ describe("by the planner's own choice, as behind a pooler that refuses to be ask
         unbounded(plan).filter((line) => line.includes("romancy_timers")),
         []
       )
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(
+        Layer.mergeAll(Layer.fresh(layer()), RomancyConfig.layer(), Layer.succeed(WorkerId, self))
+      )
+    )
+  )
+})
+
+describe("a message that is published alone", () => {
+  it.live("for all subscribers asks whether there are two, and reads no more of them", () =>
+    Effect.gen(function* () {
+      yield* WorkflowStore
+      const sessions = yield* Sessions
+      yield* sessions.query("insert into romancy_channels values ('news', 'broadcast')", [])
+      yield* sessions.query(
+        `insert into romancy_subscriptions
+          (execution_id, channel, mode, workflow_name, horizon, subscribed_at, waiting)
+          select n, 'news', 'broadcast', 'Order', pg_current_snapshot(), now(), 'receive'
+          from generate_series(1, 2000) n`,
+        []
+      )
+      let plan: ReadonlyArray<string> = []
+      const query: Context["query"] = (text, parameters) =>
+        Effect.gen(function* () {
+          yield* sessions.query(`prepare explained as ${text}`, [])
+          const lines = yield* sessions.query(
+            `explain (analyze, costs off, timing off) execute explained(
+              ${parameters.map((parameter) => `'${String(parameter)}'`).join()})`,
+            []
+          )
+          plan = lines.map((line) => Object.values(line as object)[0] as string)
+          return [{}]
+        })
+      const context = yield* (yield* makeContext)(sessions, { query })
+      yield* PgPublishStatements.publish(context, [{ ...message(news, 1), hands: true }])
+      const read = plan
+        .filter((line) => /Scan .*on romancy_subscriptions/.test(line))
+        .map((line) => Number(/rows=(\d+)/.exec(line)?.[1] ?? 0))
+      assert.isNotEmpty(read)
+      assert.isAtMost(Math.max(...read), 2, plan.join("\n"))
     }).pipe(
       Effect.scoped,
       Effect.provide(
