@@ -79,6 +79,14 @@ export interface Handed {
 }
 
 /**
+ * Hears what became of a publication. Must not fail.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Told = (published: Published) => void
+
+/**
  * What became of a subscription; one that exists is left as it is. `Conflict`: the channel has
  * subscribers of the other mode.
  *
@@ -149,8 +157,14 @@ export interface Delivered extends Claims {
 export class ChannelStore extends Context.Service<
   ChannelStore,
   {
-    /** From anywhere; inside a transaction of the application's it is part of it. */
-    readonly publish: (publication: Publication) => Effect.Effect<Published, StoreError>
+    /**
+     * From anywhere; inside a transaction of the application's it is part of it. `told` hears what became
+     * of it, even if whoever publishes has given up by then: nobody else may tell a run here.
+     */
+    readonly publish: (
+      publication: Publication,
+      told?: Told
+    ) => Effect.Effect<Published, StoreError>
 
     // Under a lease.
     readonly subscribe: (lease: Lease, key: ChannelKey) => Effect.Effect<Subscribed, StoreError>

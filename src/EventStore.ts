@@ -11,7 +11,7 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import type { Handed } from "./ChannelStore.ts"
+import type { Handed, Told } from "./ChannelStore.ts"
 import type { StoreError } from "./RomancyError.ts"
 
 /**
@@ -56,10 +56,11 @@ export class EventStore extends Context.Service<
   {
     /**
      * From anywhere; inside a transaction of the application's it is part of it. One that is aimed at an
-     * execution which waits for it may be handed over.
+     * execution which waits for it may be handed over. `told` is that of `ChannelStore`.
      */
     readonly publish: (
-      publication: EventPublication
+      publication: EventPublication,
+      told?: Told
     ) => Effect.Effect<EventPublished | Handed, StoreError>
     /** From now on, events of the type go into the queue as well. Again changes nothing. */
     readonly declare: (route: EventRoute) => Effect.Effect<void, StoreError>

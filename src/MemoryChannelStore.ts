@@ -256,7 +256,11 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
     Effect.map(Clock.currentTimeMillis, change)
 
   return ChannelStore.of({
-    publish: (publication) => at((now) => publish(publication, now)),
+    publish: (publication, told) =>
+      Effect.tap(
+        at((now) => publish(publication, now)),
+        (published) => Effect.sync(() => told?.(published))
+      ),
     subscribe: (lease, key) =>
       at(() => {
         const workflowName = instances.nameOf(lease)

@@ -22,12 +22,13 @@ const make = Effect.gen(function* () {
 
   return EventStore.of({
     publish: Effect.fnUntraced(
-      function* (publication) {
+      function* (publication, told) {
         const { event, target, type } = publication
         const origin = originOf(publication)
-        const published = yield* channels.publish({
-          ...{ channel: type, mode: "event", target, body: event, metadata: "{}", origin }
-        })
+        const published = yield* channels.publish(
+          { ...{ channel: type, mode: "event", target, body: event, metadata: "{}", origin } },
+          told
+        )
         if (published !== "Published") return "Repeated"
         const mine = Array.from(routes.values()).filter((route) => route.type === type)
         for (const { queueName } of target === undefined ? mine : []) {

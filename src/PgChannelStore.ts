@@ -33,7 +33,9 @@ const make = Effect.gen(function* () {
   const self = yield* WorkerId
   type Look = Parameters<typeof PgDeliveryStatements.deliver>[1]
 
-  const publish = yield* anywhere("publish a message", PgPublishStatements.publish)
+  const publish = yield* anywhere("publish a message", PgPublishStatements.publish, {
+    answered: ({ told }, row) => told?.(toPublished(self, row))
+  })
   const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
   const unsubscribe = yield* batched("end a subscription", PgChannelStatements.unsubscribe)
   const receive = yield* batched("receive a message", PgChannelStatements.receive, {
@@ -66,12 +68,12 @@ const make = Effect.gen(function* () {
   let swept = PgDeliveryStatements.oldest
 
   return ChannelStore.of({
-    publish: (publication) =>
+    publish: (publication, told) =>
       Effect.map(
         Effect.suspend(() =>
           publish(
-            { ...named(publication), hands: true },
-            { inside: () => ({ ...publication, hands: false }) }
+            { ...named(publication), hands: true, told },
+            { inside: () => ({ ...publication, hands: false, told }) }
           )
         ),
         (row) => toPublished(self, row)

@@ -23,14 +23,16 @@ import { WorkerId } from "./WorkerId.ts"
 const make = Effect.gen(function* () {
   const { anywhere, direct } = yield* PgExecution
   const self = yield* WorkerId
-  const publish = yield* anywhere("publish an event", PgEventStatements.publish)
+  const publish = yield* anywhere("publish an event", PgEventStatements.publish, {
+    answered: ({ told }, row) => told?.(toPublished(self, row))
+  })
 
   return EventStore.of({
-    publish: (publication) =>
+    publish: (publication, told) =>
       Effect.map(
         publish(
-          { ...publication, hands: true },
-          { inside: () => ({ ...publication, hands: false }) }
+          { ...publication, hands: true, told },
+          { inside: () => ({ ...publication, hands: false, told }) }
         ),
         (row) => toPublished(self, row)
       ),

@@ -200,12 +200,24 @@ const make = Effect.gen(function* () {
       context: PgStatements.StatementContext,
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
-    options: {
+    {
+      answered,
+      ...options
+    }: {
       readonly ordered?: boolean
       readonly repeated?: (answer: Answer) => Answer
+      /** Hears each answer, whether its fiber still waits for it or not. */
+      readonly answered?: (row: Row, answer: Answer) => void
     } = {}
   ) {
-    const batch = yield* batched(operation, statement, {
+    const heard: typeof statement =
+      answered === undefined
+        ? statement
+        : (context, rows) =>
+            Effect.tap(statement(context, rows), (answers) =>
+              Effect.sync(() => rows.forEach((row, at) => answered(row, answers[at]!)))
+            )
+    const batch = yield* batched(operation, heard, {
       maxQueued: config.maxQueuedWrites,
       ...options
     })
@@ -225,7 +237,7 @@ const make = Effect.gen(function* () {
             batch(row, bounded && Option.isNone(Context.getOption(context, WorkflowInstance)))
           : // Nobody here may act on it before the commit, so the notification goes to this process too.
             Effect.flatMap(theirContext, (context) =>
-              statement({ ...context, self: "" }, [inside(row)])
+              heard({ ...context, self: "" }, [inside(row)])
             ).pipe(
               Effect.map((answers) => answers[0]!),
               Effect.catch(fail(operation))

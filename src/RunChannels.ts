@@ -57,10 +57,9 @@ const make = Effect.gen(function* () {
     Effect.orDie(WorkflowCodec.within(text, what, "maxPayloadBytes", config.maxPayloadBytes))
 
   const send = (publication: Publication): Effect.Effect<void, ChannelConflict> =>
-    Effect.flatMap(Effect.orDie(store.publish(publication)), (published) => {
-      if (published === "Conflict") return Effect.fail(conflict(publication))
-      return Effect.sync(() => tell(published))
-    })
+    Effect.flatMap(Effect.orDie(store.publish(publication, tell)), (published) =>
+      published === "Conflict" ? Effect.fail(conflict(publication)) : Effect.void
+    )
 
   const publish: Channels["Service"]["publish"] = Effect.fnUntraced(function* (publication) {
     yield* checked(publication)
@@ -184,6 +183,7 @@ const make = Effect.gen(function* () {
 export const telling =
   (runs: Runs["Service"], doorbell: Doorbell["Service"]) =>
   (published: Published): void => {
+    if (published === "Conflict") return
     if (typeof published === "object") {
       runs.woken(published.executionId, published.workflowName, published.woken)
       return

@@ -43,10 +43,9 @@ const make = Effect.gen(function* () {
 
   const tell = RunChannels.telling(runs, doorbell)
   const send = (publication: EventPublication) =>
-    Effect.map(store.publish(publication), (published) => {
-      tell(published)
-      return typeof published === "object" ? "Published" : published
-    })
+    Effect.map(store.publish(publication, tell), (published) =>
+      typeof published === "object" ? "Published" : published
+    )
 
   /** An event as it is stored, if it is within the limits. */
   const toPublication = Effect.fnUntraced(function* (event: CloudEvent, options?: PublishOptions) {
