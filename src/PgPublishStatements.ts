@@ -225,7 +225,7 @@ const receiver = (kind: Kind, context: StatementContext, { channel, mode, target
     and (i.status = 'Running' or i.status = 'Suspended' and not i.failed)`
   const found = sql`from ${subscriptions} s join ${instances} i using (execution_id)`
   const first = sql`not exists (select from ${messages} o where o.state = 'New')`
-  const locked = sql`limit 1 for no key update of s, i skip locked`
+  const locked = sql`limit 1 for no key update of i, s skip locked`
   switch (kind) {
     case "broadcast":
       return sql`present as materialized (

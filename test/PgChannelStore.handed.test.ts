@@ -391,6 +391,28 @@ describe("a second subscriber", () => {
 
 describe("a competing message that is handed over", () => {
   live(
+    "holds nothing of one whose instance somebody else has locked",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const publishing = yield* statement
+      yield* waiting(store, "a", jobs)
+      yield* waiting(store, "b", jobs)
+      // As a delivery does that is about to end the receive.
+      yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = 'a' for no key update`
+      )
+      const handing = yield* hold(sql, publishing(message(jobs, 1)))
+      assert.deepStrictEqual(
+        yield* sql`select execution_id from romancy_subscriptions for no key update skip locked`,
+        [{ execution_id: "a" }]
+      )
+      yield* handing.commit
+      assert.strictEqual((yield* got(store, "b")).got.length, 1)
+    })
+  )
+
+  live(
     "while its receiver leaves is left to another",
     Effect.gen(function* () {
       const { sql, store } = yield* stores
