@@ -159,7 +159,7 @@ with ${receiver(kind, context, row)}, m as (
   select r.execution_id, r.waiting, ${sql.literal(received("m"))}, ${now} from receiver r, m
   returning execution_id
 ), moved as (
-  update ${subscriptions} s set waiting = null, due_at = null, served = false
+  update ${subscriptions} s set waiting = null, due_at = null
   where s.execution_id = any(array(select execution_id from handed))
     and s.channel = ${row.channel} and s.mode = ${row.mode}
 ), woken as (

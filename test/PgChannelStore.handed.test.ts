@@ -157,6 +157,56 @@ describe("a message that is published alone", () => {
     )
 
     live(
+      `is for the receive of its channel and its mode, and leaves all others as they are: ${kind}`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const modes = [
+          "direct",
+          "event",
+          key.mode === "competing" ? "competing" : "broadcast"
+        ] as const
+        const others = [
+          ...modes.filter((mode) => mode !== key.mode).map((mode) => ({ ...key, mode })),
+          { ...key, channel: "other" }
+        ]
+        const lease = yield* subscribed(store, "a", key)
+        for (const other of others) {
+          yield* subscribe(lease, other)
+          yield* receive(lease, other, 1)
+        }
+        const waits = sql`select channel, mode from romancy_subscriptions where waiting is not null
+          order by channel, mode`
+        const before = yield* waits
+        assert.strictEqual(before.length, others.length)
+        assert.strictEqual(yield* publishAlone(message(key, 1, options)), "Published")
+        yield* deliver()
+        assert.deepStrictEqual(yield* drain(lease, key), [1])
+        assert.deepInclude(yield* publishAlone(message(key, 2, options)), { woken: "Here" })
+        assert.deepStrictEqual(yield* waits, before)
+        assert.deepInclude(yield* got(store, "a"), { wakes: 1 })
+      })
+    )
+
+    live(
+      `ends the time of the receive, and says when its instance was woken: ${kind}`,
+      Effect.gen(function* () {
+        const { sql, store } = yield* stores
+        const lease = yield* subscribed(store, "a", key)
+        yield* receive(lease, key, 1, 60_000)
+        yield* sql`update romancy_instances set ready_at = 'epoch', woken_at = 'epoch'`
+        const times = sql`select ready_at > 'epoch' as ready, woken_at > 'epoch' as woken,
+          due_at is null as unlimited from romancy_instances join romancy_subscriptions using (execution_id)`
+        yield* publishAlone(message(key, 1, options))
+        assert.deepStrictEqual(yield* times, [{ ready: false, woken: true, unlimited: true }])
+        yield* receive(lease, key, 2)
+        yield* store.suspend(lease, suspension({ wakes: 1 }))
+        yield* sql`update romancy_instances set woken_at = 'epoch'`
+        yield* publishAlone(message(key, 2, options))
+        assert.deepStrictEqual(yield* times, [{ ready: true, woken: false, unlimited: true }])
+      })
+    )
+
+    live(
       `goes the long way where somebody holds the one that waits, and waits for nobody: ${kind}`,
       Effect.gen(function* () {
         const { sql, store } = yield* stores
@@ -260,6 +310,15 @@ describe("a message that is published alone", () => {
       assert.deepStrictEqual((yield* got(store, "a")).got, [`${receiveName(news, 1)} {"n":1}`])
       assert.deepStrictEqual(yield* drain(lease, news, 2), [2, 3])
 
+      for (const [key, options] of [kinds.direct!, kinds["an aimed event"]!]) {
+        const target = yield* waiting(store, "a", key)
+        yield* publish(message(key, 1, options))
+        assert.strictEqual(yield* publishAlone(message(key, 2, options)), "Published")
+        yield* deliver()
+        assert.strictEqual((yield* receive(target, key, 1))._tag, "Taken")
+        assert.deepStrictEqual(yield* drain(target, key, 2), [2])
+      }
+
       const worker = yield* waiting(store, "b", jobs)
       yield* publish(message(jobs, 1))
       assert.strictEqual(yield* publishAlone(message(jobs, 2)), "Published")
@@ -294,6 +353,8 @@ describe("a message that is published alone", () => {
       yield* hold(sql, store.resume("held"))
       yield* waiting(store, "second", jobs)
       yield* waiting(store, "third", jobs)
+      // What is kept on another channel need not come first.
+      yield* publish(message({ ...jobs, channel: "other" }, 1))
       for (const executionId of ["second", "third"]) {
         assert.deepInclude(yield* publishAlone(message(jobs, 1)), { executionId })
       }
