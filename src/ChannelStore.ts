@@ -15,7 +15,7 @@ import * as DateTime from "effect/DateTime"
 import type * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
 import type { StoreError } from "./RomancyError.ts"
-import type { Claims, Lease, News, Woken } from "./WorkflowStore.ts"
+import type { Claims, Lease, News, Told, Woken } from "./WorkflowStore.ts"
 
 /**
  * Who gets the messages of a channel.
@@ -77,14 +77,6 @@ export interface Handed {
   readonly workflowName: string
   readonly woken: Woken
 }
-
-/**
- * Hears what became of a publication. Must not fail.
- *
- * @since 0.1.0
- * @category models
- */
-export type Told = (published: Published) => void
 
 /**
  * What became of a subscription; one that exists is left as it is. `Conflict`: the channel has
@@ -157,13 +149,10 @@ export interface Delivered extends Claims {
 export class ChannelStore extends Context.Service<
   ChannelStore,
   {
-    /**
-     * From anywhere; inside a transaction of the application's it is part of it. `told` hears what became
-     * of it, even if whoever publishes has given up by then: nobody else may tell a run here.
-     */
+    /** From anywhere; inside a transaction of the application's it is part of it. */
     readonly publish: (
       publication: Publication,
-      told?: Told
+      told?: Told<Published>
     ) => Effect.Effect<Published, StoreError>
 
     // Under a lease.

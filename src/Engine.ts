@@ -233,11 +233,11 @@ const make = (options: { readonly client: boolean }) =>
     const wake = (
       workflow: Workflow.Any,
       executionId: string,
-      woken: Effect.Effect<Store.Woken, StoreError>
+      by: (told: Store.Told<Store.Woken>) => Effect.Effect<unknown, StoreError>
     ) =>
       checkId(executionId).pipe(
-        Effect.andThen(Effect.orDie(woken)),
-        Effect.map((woken) => runs.woken(executionId, workflow._tag, woken))
+        Effect.andThen(Effect.orDie(by((woken) => runs.woken(executionId, workflow._tag, woken)))),
+        Effect.asVoid
       )
 
     // Deferreds and clocks.
@@ -294,15 +294,17 @@ const make = (options: { readonly client: boolean }) =>
             run.flight(completeOwn(run, options.deferredName, options.exit, exit))
           )
         }
-        const woken = yield* Effect.orDie(
-          store.completeDeferred({
-            executionId: options.executionId,
-            workflowName: options.workflowName,
-            name: options.deferredName,
-            exit
-          })
+        yield* Effect.orDie(
+          store.completeDeferred(
+            {
+              executionId: options.executionId,
+              workflowName: options.workflowName,
+              name: options.deferredName,
+              exit
+            },
+            (woken) => runs.woken(options.executionId, options.workflowName, woken)
+          )
         )
-        runs.woken(options.executionId, options.workflowName, woken)
       }
     )
 
@@ -375,11 +377,12 @@ const make = (options: { readonly client: boolean }) =>
       }),
       execute,
       poll,
-      resume: (workflow, executionId) => wake(workflow, executionId, store.resume(executionId)),
+      resume: (workflow, executionId) =>
+        wake(workflow, executionId, (told) => store.resume(executionId, told)),
       interrupt: (workflow, executionId) =>
-        wake(workflow, executionId, store.interrupt(executionId, false)),
+        wake(workflow, executionId, (told) => store.interrupt(executionId, false, told)),
       interruptUnsafe: (workflow, executionId) =>
-        wake(workflow, executionId, store.interrupt(executionId, true)),
+        wake(workflow, executionId, (told) => store.interrupt(executionId, true, told)),
       awaitComplete: (_workflow, executionId) =>
         // Those who await share one query.
         Effect.andThen(checkId(executionId), Effect.asVoid(awaiting.outcome(executionId))),

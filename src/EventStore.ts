@@ -11,8 +11,9 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import type { Handed, Told } from "./ChannelStore.ts"
+import type { Handed, Published } from "./ChannelStore.ts"
 import type { StoreError } from "./RomancyError.ts"
+import type { Told } from "./WorkflowStore.ts"
 
 /**
  * An event to be published. `event` is its JSON; `target` is the execution that it is aimed at.
@@ -56,11 +57,11 @@ export class EventStore extends Context.Service<
   {
     /**
      * From anywhere; inside a transaction of the application's it is part of it. One that is aimed at an
-     * execution which waits for it may be handed over. `told` is that of `ChannelStore`.
+     * execution which waits for it may be handed over.
      */
     readonly publish: (
       publication: EventPublication,
-      told?: Told
+      told?: Told<Published>
     ) => Effect.Effect<EventPublished | Handed, StoreError>
     /** From now on, events of the type go into the queue as well. Again changes nothing. */
     readonly declare: (route: EventRoute) => Effect.Effect<void, StoreError>

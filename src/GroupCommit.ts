@@ -28,6 +28,7 @@ import { liveClock } from "./Deadlines.ts"
 
 interface Entry<Row, Answer> {
   readonly row: Row
+  readonly told: ((answer: Answer) => void) | undefined
   readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
   /** It may be written: it was asked for before, and the answer did not come. */
   asked: boolean
@@ -55,6 +56,7 @@ const heldPause = { minimum: Duration.millis(50), maximum: Duration.seconds(1) }
  * not to `wait`, it does not wait for what others have locked, and gives an answer that `isHeld`. More
  * than `maxQueued` waiting rows are refused with a `StoreError`, except those that are not `bounded`.
  * At most `maxFlights` statements are on their way at once, and beside them what was held or unanswered.
+ * With its row a fiber may say who is to be `told` the answer, at once, and even if the fiber has given up.
  *
  * @since 0.1.0
  * @category constructors
@@ -71,7 +73,11 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   readonly maxQueued: number
   readonly maxFlights: number
 }): Effect.fn.Return<
-  (row: Row, bounded?: boolean) => Effect.Effect<Answer, StoreError>,
+  (
+    row: Row,
+    bounded?: boolean,
+    told?: (answer: Answer) => void
+  ) => Effect.Effect<Answer, StoreError>,
   never,
   Scope.Scope
 > {
@@ -167,8 +173,12 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     const passed: Array<Entry<Row, Answer>> = []
     entries.forEach((entry, index) => {
       const answer = answers[index]!
-      if (options.isHeld?.(answer) === true) passed.push(entry)
-      else entry.resume(Effect.succeed(answer))
+      if (options.isHeld?.(answer) === true) {
+        passed.push(entry)
+        return
+      }
+      entry.told?.(answer)
+      entry.resume(Effect.succeed(answer))
     })
     return passed.length === 0 ? Effect.void : keep(passed)
   }
@@ -246,7 +256,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     })
   )
 
-  return (row, bounded = true) =>
+  return (row, bounded = true, told) =>
     Effect.callback<Answer, StoreError>((resume) => {
       if (closed) return resume(Effect.interrupt)
       if (bounded && queue.length >= maxQueued) {
@@ -259,7 +269,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
           )
         )
       }
-      const entry: Entry<Row, Answer> = { row, resume, asked: false }
+      const entry: Entry<Row, Answer> = { row, told, resume, asked: false }
       queue.push(entry)
       // A full load does not wait for the turn to end: the database works while this process does.
       if (queue.length >= load && ready()) depart()

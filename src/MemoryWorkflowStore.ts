@@ -139,6 +139,13 @@ const make = Effect.gen(function* () {
   const at = <A>(change: (now: number) => A): Effect.Effect<A> =>
     Effect.map(Clock.currentTimeMillis, change)
 
+  const telling = (told: Store.Told<Store.Woken> | undefined, wake: (now: number) => Store.Woken) =>
+    at((now) => {
+      const woken = wake(now)
+      told?.(woken)
+      return woken
+    })
+
   const channels = MemoryChannelStore.make({
     nameOf: (lease) => leased(lease)?.workflowName,
     goesOn: (executionId) => {
@@ -166,17 +173,17 @@ const make = Effect.gen(function* () {
     inTransaction: Effect.succeed(false),
 
     start: (request) => at((now) => start(request, now)),
-    completeDeferred: ({ executionId, exit, name, workflowName }) =>
-      at((now) => {
+    completeDeferred: ({ executionId, exit, name, workflowName }, told) =>
+      telling(told, (now) => {
         const instance = instances.get(executionId) ?? create(executionId, workflowName, now)
         if (Store.isFinal(instance.status) || instance.deferreds.has(name)) return "Nothing"
         instance.deferreds.set(name, { exit, token: undefined })
         if (instance.status === "Awaited") instance.endedAt = now
         return wakeAutomatically(instance, now)
       }),
-    resume: (executionId) => at((now) => resume(executionId, "None", now)),
-    interrupt: (executionId, unsafe) =>
-      at((now) => resume(executionId, unsafe ? "Unsafe" : "Safe", now)),
+    resume: (executionId, told) => telling(told, (now) => resume(executionId, "None", now)),
+    interrupt: (executionId, unsafe, told) =>
+      telling(told, (now) => resume(executionId, unsafe ? "Unsafe" : "Safe", now)),
 
     recordStep: (lease, step) => at(() => recordStep(lease, step)),
     recordDeferred: (lease, { exit, name }) =>

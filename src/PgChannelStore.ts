@@ -33,9 +33,7 @@ const make = Effect.gen(function* () {
   const self = yield* WorkerId
   type Look = Parameters<typeof PgDeliveryStatements.deliver>[1]
 
-  const publish = yield* anywhere("publish a message", PgPublishStatements.publish, {
-    answered: ({ told }, row) => told?.(toPublished(self, row))
-  })
+  const publish = yield* anywhere("publish a message", PgPublishStatements.publish)
   const subscribe = yield* batched("subscribe to a channel", PgChannelStatements.subscribe)
   const unsubscribe = yield* batched("end a subscription", PgChannelStatements.unsubscribe)
   const receive = yield* batched("receive a message", PgChannelStatements.receive, {
@@ -72,8 +70,11 @@ const make = Effect.gen(function* () {
       Effect.map(
         Effect.suspend(() =>
           publish(
-            { ...named(publication), hands: true, told },
-            { inside: () => ({ ...publication, hands: false, told }) }
+            { ...named(publication), hands: true },
+            {
+              inside: () => ({ ...publication, hands: false }),
+              told: told && ((row) => told(toPublished(self, row)))
+            }
           )
         ),
         (row) => toPublished(self, row)

@@ -9,7 +9,6 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import type { Told } from "./ChannelStore.ts"
 import { type EventPublication, originOf } from "./EventStore.ts"
 import * as PgPublishStatements from "./PgPublishStatements.ts"
 import type { PublishedRow } from "./PgPublishStatements.ts"
@@ -18,14 +17,13 @@ import { byOrd, hint, moment, type Rows, type StatementContext, table } from "./
 
 /**
  * An event, and whether it may be handed over: not in a transaction of the application's, which may stay
- * open; and who is told what became of it.
+ * open.
  *
  * @since 0.1.0
  * @category models
  */
 export interface EventPublishing extends EventPublication {
   readonly hands: boolean
-  readonly told?: Told | undefined
 }
 
 /**

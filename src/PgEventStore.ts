@@ -23,16 +23,17 @@ import { WorkerId } from "./WorkerId.ts"
 const make = Effect.gen(function* () {
   const { anywhere, direct } = yield* PgExecution
   const self = yield* WorkerId
-  const publish = yield* anywhere("publish an event", PgEventStatements.publish, {
-    answered: ({ told }, row) => told?.(toPublished(self, row))
-  })
+  const publish = yield* anywhere("publish an event", PgEventStatements.publish)
 
   return EventStore.of({
     publish: (publication, told) =>
       Effect.map(
         publish(
-          { ...publication, hands: true, told },
-          { inside: () => ({ ...publication, hands: false, told }) }
+          { ...publication, hands: true },
+          {
+            inside: () => ({ ...publication, hands: false }),
+            told: told && ((row) => told(toPublished(self, row)))
+          }
         ),
         (row) => toPublished(self, row)
       ),

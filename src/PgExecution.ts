@@ -200,24 +200,12 @@ const make = Effect.gen(function* () {
       context: PgStatements.StatementContext,
       rows: ReadonlyArray<Row>
     ) => Effect.Effect<ReadonlyArray<Answer>, SqlError>,
-    {
-      answered,
-      ...options
-    }: {
+    options: {
       readonly ordered?: boolean
       readonly repeated?: (answer: Answer) => Answer
-      /** Hears each answer, whether its fiber still waits for it or not. */
-      readonly answered?: (row: Row, answer: Answer) => void
     } = {}
   ) {
-    const heard: typeof statement =
-      answered === undefined
-        ? statement
-        : (context, rows) =>
-            Effect.tap(statement(context, rows), (answers) =>
-              Effect.sync(() => rows.forEach((row, at) => answered(row, answers[at]!)))
-            )
-    const batch = yield* batched(operation, heard, {
+    const batch = yield* batched(operation, statement, {
       maxQueued: config.maxQueuedWrites,
       ...options
     })
@@ -225,21 +213,27 @@ const make = Effect.gen(function* () {
       row: Row,
       {
         bounded = true,
-        inside = (row) => row
+        inside = (row) => row,
+        told
       }: {
         readonly bounded?: boolean
         readonly inside?: (row: Row) => Row
+        /** Hears the answer at once, and even if the fiber has given up. */
+        readonly told?: ((answer: Answer) => void) | undefined
       } = {}
     ): Effect.Effect<Answer, StoreError> =>
       Effect.withFiber(({ context }) =>
         Option.isNone(Context.getOption(context, client.transactionService))
           ? // The load that others make must fail no run.
-            batch(row, bounded && Option.isNone(Context.getOption(context, WorkflowInstance)))
+            batch(row, bounded && Option.isNone(Context.getOption(context, WorkflowInstance)), told)
           : // Nobody here may act on it before the commit, so the notification goes to this process too.
             Effect.flatMap(theirContext, (context) =>
-              heard({ ...context, self: "" }, [inside(row)])
+              statement({ ...context, self: "" }, [inside(row)])
             ).pipe(
-              Effect.map((answers) => answers[0]!),
+              Effect.map(([answer]) => {
+                told?.(answer!)
+                return answer!
+              }),
               Effect.catch(fail(operation))
             )
       )

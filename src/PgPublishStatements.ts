@@ -12,7 +12,7 @@
 import * as Effect from "effect/Effect"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
-import type { Publication, Told } from "./ChannelStore.ts"
+import type { Publication } from "./ChannelStore.ts"
 import * as PgFailure from "./PgFailure.ts"
 import { received } from "./PgRouteFunction.ts"
 import * as PgStatement from "./PgStatement.ts"
@@ -21,14 +21,13 @@ import type { Status } from "./WorkflowStore.ts"
 
 /**
  * A message, and whether it may be handed over: not in a transaction of the application's, which may
- * stay open; and who is told what became of it.
+ * stay open.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Publishing extends Publication {
   readonly hands: boolean
-  readonly told?: Told | undefined
 }
 
 /**

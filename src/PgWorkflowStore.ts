@@ -50,6 +50,9 @@ const make = Effect.gen(function* () {
 
   const woken = (row: Parameters<typeof toWoken>[1]) => toWoken(self, row)
 
+  const telling = (told: Store.Told<Store.Woken> | undefined) =>
+    told === undefined ? {} : { told: (row: Parameters<typeof woken>[0]) => told(woken(row)) }
+
   // What no other instance is concerned with, so that its order means nothing.
   const unordered = { ordered: false }
   const start = yield* anywhere("start a workflow", PgStartStatements.start, unordered)
@@ -183,10 +186,15 @@ const make = Effect.gen(function* () {
     inTransaction: Effect.map(transaction, Option.isSome),
 
     start: (request) => begin(request),
-    completeDeferred: (completion) => Effect.map(completeDeferred(completion), woken),
-    resume: (executionId) => Effect.map(resume({ executionId, interrupt: "None" }), woken),
-    interrupt: (executionId, unsafe) =>
-      Effect.map(resume({ executionId, interrupt: unsafe ? "Unsafe" : "Safe" }), woken),
+    completeDeferred: (completion, told) =>
+      Effect.map(completeDeferred(completion, telling(told)), woken),
+    resume: (executionId, told) =>
+      Effect.map(resume({ executionId, interrupt: "None" }, telling(told)), woken),
+    interrupt: (executionId, unsafe, told) =>
+      Effect.map(
+        resume({ executionId, interrupt: unsafe ? "Unsafe" : "Safe" }, telling(told)),
+        woken
+      ),
 
     recordStep: (lease, step) => Effect.map(recordStep({ lease, ...step }), (row) => row.verdict),
     recordDeferred: (lease, deferred) =>

@@ -210,6 +210,15 @@ export type Suspended = "Suspended" | "Again" | "Fenced"
 export type Woken = "Runnable" | "Here" | "Elsewhere" | "Nothing"
 
 /**
+ * Hears the answer of a store at once, and even if its caller has given up by then: nobody else may tell a
+ * run that is here. Must not fail.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Told<Answer> = (answer: Answer) => void
+
+/**
  * The outside of an instance: what `poll` and the callers who wait see.
  *
  * @since 0.1.0
@@ -309,14 +318,21 @@ export class WorkflowStore extends Context.Service<
 
     // From anywhere; inside a transaction of the application's they are part of it.
     readonly start: (request: Start) => Effect.Effect<Started, StoreError>
-    readonly completeDeferred: (completion: {
-      readonly executionId: string
-      readonly workflowName: string
-      readonly name: string
-      readonly exit: string
-    }) => Effect.Effect<Woken, StoreError>
-    readonly resume: (executionId: string) => Effect.Effect<Woken, StoreError>
-    readonly interrupt: (executionId: string, unsafe: boolean) => Effect.Effect<Woken, StoreError>
+    readonly completeDeferred: (
+      completion: {
+        readonly executionId: string
+        readonly workflowName: string
+        readonly name: string
+        readonly exit: string
+      },
+      told?: Told<Woken>
+    ) => Effect.Effect<Woken, StoreError>
+    readonly resume: (executionId: string, told?: Told<Woken>) => Effect.Effect<Woken, StoreError>
+    readonly interrupt: (
+      executionId: string,
+      unsafe: boolean,
+      told?: Told<Woken>
+    ) => Effect.Effect<Woken, StoreError>
 
     // Under a lease.
     readonly recordStep: (

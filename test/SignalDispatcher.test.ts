@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
@@ -16,6 +17,7 @@ import {
   statement,
   suspended
 } from "./support/Runtimes.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 
 const answer = DurableDeferred.make("answer", { success: Schema.String })
 const Ask = define("Ask", { success: Schema.String })
@@ -70,6 +72,37 @@ describe("a run that is in memory elsewhere", () => {
       assertInterrupted(yield* finished(client, Ask, id))
     })
   )
+
+  for (const [what, by] of Object.entries({
+    completion: (id: string) => succeed(Ask, id, answer, "42"),
+    interruption: (id: string) => Ask.interrupt(id)
+  })) {
+    it.live(`is told of a ${what} by its own process, though its caller has given up`, () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const proxy = yield* PgProxy.make(database.url)
+        const worker = yield* start(proxy.through(database.url), {
+          config: { ...hourly, parkDuration: "1 hour" }
+        })
+        yield* worker.until("Listening")
+        yield* worker.register(Ask.toLayer(() => DurableDeferred.await(answer)))
+        const id = yield* worker.on(Ask.execute({ id: "1" }, { discard: true }))
+        yield* suspended(worker, Ask, id)
+        const reply = yield* proxy.stopAt({
+          statement: 1,
+          when: "after",
+          of: ({ text }) => text.includes("woken as")
+        })
+        const calling = yield* Effect.forkScoped(worker.on(by(id)))
+        yield* reply.reached
+        yield* Fiber.interrupt(calling)
+        yield* reply.release
+        const exit = yield* finished(worker, Ask, id)
+        if (what === "completion") assertSuccess(exit, "42")
+        else assertInterrupted(exit)
+      })
+    )
+  }
 
   it.live("looks for itself at a signal that says nothing", () =>
     Effect.gen(function* () {
