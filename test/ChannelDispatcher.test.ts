@@ -281,6 +281,24 @@ describe("the dispatcher of channels", () => {
     )
   }
 
+  it.live("remembers no more than a hundred of what is said to be handed over", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const worker = yield* start(database.url, { config: { ...hourly, parkDuration: 0 } })
+      yield* worker.until("Listening")
+      yield* worker.register(ReaderLive)
+      const id = yield* waiting(worker, "1")
+      yield* database.status(id, "Suspended")
+      yield* silently(database, 1)
+      // Any role may say so, of messages that are never announced.
+      for (let n = 1; n <= 101; n++) {
+        yield* database.notify("romancy_workflow_signal", JSON.stringify({ message_id: n }))
+      }
+      yield* database.notify("romancy_channel_message", JSON.stringify({ message_id: 1 }))
+      assertSuccess(yield* finished(worker, Reader, id), 1)
+    })
+  )
+
   it.live("goes on with what was handed over at home by a statement whose answer is lost", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase
