@@ -11,8 +11,11 @@ import {
   type Publication,
   receiveName
 } from "../src/ChannelStore.ts"
+import * as PgEventStatements from "../src/PgEventStatements.ts"
 import { makeContext } from "../src/PgExecution.ts"
+import * as PgFailure from "../src/PgFailure.ts"
 import * as PgPublishStatements from "../src/PgPublishStatements.ts"
+import type { StatementContext } from "../src/PgStatements.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import type { WorkflowStore } from "../src/WorkflowStore.ts"
@@ -501,6 +504,28 @@ describe("a competing message that is handed over", () => {
       yield* engineWaits(sql)
       yield* handing.commit
       assert.strictEqual((yield* Fiber.join(asking))._tag, "Taken")
+    })
+  )
+})
+
+describe("an aimed event that another transaction is publishing", () => {
+  live(
+    "is not waited for where nobody is to wait",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      const contextOf = yield* makeContext.pipe(
+        Effect.provide(RomancyConfig.layer()),
+        Effect.provideService(WorkerId, self)
+      )
+      const event = { type: "paid", source: "shop", id: "1", target: "a", event: "{}", hands: true }
+      const publishing = (context: StatementContext) => PgEventStatements.publish(context, [event])
+      yield* waiting(store, "a", { channel: "paid", mode: "event" })
+      // In a transaction of the application's, which hands nothing over.
+      const application = yield* contextOf(sql, { wait: false })
+      yield* hold(sql, publishing(application))
+      const hurried = yield* contextOf(sql, { wait: false, commitTimeout: "9s" })
+      const refused = yield* Effect.flip(publishing(hurried))
+      assert.isTrue(PgFailure.isLockTimeout(refused))
     })
   )
 })
