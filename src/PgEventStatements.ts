@@ -48,8 +48,9 @@ export const publish = (
   rows: ReadonlyArray<EventPublishing>
 ): Rows<EventPublishedRow> => {
   const [first, ...more] = rows
-  // What is handed over may have to wait for another of its origin.
-  if (first?.target === undefined || more.length > 0 || !first.hands || !context.wait) {
+  const bounded = context.wait && context.commitTimeout !== undefined
+  // What is handed over may meet another of its origin, which is not to be waited for with it in hand.
+  if (first?.target === undefined || more.length > 0 || !first.hands || !bounded) {
     return byOrd(rows, publishAll(context, rows), { published: "Repeated" as const })
   }
   const { event: body, hands, target, type: channel } = first

@@ -193,8 +193,9 @@ const handingBy = {
 }
 
 /**
- * Publishes a message, and hands it over if it can: none where it is repeated, or in conflict. A receive
- * that has come to something in another way has its record, which stands.
+ * Publishes a message, and hands it over if it can: no row where it is repeated, or in conflict. A receive
+ * that has come to something in another way has its record, which stands. Gives up where another of the
+ * origin of an aimed message is being published.
  *
  * @since 0.1.0
  * @category statements
@@ -210,10 +211,15 @@ export const handOver = (
 /**
  * The one that waits for a message, locked: who waits and is not served has an empty inbox. Of a
  * broadcast channel it is the only subscriber, and stays so until the commit: whoever subscribes locks
- * the row of the channel, and has changed it where this snapshot does not show him yet.
+ * the row of the channel, and has changed it where this snapshot does not show him yet. With the one that
+ * an event is aimed at in hand nobody waits for another of its origin, which may be in anybody's
+ * transaction; the notifications set that limit back.
  */
 const receiver = (kind: Kind, context: StatementContext, { channel, mode, target }: Fields) => {
-  const { sql } = context
+  const { commitTimeout, sql } = context
+  const hurried = sql.literal(
+    commitTimeout === undefined ? "" : ", set_config('lock_timeout', '1ms', true)"
+  )
   const [channels, instances, messages, subscriptions] = [
     table(context, "channels"),
     table(context, "instances"),
@@ -247,7 +253,7 @@ const receiver = (kind: Kind, context: StatementContext, { channel, mode, target
 )`
     case "aimed":
       return sql`receiver as materialized (
-  select s.execution_id, s.waiting ${found}
+  select s.execution_id, s.waiting${hurried} ${found}
   where s.execution_id = ${target} and s.channel = ${channel} and s.mode = ${mode} and ${waits} and ${first}
   ${locked}
 )`

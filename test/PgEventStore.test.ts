@@ -11,13 +11,13 @@ import * as PgEventStore from "../src/PgEventStore.ts"
 import * as PgQueueStore from "../src/PgQueueStore.ts"
 import * as PgWorkflowStore from "../src/PgWorkflowStore.ts"
 import { RomancyConfig } from "../src/RomancyConfig.ts"
-import { Sessions } from "../src/Sessions.ts"
+import { LockTimeout, Sessions } from "../src/Sessions.ts"
 import { WorkerId } from "../src/WorkerId.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
 import { event, paid, publish, route, suite, take, type Services } from "./conformance/Events.ts"
 import { load, register, self } from "./conformance/Harness.ts"
 import { deliver, drain, receive, subscribed } from "./conformance/Messages.ts"
-import { engineWaits, hold } from "./conformance/Postgres.ts"
+import { engineWaits, hold, until } from "./conformance/Postgres.ts"
 import { TestDatabase } from "./support/TestDatabase.ts"
 
 const layer = Layer.mergeAll(
@@ -32,6 +32,9 @@ const layer = Layer.mergeAll(
   Layer.provide(Layer.succeed(WorkerId, self)),
   Layer.provideMerge(TestDatabase.layer)
 )
+
+/** The engine waits for others' locks for longer than a test does. */
+const layerPatient = Layer.provide(layer, Layer.succeed(LockTimeout, "1 hour"))
 
 suite("PgEventStore", layer)
 
@@ -74,6 +77,29 @@ describe("an event that is published alone", () => {
       assert.deepStrictEqual(yield* drain(other, paid), [])
       assert.strictEqual(yield* waiting(sql), 0)
     })
+  )
+
+  it.live("that another is publishing waits for that with nothing in hand", () =>
+    Effect.gen(function* () {
+      const store = yield* WorkflowStore
+      const sql = yield* PgClient.PgClient
+      yield* register(store, self)
+      yield* receive(yield* subscribed(store, "a", paid), paid, 1)
+      const other = yield* hold(sql, publish(event(1, { target: "a" })))
+      const same = yield* Effect.forkScoped(publish(event(1, { target: "a" })))
+      yield* engineWaits(sql)
+      yield* until(
+        sql,
+        `exists (select from pg_stat_activity where datname = current_database()
+          and application_name like 'romancy%' and wait_event_type = 'Lock'
+          and query not like '%receiver as%')`
+      )
+      const free = yield* sql`select execution_id from romancy_instances for update nowait`
+      assert.lengthOf(free, 1)
+      yield* other.commit
+      assert.strictEqual(yield* Fiber.join(same), "Repeated")
+      assert.deepInclude(yield* deliver(), { count: 1 })
+    }).pipe(Effect.provide(Layer.fresh(layerPatient)))
   )
 
   live(
