@@ -169,21 +169,21 @@ with ${receiver(kind, context, row)}, m as (
   where i.execution_id = any(array(select execution_id from handed))
   returning i.execution_id, i.workflow_name, i.status, i.owner
 )
-select 'Published' as published, w.execution_id, w.workflow_name, w.status, w.owner,
-  case when ${hints}::boolean and w.status = 'Runnable' then ${hint(
-    context,
-    channels.resumable,
-    sql`json_build_object('instance_id', w.execution_id, 'workflow_name', w.workflow_name)::text`
-  )} end as readied,
-  case when ${hints}::boolean and w.status is not null then ${hint(
-    context,
-    channels.signal,
-    sql`json_strip_nulls(json_build_object(
-    'instance_id', case when w.owner <> ${self} then w.execution_id end,
-    'owner', case when w.owner <> ${self} then w.owner end, 'message_id', m.message_id))::text`
-  )} end as told,
-  case when ${hints}::boolean then ${hint(context, channels.message, announcement(context))} end as hinted
-from m left join woken w on true` as unknown as Rows<PublishedRow>
+select 'Published' as published, h.execution_id, h.workflow_name, h.status, h.owner,
+  case when h.readied is not null then ${hint(context, channels.resumable, sql`h.readied`)} end as readied,
+  case when h.told is not null then ${hint(context, channels.signal, sql`h.told`)} end as told,
+  case when h.said is not null then ${hint(context, channels.message, sql`h.said`)} end as hinted
+from (
+  select w.execution_id, w.workflow_name, w.status, w.owner,
+    case when ${hints}::boolean and w.status = 'Runnable' then json_build_object(
+      'instance_id', w.execution_id, 'workflow_name', w.workflow_name)::text end as readied,
+    case when ${hints}::boolean and w.status is not null then json_strip_nulls(json_build_object(
+      'instance_id', case when w.owner <> ${self} then w.execution_id end,
+      'owner', case when w.owner <> ${self} then w.owner end, 'message_id', m.message_id))::text
+    end as told,
+    case when ${hints}::boolean then ${announcement(context)} end as said
+  from m left join woken w on true offset 0
+) h` as unknown as Rows<PublishedRow>
   })
 
 const handingBy = {
