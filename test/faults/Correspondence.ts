@@ -1,6 +1,6 @@
 /**
- * Rounds of messages between workflows, and what must hold for them: every letter arrives once and
- * in order, every task is taken once.
+ * Rounds of messages between workflows, and what must hold for them: every letter and every paper
+ * arrives once and in order, every task is taken once.
  *
  * Reads: `Harness`.
  * Feeds: the soak.
@@ -13,11 +13,13 @@ import * as Schedule from "effect/Schedule"
 import type * as Harness from "../support/Harness.ts"
 import { Reader, Sender, Taker } from "../support/workers/Post.ts"
 
-/** Letters and tasks of one round. */
+/** Letters, papers and tasks of one round. */
 const count = 6
 const takers = 2
 
 const letters = Array.from({ length: count }, (_, index) => index + 1)
+/** What a reader gets: first its letters, then its papers. */
+const mail = [...letters, ...letters]
 
 interface Row {
   readonly id: string
@@ -35,14 +37,16 @@ export const make = (harness: Harness.Harness) => {
   /** Starts one round. */
   const start = Effect.gen(function* () {
     const id = `round-${rounds++}`
-    const reader = { id: `${id} reader`, count }
+    const sender = { id: `${id} sender`, count }
+    const from = yield* Sender.executionId({ ...sender, to: "" })
+    const reader = { id: `${id} reader`, from, count }
     yield* harness.insist(Reader.execute(reader, { discard: true }))
     for (let index = 0; index < takers; index++) {
       const taker = { id: `${id} taker ${index}`, count: count / takers }
       yield* harness.insist(Taker.execute(taker, { discard: true }))
     }
     const to = yield* Reader.executionId(reader)
-    yield* harness.insist(Sender.execute({ id: `${id} sender`, to, count }, { discard: true }))
+    yield* harness.insist(Sender.execute({ ...sender, to }, { discard: true }))
   })
 
   const rows = harness.sql<Row>`
@@ -69,7 +73,7 @@ export const make = (harness: Harness.Harness) => {
     const open = found.filter(({ status }) => status !== "Completed")
     const listOf = ({ result }: Row): ReadonlyArray<unknown> =>
       JSON.parse(result ?? "null")?.exit?.value ?? []
-    const misread = of("Reader").filter((row) => !same(listOf(row), letters))
+    const misread = of("Reader").filter((row) => !same(listOf(row), mail))
     const taken = of("Taker").flatMap(listOf)
     const sent = of("Sender").flatMap(({ id }) => letters.map((index) => `${id} ${index}`))
     return {

@@ -20,37 +20,56 @@ export const Letters = Channel.make("letters", { payload: Schema.Int, mode: "dir
 /** For whoever takes it. */
 export const Tasks = Channel.make("tasks", { payload: Schema.String, mode: "competing" })
 
-/** Sends so many letters to an execution, and as many tasks to anybody. */
+/** For all who have subscribed: each reader takes a paper of its own. */
+const paperOf = (reader: string) =>
+  Channel.make(`paper of ${reader}`, { payload: Schema.Int, mode: "broadcast" })
+/** Says to whoever writes to a reader that it has subscribed. */
+const Ready = Channel.make("ready", { payload: Schema.String, mode: "direct" })
+
+/** Sends so many letters to an execution, as many papers, and as many tasks to anybody. */
 export const Sender = Workflow.make("Sender", {
   ...base,
   payload: { id: Schema.String, to: Schema.String, count: Schema.Int }
 })
 const sender = Sender.toLayer(
   Effect.fnUntraced(function* ({ count, id, to }) {
+    yield* Channel.subscribe(Ready)
+    const { payload: reader } = yield* Channel.receive(Ready)
     for (let index = 1; index <= count; index++) {
       yield* Channel.sendTo(Letters, to, index)
+      yield* Channel.publish(paperOf(reader), index)
       yield* Channel.publish(Tasks, `${id} ${index}`)
       yield* step(id, `sent ${index}`, Schema.Int, index)
     }
   }, Effect.orDie)
 )
 
-/** Receives so many letters, and one more if there is one. */
+/** Receives so many letters from an execution, and as many papers, and one more of each if there is one. */
 export const Reader = Workflow.make("Reader", {
   ...base,
-  payload: { id: Schema.String, count: Schema.Int },
+  payload: { id: Schema.String, from: Schema.String, count: Schema.Int },
   success: Schema.Array(Schema.Int)
 })
 const reader = Reader.toLayer(
-  Effect.fnUntraced(function* ({ count }) {
+  Effect.fnUntraced(function* ({ count, from, id }) {
+    const paper = paperOf(id)
     yield* Channel.subscribe(Letters)
-    const letters: Array<number> = []
-    while (letters.length < count) letters.push((yield* Channel.receive(Letters)).payload)
-    const more = yield* Channel.receive(Letters, { timeout: "300 millis" }).pipe(
-      Effect.map(({ payload }) => [payload]),
-      Effect.catchTag("ReceiveTimeout", () => Effect.succeed([]))
-    )
-    return [...letters, ...more]
+    yield* Channel.subscribe(paper)
+    yield* Channel.sendTo(Ready, from, id)
+    const all: Array<number> = []
+    for (const channel of [Letters, paper]) {
+      for (let index = 0; index < count; index++) {
+        all.push((yield* Channel.receive(channel)).payload)
+      }
+    }
+    for (const channel of [Letters, paper]) {
+      const more = yield* Channel.receive(channel, { timeout: "300 millis" }).pipe(
+        Effect.map(({ payload }) => [payload]),
+        Effect.catchTag("ReceiveTimeout", () => Effect.succeed([]))
+      )
+      all.push(...more)
+    }
+    return all
   }, Effect.orDie)
 )
 
