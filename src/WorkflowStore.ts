@@ -199,8 +199,7 @@ export type Suspended = "Suspended" | "Again" | "Fenced"
  * What a wake did.
  *
  * - `Runnable`: any worker may take the instance now
- * - `Here`: it runs in this process, which has to tell the run; or it may, where the answer that said so
- *   was lost
+ * - `Here`: it runs in this process, which has to tell it; or may, where an answer was lost
  * - `Elsewhere`: its owner has been notified
  * - `Nothing`: it is unknown, final, or had been completed before
  *
@@ -210,8 +209,7 @@ export type Suspended = "Suspended" | "Again" | "Fenced"
 export type Woken = "Runnable" | "Here" | "Elsewhere" | "Nothing"
 
 /**
- * Hears the answer of a store at once, and even if its caller has given up by then: nobody else may tell a
- * run that is here. Must not fail.
+ * Hears an answer even if its caller has given up, as nobody else may tell a run here. Must not fail.
  *
  * @since 0.1.0
  * @category models

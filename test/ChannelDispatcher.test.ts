@@ -299,53 +299,36 @@ describe("the dispatcher of channels", () => {
     })
   )
 
-  it.live("goes on with what was handed over at home by a statement whose answer is lost", () =>
-    Effect.gen(function* () {
-      const database = yield* makeDatabase
-      const proxy = yield* PgProxy.make(database.url)
-      const worker = yield* start(proxy.through(database.url), {
-        config: { ...hourly, parkDuration: "1 minute" }
+  for (const who of ["whose answer was lost", "who has given up"]) {
+    it.live(`goes on with what was handed over at home by one ${who}`, () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const proxy = yield* PgProxy.make(database.url)
+        const worker = yield* start(proxy.through(database.url), {
+          config: { ...hourly, parkDuration: "1 minute" }
+        })
+        yield* worker.until("Listening")
+        yield* worker.register(ReaderLive)
+        const id = yield* worker.on(Reader.execute({ id: "1" }, { discard: true }))
+        yield* waits(database, 0)
+        const answer = yield* proxy.stopAt({
+          statement: 1,
+          when: "after",
+          of: ({ text }) => text.includes("receiver as")
+        })
+        const publishing = yield* Effect.forkScoped(worker.on(Channel.publish(News, 7)))
+        const { connection } = yield* answer.reached
+        if (who === "who has given up") {
+          yield* Fiber.interrupt(publishing)
+          yield* answer.release
+        } else {
+          yield* proxy.resetThose((one) => one === connection)
+          yield* Fiber.join(publishing)
+        }
+        assertSuccess(yield* finished(worker, Reader, id), 7)
       })
-      yield* worker.until("Listening")
-      yield* worker.register(ReaderLive)
-      const id = yield* worker.on(Reader.execute({ id: "1" }, { discard: true }))
-      yield* waits(database, 0)
-      const answer = yield* proxy.stopAt({
-        statement: 1,
-        when: "after",
-        of: ({ text }) => text.includes("receiver as")
-      })
-      const publishing = yield* Effect.forkScoped(worker.on(Channel.publish(News, 7)))
-      const { connection } = yield* answer.reached
-      yield* proxy.resetThose((one) => one === connection)
-      yield* Fiber.join(publishing)
-      assertSuccess(yield* finished(worker, Reader, id), 7)
-    })
-  )
-
-  it.live("goes on with what was handed over at home for one who gave up meanwhile", () =>
-    Effect.gen(function* () {
-      const database = yield* makeDatabase
-      const proxy = yield* PgProxy.make(database.url)
-      const worker = yield* start(proxy.through(database.url), {
-        config: { ...hourly, parkDuration: "1 minute" }
-      })
-      yield* worker.until("Listening")
-      yield* worker.register(ReaderLive)
-      const id = yield* worker.on(Reader.execute({ id: "1" }, { discard: true }))
-      yield* waits(database, 0)
-      const answer = yield* proxy.stopAt({
-        statement: 1,
-        when: "after",
-        of: ({ text }) => text.includes("receiver as")
-      })
-      const publishing = yield* Effect.forkScoped(worker.on(Channel.publish(News, 7)))
-      yield* answer.reached
-      yield* Fiber.interrupt(publishing)
-      yield* answer.release
-      assertSuccess(yield* finished(worker, Reader, id), 7)
-    })
-  )
+    )
+  }
 
   it.live("asks once for each look where nobody publishes", () =>
     Effect.gen(function* () {
