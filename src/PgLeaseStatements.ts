@@ -122,8 +122,8 @@ from unnest(${column((row) => row.executionId)}::text[], ${column((row) => row.t
 
 /**
  * Ends instances, drops their timers and wakes their parents, those of a batch that has them too
- * excepted. All are locked first, in one order; only a parent that joins meanwhile is locked when it is
- * woken. Served by the primary keys. Notifies parents that became runnable, owners of those
+ * excepted. All are locked first, in one order; where a parent joins meanwhile the child is asked for
+ * again. Served by the primary keys. Notifies parents that became runnable, owners of those
  * that run, and whoever waits for one of these to complete.
  *
  * @since 0.1.0
@@ -195,7 +195,7 @@ target as (
   )) p (id)
 ), locked as materialized (
   select t.*, i.status, i.token as present, array_prepend(t.parent_id, i.other_parents) as parents,
-    (t.ord > 0 and ${isMine(context, "t")}) as mine
+    i.other_parents as joined, (t.ord > 0 and ${isMine(context, "t")}) as mine
   from target t join ${table(context, "instances")} i using (execution_id)
   order by execution_id, ord for no key update of i ${skipLocked(context)}
 ), held as materialized (
@@ -207,7 +207,11 @@ target as (
   where t.execution_id not in (select execution_id from locked)`
   }
 ), postponed as materialized (
-  select ord from locked where parents && array(select execution_id from held)
+  select ord from locked l where parents && array(select execution_id from held)
+    -- Who has joined since this statement began may have been started since, and would not be seen.
+    or joined <> '{}' and joined <> (
+      select s.other_parents from ${table(context, "instances")} s
+      where s.execution_id = l.execution_id)
 ), done as (
   update ${table(context, "instances")} i set status = l.outcome, result = l.result::json,
     owner = null, completed_at = now

@@ -197,6 +197,34 @@ describe("a child that two parents wait for", () => {
       for (const id of ["m", "z"]) assert.deepInclude(yield* load(store, id), { wakes: 1 })
     })
   )
+
+  live(
+    "wakes one that was started and has joined while its end waited for another row",
+    Effect.gen(function* () {
+      const { sql, store } = yield* stores
+      yield* suspended(store, "z")
+      const [a, b] = [yield* running(store, "a"), yield* running(store, "b", { parentId: "z" })]
+      const holder = yield* hold(
+        sql,
+        sql`select from romancy_instances where execution_id = 'a' for no key update`
+      )
+      const ending = yield* Effect.forkScoped(
+        Effect.all(
+          [store.complete(a, completion()), store.complete(b, completion({ parentId: "z" }))],
+          { concurrency: "unbounded" }
+        )
+      )
+      yield* engineWaits(sql)
+      const late = yield* running(store, "late")
+      yield* store.start(request("b", { parentId: "late" }))
+      yield* holder.commit
+      const [, { verdict }] = yield* Fiber.join(ending)
+      assert.strictEqual(verdict, "Written")
+      assert.deepInclude(yield* load(store, "z"), { wakes: 1 })
+      assert.deepInclude(yield* load(store, "late"), { wakes: 1 })
+      assert.strictEqual(yield* store.suspend(late, suspension()), "Again")
+    })
+  )
 })
 
 describe("starts and claims of several workers", () => {
