@@ -4,8 +4,8 @@
  *
  * Reads: a run and the workflow that it is of.
  * Feeds: `Departure`, with what the last replay came to.
- * Guarantees: a wake that came during a replay leads to another before the run suspends; an
- * interruption takes effect where the body would suspend, an unsafe one wherever it is. Each replay is
+ * Guarantees: a wake that came during a replay leads to another before the run suspends, here or, if
+ * this worker stops, elsewhere; an interruption takes effect where the body would suspend, an unsafe one wherever it is. Each replay is
  * a trace of its own, if there is a tracer.
  *
  * @since 0.1.0
@@ -99,7 +99,12 @@ export const make = Effect.fnUntraced(function* (here: {
       yield* closeReplay(run)
       // What arrives from here on has not been seen by this replay, whatever the counters say then.
       const seen = { wakes: run.wakes, resumes: run.resumes }
-      if (run.takeAgain(result.failed === true)) continue
+      if (run.wantsAgain(result.failed === true)) {
+        // A worker that stops leaves it to others, who have to know that there is something to see.
+        if (run.abandoned || run.stopping) return yield* giveBack(run)
+        run.again = undefined
+        continue
+      }
       const suspended = yield* suspend(run, registration, result, seen)
       if (suspended === "Suspended") return
       if (suspended === "Fenced") return yield* giveBack(run)

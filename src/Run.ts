@@ -350,13 +350,9 @@ export class Run {
       : undefined
   }
 
-  /** Whether a wake that this process knows of makes the run replay at once. Consumes it. */
-  takeAgain(failed: boolean): boolean {
-    const again = this.again
-    if (this.abandoned || this.stopping || again === undefined) return false
-    if (failed && again !== "explicit") return false
-    this.again = undefined
-    return true
+  /** Whether a wake that this process knows of, and this replay has not seen, makes another necessary. */
+  wantsAgain(failed: boolean): boolean {
+    return this.again === "explicit" || (this.again !== undefined && !failed)
   }
 
   /** Whether a run of the parent waits for this one, and so learns of its result directly. */

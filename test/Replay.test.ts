@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -7,7 +8,14 @@ import * as Schema from "effect/Schema"
 import * as Tracer from "effect/Tracer"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import * as Workflow from "effect/workflow/Workflow"
+import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
+import type { Departure } from "../src/Departure.ts"
+import * as MemoryWorkflowStore from "../src/MemoryWorkflowStore.ts"
+import * as Replay from "../src/Replay.ts"
 import * as Romancy from "../src/Romancy.ts"
+import { Run } from "../src/Run.ts"
+import { WorkerId } from "../src/WorkerId.ts"
 import { succeed } from "./contract/Harness.ts"
 import { define, finished, fromLayer, hourly, suspended } from "./support/Runtimes.ts"
 import * as Spans from "./support/Spans.ts"
@@ -71,6 +79,70 @@ describe("the trace of an execution", () => {
           ["after", 1]
         ]
       )
+    })
+  )
+})
+
+describe("what drives a run", () => {
+  /** How a run leaves whose only replay suspends, once `meanwhile` has happened to it. */
+  const leaving = (meanwhile: (run: Run) => void) =>
+    Effect.gen(function* () {
+      const left: Array<string> = []
+      const leave = (how: string) => () => Effect.sync(() => void left.push(how))
+      const drive = yield* Replay.make({
+        departure: {
+          block: leave("blocked"),
+          complete: leave("completed"),
+          giveBack: leave("given back"),
+          suspend: () => Effect.as(leave("suspended")(), "Suspended")
+        } as unknown as Departure,
+        tracked: WorkflowEngine.makeDeferredState()
+      })
+      const run = new Run({
+        claimed: {
+          ...{ executionId: "a", workflowName: "Flow", parentId: undefined, payload: undefined },
+          ...{ waitedMillis: 0, token: 1, wakes: 0, resumes: 0, interrupt: "None", fresh: true }
+        },
+        workflow: Flow,
+        payload: {},
+        askedMillis: 0
+      })
+      let replays = 0
+      yield* drive(run, {
+        workflow: Flow,
+        context: Context.empty(),
+        execute: () =>
+          Effect.flatMap(WorkflowEngine.WorkflowInstance, (instance) => {
+            replays++
+            if (replays === 1) meanwhile(run)
+            return Workflow.suspend(instance)
+          })
+      })
+      return { left, replays }
+    }).pipe(
+      Effect.provide(MemoryWorkflowStore.layer),
+      Effect.provideService(WorkerId, "worker-self")
+    )
+
+  it.effect("replays it for what has come meanwhile, and lets it suspend where nothing has", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* leaving(() => {}), { left: ["suspended"], replays: 1 })
+      assert.deepStrictEqual(
+        yield* leaving((run) => {
+          run.again = "automatic"
+        }),
+        { left: ["suspended"], replays: 2 }
+      )
+    })
+  )
+
+  it.effect("gives it back, where its worker stops before it has seen what has come", () =>
+    Effect.gen(function* () {
+      const stopped = leaving((run) => {
+        run.again = "automatic"
+        run.stopping = true
+      })
+      assert.deepStrictEqual(yield* stopped, { left: ["given back"], replays: 1 })
     })
   )
 })
