@@ -5,8 +5,8 @@
  * Reads: a run and the workflow that it is of.
  * Feeds: `Departure`, with what the last replay came to.
  * Guarantees: a wake that came during a replay leads to another before the run suspends, here or, if
- * this worker stops, elsewhere; an interruption takes effect where the body would suspend, an unsafe one wherever it is. Each replay is
- * a trace of its own, if there is a tracer.
+ * this worker stops, elsewhere; an interruption takes effect where the body would suspend, an unsafe
+ * one wherever it is. Each replay is a trace of its own, if there is a tracer.
  *
  * @since 0.1.0
  */
