@@ -13,11 +13,13 @@ import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Metric from "effect/Metric"
 import * as Scope from "effect/Scope"
 import * as Workflow from "effect/workflow/Workflow"
 import { Awaiting } from "./Awaiting.ts"
 import { ChannelStore } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
+import { workflowsEnded } from "./Metrics.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
@@ -92,6 +94,7 @@ export const make = Effect.fnUntraced(function* (here: {
     if (status !== "Interrupted") {
       yield* Effect.annotateLogs(names.orphans(run), { executionId: run.executionId })
     }
+    yield* Metric.update(workflowsEnded(run.workflow._tag, status), 1)
     leave(run, Exit.succeed(result))
     awaiting.resolve({
       executionId: run.executionId,
@@ -208,6 +211,7 @@ export const make = Effect.fnUntraced(function* (here: {
     yield* Effect.logError(
       "workflow blocked: what is stored of it cannot be run by this version"
     ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
+    yield* Metric.update(workflowsEnded(workflowName, "Blocked"), 1)
     const reason = JSON.stringify({ reason: Cause.pretty(cause) })
     yield* Effect.catch(store.block(lease, reason), stranded("could not set a workflow aside"))
     awaiting.look([lease.executionId])

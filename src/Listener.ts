@@ -28,11 +28,13 @@ import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import type * as Scope from "effect/Scope"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Bus from "./Bus.ts"
 import * as ListenSession from "./ListenSession.ts"
+import { listenersLost } from "./Metrics.ts"
 import * as Reconnect from "./Reconnect.ts"
 import { type ChannelName, channels, RomancyConfig } from "./RomancyConfig.ts"
 import { ListenError, listenAdvice } from "./RomancyError.ts"
@@ -265,6 +267,7 @@ class Keeper {
   private readonly lost = Effect.fnUntraced(function* (this: Keeper, error: SqlError) {
     const nextDelay = yield* this.outage.next
     yield* this.become({ _tag: "Lost", error, nextDelay })
+    yield* Metric.update(listenersLost, 1)
     yield* this.outage.logLost(error, nextDelay)
     yield* Deferred.succeed(this.verdict, undefined)
     return nextDelay

@@ -11,22 +11,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
+import { orphanedSteps } from "./Metrics.ts"
 import type { RomancyConfig } from "./RomancyConfig.ts"
 import { RepeatedName } from "./RomancyError.ts"
 import { type Run, stepKey } from "./Run.ts"
 import * as WorkflowCodec from "./WorkflowCodec.ts"
-
-/**
- * Steps whose record an execution had when it ended, and that its body did not ask for: renamed, or
- * taken out, while the execution was on its way; or on a way that its last replay did not take.
- *
- * @since 0.1.0
- * @category metrics
- */
-export const orphanedSteps = Metric.counter("romancy_orphaned_steps_total", {
-  description: "Recorded steps that the body of an ended execution did not ask for",
-  incremental: true
-})
 
 /** How many names are remembered as reported; more than that are reported again. */
 const maxReported = 1000

@@ -16,17 +16,7 @@ import * as Metric from "effect/Metric"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { liveClock } from "./Deadlines.ts"
-
-/**
- * Commits whose notifications were left out because the server's queue was full.
- *
- * @since 0.1.0
- * @category metrics
- */
-export const notifySkipped = Metric.counter("romancy_notify_skipped_total", {
-  description: "Batches committed without their notifications because the queue was full",
-  incremental: true
-})
+import { notifySkipped } from "./Metrics.ts"
 
 /** How often the log is told. */
 const saidEvery = Duration.minutes(1)

@@ -27,11 +27,13 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import * as Random from "effect/Random"
 import { CloudEventError, fromJson } from "./CloudEvent.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
+import { outboxSettled } from "./Metrics.ts"
 import { OutboxDestination, type Sent } from "./OutboxDestination.ts"
 import * as OutboxRelayConfig from "./OutboxRelayConfig.ts"
 import { type OutboxEvent, OutboxStore, type Settlement } from "./OutboxStore.ts"
@@ -117,6 +119,9 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const settle = (held: Held, settlement: Settlement): Effect.Effect<boolean> =>
     store.settle(held.event, settlement).pipe(
       Effect.map((verdict) => verdict === "Written"),
+      Effect.tap((written) =>
+        written ? Metric.update(outboxSettled(settlement._tag), 1) : Effect.void
+      ),
       // The lease ends, and it is sent again: at least once.
       Effect.catch((error) =>
         Effect.as(Effect.logWarning("an event could not be settled", error), false)

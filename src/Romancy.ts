@@ -39,6 +39,7 @@ import { Doorbell } from "./Doorbell.ts"
 import * as Engine from "./Engine.ts"
 import type { Events } from "./Events.ts"
 import type { EventStore } from "./EventStore.ts"
+import * as Gauges from "./Gauges.ts"
 import { Listener } from "./Listener.ts"
 import * as MemoryEventStore from "./MemoryEventStore.ts"
 import * as MemoryOutboxStore from "./MemoryOutboxStore.ts"
@@ -102,7 +103,7 @@ const identity = Layer.merge(WorkerId.layer, Doorbell.layer)
 const queues = PersistedQueue.layer.pipe(Layer.provideMerge(PgQueueStore.layer))
 
 /** From the store up to the engine, for a process that runs workflows. */
-const worker = Layer.mergeAll(Engine.layer, messages, queues).pipe(
+const worker = Layer.mergeAll(Engine.layer, messages, queues, Gauges.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Watch.layer),
   Layer.provideMerge(Listener.layer.pipe(Layer.provide(Watch.layerHeartbeat))),
@@ -113,7 +114,7 @@ const worker = Layer.mergeAll(Engine.layer, messages, queues).pipe(
 )
 
 /** The same without what claims and runs. */
-const client = Layer.mergeAll(Engine.layerClient, messages, queues).pipe(
+const client = Layer.mergeAll(Engine.layerClient, messages, queues, Gauges.layer).pipe(
   Layer.provideMerge(SignalDispatcher.layer),
   Layer.provideMerge(Listener.layerClient),
   Layer.provideMerge(runs),
@@ -123,7 +124,7 @@ const client = Layer.mergeAll(Engine.layerClient, messages, queues).pipe(
 )
 
 /** The same on the memory of one process, where every wake is at home. */
-const memory = Layer.mergeAll(Engine.layer, messages, PersistedQueue.layer).pipe(
+const memory = Layer.mergeAll(Engine.layer, messages, PersistedQueue.layer, Gauges.layer).pipe(
   Layer.provideMerge(dispatchers),
   Layer.provideMerge(Listener.layerNoop),
   Layer.provideMerge(Worker.layer),

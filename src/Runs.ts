@@ -15,6 +15,7 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import type * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type * as Workflow from "effect/workflow/Workflow"
@@ -26,6 +27,7 @@ import { make as makeArrival } from "./Arrival.ts"
 import { make as makeDeparture } from "./Departure.ts"
 import { make as makeParking } from "./Parking.ts"
 import { make as makeReplay } from "./Replay.ts"
+import { resumptionWait } from "./Metrics.ts"
 import { OnResumption, type Resumption } from "./Resumption.ts"
 import { make as makeSignals } from "./Signals.ts"
 import { make as makeSlots } from "./Slots.ts"
@@ -64,6 +66,9 @@ export class Runs extends Context.Service<
     readonly names: () => ReadonlyArray<string>
     readonly knows: (workflowName: string) => boolean
     readonly get: (executionId: string) => Run | undefined
+    readonly count: () => number
+    /** How many of them have something parked. */
+    readonly parked: () => number
     /**
      * Claims and begins what was claimed. One claim at a time in the whole process, so that it gets
      * the number of slots that are free, and nothing that was claimed a moment ago is taken for lost.
@@ -166,7 +171,8 @@ const make = Effect.gen(function* () {
   /** A hook of the user's is not waited for, and what it dies of harms nobody. */
   const resumed = (resumption: Resumption) =>
     void fork(
-      Effect.suspend(() => onResumption(resumption)).pipe(
+      Metric.update(resumptionWait(resumption.sources), resumption.waitedMillis).pipe(
+        Effect.andThen(Effect.suspend(() => onResumption(resumption))),
         Effect.catchCause((cause) => Effect.logError("OnResumption failed", cause))
       )
     )
@@ -246,6 +252,8 @@ const make = Effect.gen(function* () {
     names: () => Array.from(registrations.keys()),
     knows: (workflowName) => registrations.has(workflowName),
     get: (executionId) => runs.get(executionId),
+    count: () => runs.size,
+    parked: () => parking.executionIds().size,
     admit: slots.admit,
     makeRoom: () => {
       slots.starve()

@@ -17,9 +17,11 @@ import * as Effect from "effect/Effect"
 import * as FiberHandle from "effect/FiberHandle"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import { Doorbell } from "./Doorbell.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import type { StoreError } from "./RomancyError.ts"
+import { leasesLost, workflowsRecovered } from "./Metrics.ts"
 import { Runs } from "./Runs.ts"
 import { WorkerId } from "./WorkerId.ts"
 import { type Heartbeat, WorkflowStore } from "./WorkflowStore.ts"
@@ -91,8 +93,10 @@ const make = Effect.gen(function* () {
   /** Frees what others owned; what can be run here is looked for at once. */
   const recovering = (freed: Effect.Effect<number, StoreError>) =>
     said(
-      Effect.map(freed, (instances) => {
-        if (instances > 0) doorbell.workflows("home")
+      Effect.flatMap(freed, (instances) => {
+        if (instances === 0) return Effect.void
+        doorbell.workflows("home")
+        return Metric.update(workflowsRecovered, instances)
       })
     )
 
@@ -178,6 +182,7 @@ const make = Effect.gen(function* () {
   yield* Effect.gen(function* () {
     yield* entered.await
     yield* Effect.raceFirst(lost.await, outlived)
+    yield* Metric.update(leasesLost, 1)
     yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
     // A body that cannot be interrupted commits nothing any more and is not waited for.
     yield* Effect.timeoutOption(runs.abandonAll, config.shutdownTimeout)

@@ -7,6 +7,7 @@ import * as Metric from "effect/Metric"
 import * as Queue from "effect/Queue"
 import { EmbeddedPostgres } from "../src/EmbeddedPostgres.ts"
 import * as PgFailure from "../src/PgFailure.ts"
+import { notifySkipped } from "../src/Metrics.ts"
 import * as NotifyQueue from "../src/NotifyQueue.ts"
 import * as Session from "../src/Session.ts"
 import { WorkflowStore } from "../src/WorkflowStore.ts"
@@ -30,7 +31,7 @@ const server = EmbeddedPostgres.layerClient({
   settings: { max_notify_queue_pages: 64, fsync: false }
 })
 
-const skipped = Effect.map(Metric.value(NotifyQueue.notifySkipped), ({ count }) => Number(count))
+const skipped = Effect.map(Metric.value(notifySkipped), ({ count }) => Number(count))
 
 it.live(
   "no commit of the engine's fails, what was skipped is counted, and then it goes on as before",

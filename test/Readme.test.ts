@@ -285,6 +285,19 @@ describe("the documents", () => {
     })
   )
 
+  it("name every metric that there is", () => {
+    const defined = ["Metrics", "Gauges"].flatMap((module) =>
+      Array.from(
+        readFileSync(join(root, "src", `${module}.ts`), "utf8").matchAll(/"(romancy_\w+)"/g),
+        ([, name]) => name
+      )
+    )
+    assert.deepStrictEqual(
+      tableRows("README.md", "metric").map(([name]) => code(name)),
+      defined
+    )
+  })
+
   it("name every channel that there is", () => {
     for (const channel of RomancyConfig.channels) {
       assert.include(textOf("README.md"), `romancy_${channel}`)
