@@ -54,7 +54,7 @@ describe("the gauges of a runtime", () => {
       yield* worker.until("Listening")
       yield* start(url, { config: { ...hourly, listenNotify: false }, provide })
       const client = yield* start(url, { config: hourly, layer: Romancy.layerClient, provide })
-      yield* client.until("Listening")
+      yield* client.until("Resting")
       assert.deepStrictEqual(all("romancy_listening"), [1, 0, 1])
     })
   )
