@@ -208,12 +208,16 @@ export const handOver = (
     lone[toKind(row)](context, row)
   )
 
+/** How many of those that wait on a competing channel are looked at: most of them may be dormant. */
+const foremost = 10
+
 /**
  * The one that waits for a message, locked: who waits and is not served has an empty inbox. Of a
  * broadcast channel it is the only subscriber, and stays so until the commit: whoever subscribes locks
- * the row of the channel, and has changed it where this snapshot does not show him yet. With the one that
- * an event is aimed at in hand nobody waits for another of its origin, which may be in anybody's
- * transaction; the notifications set that limit back.
+ * the row of the channel, and has changed it where this snapshot does not show him yet. Of a competing one
+ * it is one that runs: who is dormant may be of a workflow that no worker knows any more, and what is for
+ * any of several would lie with him. With the one that an event is aimed at in hand nobody waits for
+ * another of its origin, which may be in anybody's transaction; the notifications set that limit back.
  */
 const receiver = (kind: Kind, context: StatementContext, { channel, mode, target }: Fields) => {
   const { commitTimeout, sql } = context
@@ -244,12 +248,19 @@ const receiver = (kind: Kind, context: StatementContext, { channel, mode, target
   where version = (select c.ctid from ${channels} c where c.channel = ${channel})
 )`
     case "competing":
-      return sql`receiver as materialized (
+      return sql`foremost as materialized (
+  select array(
+    select s.execution_id from ${subscriptions} s
+    where s.channel = ${channel} and s.mode = 'competing' and s.waiting is not null
+    order by s.subscribed_at limit ${sql.literal(`${foremost}`)}) as ids
+), receiver as materialized (
   select s.execution_id, s.waiting ${found}
-  where s.channel = ${channel} and s.mode = 'competing' and ${waits} and not exists (
-    select from ${messages} o
-    where o.state = 'Kept' and o.mode = 'competing' and o.channel = ${channel})
-  order by s.subscribed_at ${locked}
+  where s.execution_id = any((select ids from foremost)::text[])
+    and s.channel = ${channel} and s.mode = 'competing' and ${waits}
+    and i.status is not distinct from 'Running' and not exists (
+      select from ${messages} o
+      where o.state = 'Kept' and o.mode = 'competing' and o.channel = ${channel})
+  order by array_position((select ids from foremost), s.execution_id) ${locked}
 )`
     case "aimed":
       return sql`receiver as materialized (
