@@ -149,7 +149,8 @@ const make = Effect.gen(function* () {
   const channels = MemoryChannelStore.make({
     nameOf: (lease) => leased(lease)?.workflowName,
     goesOn: (executionId) => {
-      const { failed, status } = instances.get(executionId)!
+      const { failed, interrupt, status } = instances.get(executionId)!
+      if (interrupt !== "None") return false
       return status === "Suspended" ? !failed : status === "Running" || status === "Runnable"
     },
     deferred: (executionId, name) => instances.get(executionId)?.deferreds.get(name)?.exit,

@@ -215,8 +215,8 @@ const foremost = 10
  * The one that waits for a message, locked: who waits and is not served has an empty inbox. Of a
  * broadcast channel it is the only subscriber, and stays so until the commit: whoever subscribes locks
  * the row of the channel, and has changed it where this snapshot does not show him yet. Of a competing one
- * it is one that runs: who is dormant may be of a workflow that no worker knows any more, and what is for
- * any of several would lie with him. With the one that an event is aimed at in hand nobody waits for
+ * it is one that runs and was not asked to end: who is dormant may be of a workflow that no worker knows any
+ * more, and what is for any of several would lie with him. With the one that an event is aimed at in hand nobody waits for
  * another of its origin, which may be in anybody's transaction; the notifications set that limit back.
  */
 const receiver = (kind: Kind, context: StatementContext, { channel, mode, target }: Fields) => {
@@ -257,7 +257,7 @@ const receiver = (kind: Kind, context: StatementContext, { channel, mode, target
   select s.execution_id, s.waiting ${found}
   where s.execution_id = any((select ids from foremost)::text[])
     and s.channel = ${channel} and s.mode = 'competing' and ${waits}
-    and i.status is not distinct from 'Running' and not exists (
+    and i.status is not distinct from 'Running' and i.interrupt = 'None' and not exists (
       select from ${messages} o
       where o.state = 'Kept' and o.mode = 'competing' and o.channel = ${channel})
   order by array_position((select ids from foremost), s.execution_id) ${locked}

@@ -15,13 +15,14 @@ import type { PgTables } from "./PgTables.ts"
 
 /**
  * Whether an instance `i` goes on with what comes. One that is blocked, or suspended by a failure, does
- * not until it is told to: a message that is for any of several is for another.
+ * not until it is told to, and one that was asked to end takes nothing any more, however long its
+ * compensations take: a message that is for any of several is for another.
  *
  * @since 0.1.0
  * @category statements
  */
 export const goesOn =
-  "(i.status in ('Running', 'Runnable') or i.status = 'Suspended' and not i.failed)"
+  "(i.status in ('Running', 'Runnable') or i.status = 'Suspended' and not i.failed) and i.interrupt = 'None'"
 
 /** Locks an instance that can be woken, and says what is to become of it. */
 const lockInstance = ({ instances }: PgTables, id: string, such = "") => `\

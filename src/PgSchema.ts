@@ -427,6 +427,12 @@ $$`,
         PgDeliverFunction.deliver(table, config),
         PgWorkerFunctions.awaitDeath(table)
       ]
+    },
+    {
+      id: 23,
+      name: "deliveries_past_what_ends",
+      // What is for any of several is for none that was asked to end.
+      statements: [PgDeliverFunction.deliver(table, config)]
     }
   ]
 }

@@ -372,6 +372,17 @@ describe("a message that is published alone", () => {
   )
 
   live(
+    "for one of many is for none that was asked to end",
+    Effect.gen(function* () {
+      const { store } = yield* stores
+      yield* waiting(store, "ends", jobs)
+      yield* store.interrupt("ends", false)
+      yield* waiting(store, "stays", jobs)
+      assert.deepInclude(yield* publishAlone(message(jobs, 1)), { executionId: "stays" })
+    })
+  )
+
+  live(
     "for one of many is for none that waits for a worker which knows its workflow",
     Effect.gen(function* () {
       const { store } = yield* stores

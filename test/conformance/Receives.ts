@@ -295,6 +295,23 @@ export const receives = (it: Case): void => {
       }
     }))
 
+  it("a competing message is for none that was asked to end, however long that takes", (store) =>
+    Effect.gen(function* () {
+      const ends = yield* subscribed(store, "ends", jobs)
+      yield* receive(ends, jobs, 1)
+      yield* store.interrupt("ends", false)
+      yield* publish(message(jobs, 1))
+      assert.deepInclude(yield* deliver(), { count: 0, passed: false })
+      yield* TestClock.adjust("1 millis")
+      yield* receive(yield* subscribed(store, "stays", jobs), jobs, 1)
+      assert.deepStrictEqual(yield* deferreds(store, "stays"), [1])
+      yield* receive({ executionId: "stays", token: 1 }, jobs, 2)
+      yield* publish(message(jobs, 2))
+      assert.deepInclude(yield* deliver(), { count: 1, passed: false })
+      assert.deepStrictEqual(yield* deferreds(store, "stays"), [1, 2])
+      assert.deepStrictEqual(yield* deferreds(store, "ends"), [])
+    }))
+
   it("workflows that nobody registered here are served by others", (store) =>
     Effect.gen(function* () {
       const lease = yield* running(store, "s", { workflowName: "Stranger" })
