@@ -100,8 +100,8 @@ export const make = (instances: Instances): ChannelStore["Service"] => {
 
   const publish = (publication: Publication, now: number): Published => {
     const { mode, origin, target } = publication
-    if (conflicts(publication)) return "Conflict"
     if (origin !== undefined && origins.has(origin)) return "Repeated"
+    if (conflicts(publication)) return "Conflict"
     const message: Message = {
       ...publication,
       ...{

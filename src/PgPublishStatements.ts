@@ -284,6 +284,8 @@ with input as materialized (
   select ord from input n where n.mode <> 'direct' and exists (
     select from ${table(context, "subscriptions")} s where s.channel = n.channel
       and s.mode = case n.mode when 'broadcast' then 'competing' else 'broadcast' end)
+    -- What was published before is so still.
+    and not exists (select from ${table(context, "messages")} m where m.origin = n.origin)
 ), written as (
   insert into ${table(context, "messages")}
     (message_id, channel, mode, target, body, metadata, origin, state, published_at)

@@ -172,6 +172,15 @@ export const channels = (it: Case): void => {
       assert.deepStrictEqual(yield* drain(a, news), [1, 2])
     }))
 
+  it("what was published is repeated, and in no conflict, though the channel has another mode by then", (store) =>
+    Effect.gen(function* () {
+      yield* publish(message(news, 1, { origin: "w/1" }))
+      const competing: ChannelKey = { ...news, mode: "competing" }
+      yield* subscribed(store, "a", competing)
+      assert.strictEqual(yield* publish(message(news, 1, { origin: "w/1" })), "Repeated")
+      assert.strictEqual(yield* publish(message(news, 2, { origin: "w/2" })), "Conflict")
+    }))
+
   it("a competing message that its receiver never got is for another", (store) =>
     Effect.gen(function* () {
       const channels = yield* ChannelStore
