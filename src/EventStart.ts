@@ -58,9 +58,10 @@ export interface Options<
   readonly concurrency?: number | undefined
 }
 
-const routeOf = (event: Event<Schema.Constraint>, workflow: Named): EventRoute => ({
-  type: event.type,
-  queueName: `event/${event.type}/${workflow._tag}`
+/** Both names may have a slash in them: the last in that of the queue is between the two. */
+const routeOf = ({ type }: Event<Schema.Constraint>, workflow: Named): EventRoute => ({
+  type,
+  queueName: `event/${type}/${workflow._tag.replaceAll(/[%/]/g, encodeURIComponent)}`
 })
 
 interface Named {

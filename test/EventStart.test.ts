@@ -74,6 +74,38 @@ inEachWorld("workflows that start on events", (test) => {
       assert.strictEqual(log.count("7 of /shop"), 1)
     }))
 
+  test("a type and a workflow are not taken for others, wherever their names have a slash", (runtime) =>
+    Effect.gen(function* () {
+      const log = makeLog()
+      const named = (type: string, name: string) => {
+        const event = Event.make(type, { data: Schema.String })
+        const workflow = Workflow.make(name, {
+          payload: { text: Schema.String },
+          idempotencyKey: ({ text }) => text
+        })
+        const live = workflow.toLayer(({ text }) => log.add(`${name}: ${text}`))
+        const started = EventStart.layer({
+          event,
+          workflow,
+          payload: ({ data: text }) => ({ text })
+        })
+        return { event, layers: [live, started] as const }
+      }
+      const [first, second] = [named("order", "placed/Fulfil"), named("order/placed", "Fulfil")]
+      for (const layer of [first, second].flatMap(({ layers }) => layers)) {
+        yield* runtime.register(layer)
+      }
+      for (const n of ["1", "2", "3"]) {
+        yield* runtime.on(Event.send(first.event, `order ${n}`))
+        yield* runtime.on(Event.send(second.event, `placed ${n}`))
+      }
+      for (const n of ["1", "2", "3"]) {
+        yield* log.seen(`placed/Fulfil: order ${n}`)
+        yield* log.seen(`Fulfil: placed ${n}`)
+      }
+      assert.strictEqual(log.events.length, 6)
+    }))
+
   test("what came before it was declared starts nothing; what comes while nobody is there waits", (runtime) =>
     Effect.gen(function* () {
       const log = makeLog()
