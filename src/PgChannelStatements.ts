@@ -93,8 +93,8 @@ where s.execution_id = ${executionId} and s.channel = ${channel} and s.mode = ${
 )
 
 /**
- * Ends subscriptions with what is in their inbox: one of each instance, or all where the channel is
- * empty. A receive that is awaited comes to that, and wakes its instance unless that is about to end.
+ * Ends subscriptions with what is in their inbox: one of each instance, or all where there is no
+ * mode. A receive that is awaited comes to that, and wakes its instance unless that is about to end.
  * Messages of competing receives are then kept for others, who are notified, but for those that
  * were `handled`; once, however often this is asked, since it is marked in the record. What was delivered
  * between the snapshot and the lock would not be seen: whoever delivers counts a wake, and where that
@@ -135,8 +135,8 @@ handled as materialized (
 gone as (
   delete from ${table(context, "subscriptions")} s using mine l
   where s.execution_id = l.execution_id
-    and (l.channel = '' or (s.channel = l.channel and s.mode = l.mode))
-  returning s.execution_id, s.waiting, l.token, l.awaited, l.channel = '' as leaves
+    and (l.mode = '' or (s.channel = l.channel and s.mode = l.mode))
+  returning s.execution_id, s.waiting, l.token, l.awaited, l.mode = '' as leaves
 ), ended as (
   insert into ${table(context, "deferreds")} (execution_id, name, exit, token, completed_at)
   select g.execution_id, g.waiting, case when g.leaves then ${JSON.stringify(returnedExit)}
@@ -152,7 +152,7 @@ gone as (
 ), emptied as (
   delete from ${table(context, "inbox")} b using mine l
   where b.execution_id = l.execution_id
-    and (l.channel = '' or (b.channel = l.channel and b.mode = l.mode))
+    and (l.mode = '' or (b.channel = l.channel and b.mode = l.mode))
 ), asked as materialized (
   select a.*, row_number() over (
     partition by a.execution_id, rtrim(a.name, '0123456789')

@@ -70,13 +70,15 @@ const publishAll = PgStatement.batch<
 with input as materialized (
   select t.*, nextval(${context.tables.messageIds}::regclass) as message_id
   from unnest(${column((row) => row.type)}::text[], ${column(originOf)}::text[],
-    ${column((row) => row.target ?? "")}::text[], ${column((row) => row.event)}::text[])
-    with ordinality as t (type, origin, target, event, ord)
+    ${column((row) => row.target ?? "")}::text[],
+    ${column((row) => String(row.target !== undefined))}::boolean[],
+    ${column((row) => row.event)}::text[])
+    with ordinality as t (type, origin, target, aimed, event, ord)
 ), ${moment(context)},
 written as (
   insert into ${table(context, "messages")}
     (message_id, channel, mode, target, body, metadata, origin, state, published_at)
-  select message_id, type, 'event', nullif(target, ''), event::json, '{}', origin, 'New', now
+  select message_id, type, 'event', case when aimed then target end, event::json, '{}', origin, 'New', now
   from input, moment order by ord
   on conflict (origin) do nothing
   returning message_id, channel, target
@@ -84,7 +86,7 @@ written as (
   insert into ${table(context, "queue")} (queue_name, id, state, element, ready_at, created_at)
   select r.queue_name, n.message_id::text, 'Pending', n.event::json, now, now
   from input n join ${table(context, "eventRoutes")} r on r.event_type = n.type, moment
-  where n.target = '' and n.message_id in (select message_id from written)
+  where not n.aimed and n.message_id in (select message_id from written)
   order by n.message_id
   returning queue_name
 ), hinted as materialized (

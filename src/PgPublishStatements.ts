@@ -82,7 +82,7 @@ const toKind = ({ mode }: Publication): Kind =>
 const fieldsOf = (read: <V>(get: (row: Publication) => V) => V) => ({
   channel: read((row) => row.channel),
   mode: read((row) => row.mode),
-  target: read((row) => row.target ?? ""),
+  target: read((row) => row.target ?? null),
   body: read((row) => row.body),
   metadata: read((row) => row.metadata),
   origin: read((row) => row.origin ?? "")
@@ -103,7 +103,7 @@ const written = (kind: Kind, context: StatementContext, row: Fields, handed?: Fr
   return sql`
 insert into ${table(context, "messages")}
   (message_id, channel, mode, target, body, metadata, origin, state, published_at)
-select nextval(${tables.messageIds}::regclass), ${row.channel}, ${row.mode}, nullif(${row.target}, ''),
+select nextval(${tables.messageIds}::regclass), ${row.channel}, ${row.mode}, ${row.target}::text,
   ${row.body}::json, ${row.metadata}::json, nullif(${row.origin}, ''),
   ${handed === undefined ? state : sql`case when ${handed} then 'Routed' else ${state} end`}, ${now}
 ${kind === "aimed" ? sql`` : unforbidden}
@@ -277,9 +277,11 @@ const publishAll = PgStatement.batch<Publication, PublishedRow & { readonly ord:
 with input as materialized (
   select t.*, nextval(${context.tables.messageIds}::regclass) as message_id
   from unnest(${column((row) => row.channel)}::text[], ${column((row) => row.mode)}::text[],
-    ${column((row) => row.target ?? "")}::text[], ${column((row) => row.body)}::text[],
+    ${column((row) => row.target ?? "")}::text[],
+    ${column((row) => String(row.target !== undefined))}::boolean[],
+    ${column((row) => row.body)}::text[],
     ${column((row) => row.metadata)}::text[], ${column((row) => row.origin ?? "")}::text[])
-    with ordinality as t (channel, mode, target, body, metadata, origin, ord)
+    with ordinality as t (channel, mode, target, aimed, body, metadata, origin, ord)
 ), conflicting as materialized (
   select ord from input n where n.mode <> 'direct' and exists (
     select from ${table(context, "subscriptions")} s where s.channel = n.channel
@@ -289,7 +291,7 @@ with input as materialized (
 ), written as (
   insert into ${table(context, "messages")}
     (message_id, channel, mode, target, body, metadata, origin, state, published_at)
-  select message_id, channel, mode, nullif(target, ''), body::json, metadata::json,
+  select message_id, channel, mode, case when aimed then target end, body::json, metadata::json,
     nullif(origin, ''), case mode when 'competing' then 'Kept' else 'New' end, ${context.now}
   from input where ord not in (select ord from conflicting) order by ord
   on conflict (origin) do nothing

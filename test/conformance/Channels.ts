@@ -19,6 +19,7 @@ import {
   news,
   numberOf,
   publish,
+  publishAlone,
   receive,
   subscribe,
   subscribed
@@ -160,6 +161,30 @@ export const channels = (it: Case): void => {
         yield* channels.leave(stale, {})
       }
       assert.deepStrictEqual(yield* drain(a, news), [1])
+    }))
+
+  it("what is sent to one whose id is empty is for nobody else", (store) =>
+    Effect.gen(function* () {
+      const others = [yield* subscribed(store, "a", mail), yield* subscribed(store, "b", mail)]
+      yield* receive(others[0]!, mail, 1)
+      for (const publishing of [publish, publishAlone]) {
+        yield* publishing(message(mail, 1, { target: "" }))
+        assert.deepInclude(yield* deliver(), { count: 0 })
+      }
+      for (const other of others) assert.deepStrictEqual(yield* drain(other, mail), [])
+      const target = yield* subscribed(store, "", mail)
+      assert.deepStrictEqual(yield* drain(target, mail), [1, 1])
+    }))
+
+  it("the end of a subscription to a channel whose name is empty ends no other", (store) =>
+    Effect.gen(function* () {
+      const channels = yield* ChannelStore
+      const a = yield* subscribed(store, "a", mail)
+      yield* subscribe(a, { ...news, channel: "" })
+      yield* channels.unsubscribe(a, { ...news, channel: "" }, false)
+      yield* publish(message(mail, 1, { target: "a" }))
+      yield* deliver()
+      assert.deepStrictEqual(yield* drain(a, mail), [1])
     }))
 
   it("of one origin there is one message", (store) =>

@@ -91,6 +91,7 @@ export const suite = (name: string, layer: Layer.Layer<Services, unknown>): void
         const a = yield* subscribed(store, "a", paid)
         yield* publish(event(3))
         yield* publish(event(4, { target: "a" }))
+        yield* publish(event(5, { target: "" }))
         yield* deliver()
         assert.deepStrictEqual(yield* drain(a, paid), [1, 3, 4])
         assert.deepStrictEqual(yield* drain(b, paid), [3])
