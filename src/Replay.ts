@@ -72,6 +72,34 @@ export const make = Effect.fnUntraced(function* (here: {
     return Fiber.await(fiber)
   }
 
+  /**
+   * An interruption takes effect where the run would suspend, or would fail and suspend; an unsafe
+   * one also where a replay would have completed. One that has taken effect is written down as such:
+   * what the body waited for may come while its compensations run, and whoever goes on with them would
+   * see it.
+   */
+  const interruptIfAsked = (
+    run: Run,
+    instance: WorkflowEngine.WorkflowInstance["Service"],
+    exit: Exit.Exit<unknown, unknown>
+  ): Effect.Effect<void> => {
+    const suspends =
+      instance.suspended ||
+      (Exit.isFailure(exit) && Context.get(run.workflow.annotations, Workflow.SuspendOnFailure))
+    if (run.interrupt === "None" || instance.abandoned || (run.interrupt === "Safe" && !suspends)) {
+      return Effect.void
+    }
+    const interrupt = Effect.withFiber((body) => {
+      if (instance.abandoned) return Effect.void
+      instance.interrupted = true
+      instance.suspended = false
+      return Effect.interruptible(Fiber.interrupt(body))
+    })
+    return run.interrupt === "Unsafe"
+      ? interrupt
+      : Effect.andThen(Effect.orDie(store.interrupt(run.executionId, true)), interrupt)
+  }
+
   const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {
     while (true) {
       const exit = yield* replay(run, registration)
@@ -130,24 +158,4 @@ const resultOf = (
   return Cause.hasInterruptsOnly(exit.cause) && run.instance?.suspended === true
     ? new Workflow.Suspended({})
     : undefined
-}
-
-/**
- * An interruption takes effect where the run would suspend, or would fail and suspend; an unsafe
- * one also where a replay would have completed.
- */
-const interruptIfAsked = (
-  run: Run,
-  instance: WorkflowEngine.WorkflowInstance["Service"],
-  exit: Exit.Exit<unknown, unknown>
-): Effect.Effect<void> => {
-  const suspends =
-    instance.suspended ||
-    (Exit.isFailure(exit) && Context.get(run.workflow.annotations, Workflow.SuspendOnFailure))
-  if (run.interrupt === "None" || instance.abandoned || (run.interrupt === "Safe" && !suspends)) {
-    return Effect.void
-  }
-  instance.interrupted = true
-  instance.suspended = false
-  return Effect.withFiber((fiber) => Effect.interruptible(Fiber.interrupt(fiber)))
 }

@@ -198,6 +198,31 @@ describe("a compensation of an interrupted run", () => {
     })
   )
 
+  it.live("that a stop cuts off runs again elsewhere, though what was waited for has come", () =>
+    Effect.gen(function* () {
+      const { client, url, worker } = yield* workerAndClient({ shutdownTimeout: "500 millis" })
+      const [log, after] = [makeLog(), makeLog()]
+      const [shut, open] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      yield* Deferred.succeed(open, undefined)
+      const handler = (log: ReturnType<typeof makeLog>, gate: Deferred.Deferred<void>) =>
+        Sale.toLayer(() =>
+          Effect.andThen(charging(log, gate, ["a", "b"]), DurableDeferred.await(answer))
+        )
+      yield* worker.register(handler(log, shut))
+      const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
+      yield* suspended(worker, Sale, id)
+      yield* client.on(Sale.interrupt(id))
+      yield* log.seen("begins b")
+      yield* client.on(succeed(Sale, id, answer, "too late"))
+      yield* worker.stop
+      const other = yield* start(url, { config: hourly })
+      yield* other.until("Listening")
+      yield* other.register(handler(after, open))
+      assertInterrupted(yield* finished(client, Sale, id))
+      assert.deepStrictEqual(after.events, ["begins b", "refunds b", "begins a", "refunds a"])
+    })
+  )
+
   /** What it does between its steps is not interruptible. */
   const betweenSteps = Effect.fnUntraced(function* (
     config: Parameters<typeof oneWorker>[0],
