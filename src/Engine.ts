@@ -119,7 +119,9 @@ const make = (options: { readonly client: boolean }) =>
       // Found claimed for this worker: by a statement whose answer was lost, or by a dispatcher, and
       // then it may have run here and be over.
       if (!claimed.fresh && !(yield* store.holds(claimed))) return
-      yield* runs.launch(claimed, { record, payload, sources: ["home"], askedMillis })
+      // Of two that start the same at once, the first has said what with.
+      const given = claimed.fresh || claimed.payload === undefined ? payload : undefined
+      yield* runs.launch(claimed, { record, payload: given, sources: ["home"], askedMillis })
     })
 
     const execute: WorkflowEngine.Encoded["execute"] = Effect.fnUntraced(

@@ -56,7 +56,7 @@ with living as materialized (
   returning i.execution_id, i.status, i.token
 )
 select h.execution_id, true as created, h.status, h.token, 0 as wakes, 0 as resumes,
-  false as repeated, case when ${hints}::boolean and h.status = 'Runnable'
+  null::json as repeated, case when ${hints}::boolean and h.status = 'Runnable'
     then ${hint(context, channels.resumable)} end as hinted
 from (
   select w.*, json_build_object('instance_id', w.execution_id, 'workflow_name', ${workflowName}::text)::text
@@ -111,12 +111,13 @@ living as materialized (
   returning i.execution_id
 ), woken as (select * from written where status = 'Runnable'),
 hinted as materialized (${hints(context)})
-select execution_id, true as created, status, token, wakes, resumes, false as repeated,
+select execution_id, true as created, status, token, wakes, resumes, null::json as repeated,
   (select count(*)::int4 from hinted) as hinted
 from written
 union all
 select execution_id, false, e.status, e.token, e.wakes, e.resumes,
-  (e.status = 'Running' and e.owner = n.claim_for and e.token = 1), 0
+  case when e.status = 'Running' and e.owner = n.claim_for and e.token = 1
+    then json_build_object('payload', e.payload, 'parent_id', e.parent_id) end, 0
 from folded n join ${table(context, "instances")} e using (execution_id)
 where execution_id not in (select execution_id from written) and (
   e.status in ('Completed', 'Failed', 'Interrupted')
@@ -133,5 +134,6 @@ interface StartRow {
   readonly token: number
   readonly wakes: number
   readonly resumes: number
-  readonly repeated: boolean
+  /** Of one that is claimed for whoever asks, by an answer that was lost or not heard yet: what it has. */
+  readonly repeated: { readonly payload: unknown; readonly parent_id: string | null } | null
 }

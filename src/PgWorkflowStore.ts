@@ -84,15 +84,20 @@ const make = Effect.gen(function* () {
     request: Store.Start,
     { row }: RowOf<typeof PgStartStatements.start>
   ): Store.Started => {
-    if (row === undefined || !(row.created || row.repeated)) return { _tag: "Exists" }
+    if (row === undefined || !(row.created || row.repeated !== null)) return { _tag: "Exists" }
     if (row.status === "Runnable") return { _tag: "Created" }
-    const { executionId, parentId, workflowName } = request
+    const { executionId, workflowName } = request
+    // Whoever was the first to start it has said what with.
+    const { parentId, payload } =
+      row.repeated === null
+        ? { parentId: request.parentId, payload: undefined }
+        : { parentId: row.repeated.parent_id ?? undefined, payload: row.repeated.payload }
     return {
       _tag: "Claimed",
       claimed: {
-        ...{ executionId, workflowName, parentId, payload: undefined, waitedMillis: 0 },
+        ...{ executionId, workflowName, parentId, payload, waitedMillis: 0 },
         ...{ token: row.token, wakes: row.wakes, resumes: row.resumes, interrupt: "None" },
-        fresh: row.wakes === 0 && !row.repeated
+        fresh: row.wakes === 0 && row.repeated === null
       }
     }
   }

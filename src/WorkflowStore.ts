@@ -108,7 +108,8 @@ export type Started =
 /**
  * An instance that a worker has just taken. `wakes` and `resumes` are the counters that the
  * suspension of this run is compared with; `waitedMillis` is how long it had been runnable, by
- * the store's clock; `fresh` says that there is no record to load.
+ * the store's clock; `fresh` says that there is no record to load. Of one that whoever asks has just
+ * started, `payload` may be left out: it is what he gave.
  *
  * @since 0.1.0
  * @category models

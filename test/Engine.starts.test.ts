@@ -135,6 +135,34 @@ describe("a start of an execution that has begun here meanwhile", () => {
     })
   )
 
+  it.live("begins it with what it was started with, where a claim took it a moment ago", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const log = makeLog()
+      const Told = Workflow.make("Told", {
+        payload: { id: Schema.String, what: Schema.String },
+        idempotencyKey: ({ id }) => id
+      })
+      const config = { ...hourly, maxWorkflowsPerBatch: 1, maxTimersPerBatch: 1 }
+      const worker = yield* start(proxy.through(database.url), { config })
+      yield* worker.until("Listening")
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      const id = yield* client.on(Told.execute({ id: "1", what: "first" }, { discard: true }))
+      const answer = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("for update of i skip locked")
+      })
+      yield* worker.register(Told.toLayer(({ what }) => log.add(what)))
+      yield* answer.reached
+      yield* worker.on(Told.execute({ id: "1", what: "second" }, { discard: true }))
+      yield* finished(client, Told, id)
+      yield* answer.release
+      assert.deepStrictEqual(log.events, ["first"])
+    })
+  )
+
   it.live("begins nothing while what was run here is given back", () =>
     Effect.gen(function* () {
       const database = yield* makeDatabase

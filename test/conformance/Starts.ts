@@ -125,10 +125,13 @@ export const starts = (it: Case): void => {
     Effect.gen(function* () {
       const lease = yield* running(store, "a")
       yield* store.recordStep(lease, { name: "step", attempt: 1, exit: exit(1) })
-      const repeated = yield* store.start(request("a", { claimFor: self }))
+      // Or of one who has something else to start it with, and did not come first.
+      const second = { claimFor: self, payload: `"second"`, parentId: "second" }
+      const repeated = yield* store.start(request("a", second))
       assert(repeated._tag === "Claimed")
-      assert.strictEqual(repeated.claimed.token, 1)
-      assert.isFalse(repeated.claimed.fresh)
+      assert.deepInclude(repeated.claimed, {
+        ...{ token: 1, fresh: false, payload: { id: "a" }, parentId: undefined }
+      })
       assert.deepStrictEqual(yield* store.start(request("a", { claimFor: other })), {
         _tag: "Exists"
       })
