@@ -5,7 +5,7 @@
  * `workflow_completed` (an awaited one has ended); polls, for those that were lost.
  * Feeds: `Runs`, `Awaiting`.
  * Guarantees: what a lost notification would have said is found by the next poll, in one query for
- * all callers, or by the run itself when it suspends.
+ * all callers and one for all runs, or before that by a run that suspends.
  *
  * @since 0.1.0
  */
@@ -58,9 +58,9 @@ export const layer: Layer.Layer<
     yield* Stream.runForEach(polls, (source) =>
       Effect.sync(() => {
         awaiting.look()
-        // What came while nobody listened may be for a run that has yet to come to its wait.
-        if (source === "sweep") runs.signalAll(source)
-        else runs.signalParked(source)
+        // It may be for a run that has yet to come to its wait, or that comes to none by itself: in a
+        // step that is to be cut off.
+        runs.signalAll(source)
       })
     ).pipe(Effect.forkScoped)
   })

@@ -5,7 +5,7 @@
  * Feeds: the runs, which go on, look again, are interrupted, or stop where they were fenced or cannot
  * read what came.
  * Guarantees: a signal that comes during a look leads to another; a lost one is found by the poll
- * that signals what is parked, or by the run itself when it suspends.
+ * that signals all that is here, or before that by a run that suspends.
  *
  * @since 0.1.0
  */

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import type { RomancyConfig } from "../src/RomancyConfig.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { assertInterrupted, assertSuccess, succeed } from "./contract/Harness.ts"
@@ -13,6 +14,7 @@ import {
   hourly,
   makeDatabase,
   makeLog,
+  polling,
   start,
   statement,
   suspended
@@ -154,6 +156,36 @@ describe("a run that is in memory elsewhere", () => {
       assert.strictEqual(log.count("body 1"), 1)
     })
   )
+
+  for (const [what, { by, config }] of Object.entries({
+    "where nobody listens": { by: undefined, config: polling },
+    "when the signal was lost": {
+      by: { listenNotify: false },
+      config: { ...hourly, notifyFallbackInterval: "50 millis" }
+    }
+  } as const)) {
+    it.live(`is cut off at a poll that does not come to its end by itself, ${what}`, () =>
+      Effect.gen(function* () {
+        const { url } = yield* makeDatabase
+        const log = makeLog()
+        const worker = yield* start(url, { config })
+        if (config !== polling) yield* worker.until("Listening")
+        yield* worker.register(
+          Ask.toLayer(() => Effect.andThen(log.add("body"), Effect.never as Effect.Effect<string>))
+        )
+        const client = yield* start(url, {
+          config: { ...hourly, ...by },
+          layer: Romancy.layerClient
+        })
+        const id = yield* worker.on(Ask.execute({ id: "1" }, { discard: true }))
+        yield* log.seen("body")
+        yield* client.on(
+          Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Ask, id))
+        )
+        assertInterrupted(yield* finished(client, Ask, id))
+      })
+    )
+  }
 
   it.live("is told at the sweep what came while nobody listened, before it comes to its wait", () =>
     Effect.gen(function* () {
