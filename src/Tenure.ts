@@ -111,7 +111,7 @@ export class Tenure {
     this.renewed.closeUnsafe()
   }
 
-  /** A heartbeat was answered: it has ended. */
+  /** A heartbeat was answered, or none for too long: it has ended. */
   end(): void {
     this.leaseMillis = Number.NEGATIVE_INFINITY
   }
@@ -127,7 +127,7 @@ export class Tenure {
     if (this.answersMillis.length > answersKept) this.answersMillis.shift()
   }
 
-  /** Others may just have taken this worker for dead: what was asked before says nothing any more. */
+  /** Others may just have taken over what this worker had: what was asked before says nothing any more. */
   doubt(): void {
     this.doubtedMillis = this.nowMillis
   }

@@ -6,8 +6,8 @@
  * Feeds: `Listener` (what a heartbeat does), `Runs` (when the lease is lost), the doorbell.
  * Guarantees: the lease is renewed every `heartbeatInterval`, on the listening session while that
  * lives and on a session of the engine's otherwise, never through the application's pool. Once the
- * lease has run out by either clock of this process, what runs under it is abandoned, and the worker
- * enters the registry anew. On an orderly end everything is given back at once.
+ * lease has run out by either clock of this process, what runs under it is abandoned, no step begins,
+ * and the worker enters the registry anew. On an orderly end everything is given back at once.
  *
  * @since 0.1.0
  */
@@ -111,6 +111,8 @@ const make = Effect.gen(function* () {
   let enteredMillis = 0
   const entered = Latch.makeUnsafe(false)
   const lost = Latch.makeUnsafe(false)
+  /** It is about to be removed, and what it takes until then goes to others: no step of that begins. */
+  let leaving = false
   const expired = Latch.makeUnsafe(false)
   const expiry = yield* FiberHandle.make<unknown>()
 
@@ -131,8 +133,8 @@ const make = Effect.gen(function* () {
     noticeStep(heartbeat.nowEpochMillis)
     // The lease counts from before it was asked for: the answer may have been long on its way.
     if (heartbeat.alive) {
-      tenure.renew(sent, leaseMillis)
-    } else if (sent.monotonicMillis >= enteredMillis) {
+      if (!leaving) tenure.renew(sent, leaseMillis)
+    } else if (!leaving && sent.monotonicMillis >= enteredMillis) {
       // One that was sent before the worker entered anew says nothing about it.
       tenure.end()
       lost.openUnsafe()
@@ -143,10 +145,9 @@ const make = Effect.gen(function* () {
     return heartbeat
   })
 
-  const enter = Effect.gen(function* () {
-    yield* store.registerWorker({ workerId, lockKey, leaseMillis })
+  const renew = beat(store.heartbeat({ workerId, leaseMillis }))
+  const enter = Effect.map(store.registerWorker({ workerId, lockKey, leaseMillis }), () => {
     enteredMillis = tenure.nowMillis
-    yield* beat(store.heartbeat({ workerId, leaseMillis }))
   })
 
   // The listening session beats while it lives; when nobody has for too long, it is done here.
@@ -157,13 +158,14 @@ const make = Effect.gen(function* () {
   )
   yield* Effect.gen(function* () {
     yield* enter
+    yield* renew
     entered.openUnsafe()
     // Whatever looked for work before was refused it.
     doorbell.workflows("home")
     while (true) {
       const left = overdueMillis - tenure.sinceMillis(beatenAt)
       if (left > 0) yield* Effect.sleep(left)
-      else yield* beat(store.heartbeat({ workerId, leaseMillis }))
+      else yield* renew
     }
   }).pipe(patiently, Effect.forever, Effect.forkScoped)
 
@@ -182,6 +184,8 @@ const make = Effect.gen(function* () {
   yield* Effect.gen(function* () {
     yield* entered.await
     yield* Effect.raceFirst(lost.await, outlived)
+    leaving = true
+    tenure.end()
     yield* Metric.update(leasesLost, 1)
     yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
     // A body that cannot be interrupted commits nothing any more and is not waited for.
@@ -189,6 +193,9 @@ const make = Effect.gen(function* () {
     yield* store.removeWorker(workerId)
     lost.closeUnsafe()
     yield* enter
+    tenure.doubt()
+    leaving = false
+    yield* renew
     doorbell.workflows("home")
   }).pipe(patiently, Effect.forever, Effect.forkScoped)
 

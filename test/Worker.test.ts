@@ -8,6 +8,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import { TestClock } from "effect/testing"
 import { existsSync } from "node:fs"
@@ -87,13 +88,17 @@ const heartbeatInterval = Duration.seconds(3)
 
 const leaseDuration = Duration.seconds(15)
 
-/** A worker under a `TestClock`, and what it asked of its store, which dies of whatever is in `deadly`. */
+/**
+ * A worker under a `TestClock`, and what it asked of its store, which dies of whatever is in `deadly`
+ * and answers to what is in `gates` once that is open.
+ */
 const lone = Effect.gen(function* () {
   const { clock, set } = yield* setClock
   const tenure = new Tenure(clock)
   const runs = { tenure, abandonAll: Effect.void } as unknown as Runs["Service"]
   const asked: Array<string> = []
   const deadly = new Set<string>()
+  const gates = new Map<string, Latch.Latch>()
   const storeMillis = yield* Effect.map(
     Clock.Clock,
     (clock) => () => clock.currentTimeMillisUnsafe()
@@ -101,7 +106,8 @@ const lone = Effect.gen(function* () {
   const ask = <A>(what: string, answer: A) =>
     Effect.suspend(() => {
       asked.push(what)
-      return deadly.has(what) ? Effect.die(new Error(what)) : Effect.succeed(answer)
+      if (deadly.has(what)) return Effect.die(new Error(what))
+      return Effect.as(gates.get(what)?.await ?? Effect.void, answer)
     })
   const store = {
     registerWorker: () => ask("register", undefined),
@@ -135,6 +141,7 @@ const lone = Effect.gen(function* () {
     /** Sets the time of day of the worker so many milliseconds ahead, or behind. */
     set,
     deadly,
+    gates,
     /** What it asks while so much time goes by. */
     during: (time: Duration.Duration) =>
       Effect.suspend(() => {
@@ -157,6 +164,29 @@ describe("a worker alone", () => {
         yield* during(heartbeatInterval)
         assert.includeMembers(yield* during(heartbeatInterval), ["heartbeat", "recover"])
       }
+    })
+  )
+
+  it.effect("begins nothing from the end of its lease until it has entered anew", () =>
+    Effect.gen(function* () {
+      const { deadly, during, gates, tenure } = yield* lone
+      yield* during(heartbeatInterval)
+      const removed = Latch.makeUnsafe(false)
+      gates.set("remove", removed)
+      yield* Effect.addFinalizer(() => removed.open)
+      deadly.add("heartbeat")
+      assert.include(yield* during(leaseDuration), "remove")
+      // Nobody has taken its work, and the first that it hears of the store again is that it lives.
+      deadly.clear()
+      assert.include(yield* during(heartbeatInterval), "heartbeat")
+      // What it takes now goes to others when it is removed.
+      assert.isFalse(tenure.held)
+      const asked = tenure.nowMillis
+      yield* during(Duration.millis(1))
+      yield* removed.open
+      assert.includeMembers(yield* during(Duration.millis(1)), ["register", "heartbeat"])
+      assert.isTrue(tenure.held)
+      assert.isFalse(tenure.proves(asked))
     })
   )
 
