@@ -13,10 +13,8 @@ import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Workflow from "effect/workflow/Workflow"
 import type { Departure } from "./Departure.ts"
 import type { Resumption } from "./Resumption.ts"
-import { RomancyConfig } from "./RomancyConfig.ts"
 import { Run } from "./Run.ts"
 import type { Registration, Runs } from "./Runs.ts"
 import type { WakeSource } from "./Wake.ts"
@@ -28,7 +26,7 @@ type Launch = Runs["Service"]["launch"]
 
 /**
  * Makes what begins to run a claimed instance. `runs` are those that are here, `drive` runs one until
- * it has left, `abandon` ends one, `hold` keeps the slot of one that is to come, `isOver` says whether a
+ * it has left, `forsake` ends one, `hold` keeps the slot of one that is to come, `isOver` says whether a
  * claim has had its run, `strand` that one is left whose row says that it is run here.
  *
  * @since 0.1.0
@@ -39,7 +37,7 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly runs: Map<string, Run>
   readonly block: Departure["block"]
   readonly drive: (run: Run, registration: Registration) => Effect.Effect<void, unknown>
-  readonly abandon: (run: Run) => Effect.Effect<unknown>
+  readonly forsake: (run: Run) => Effect.Effect<unknown>
   readonly hold: (
     executionId: string
   ) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
@@ -48,10 +46,9 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly arrived: (run: Run, askedMillis: number) => void
   readonly resumed: (resumption: Resumption) => void
 }) {
-  const { abandon, arrived, block, drive, hold, isOver, registrations, resumed, runs, strand } =
+  const { arrived, block, drive, forsake, hold, isOver, registrations, resumed, runs, strand } =
     here
   const store = yield* Store.WorkflowStore
-  const config = yield* RomancyConfig
   const self = yield* WorkerId
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
@@ -134,10 +131,7 @@ export const make = Effect.fnUntraced(function* (here: {
       Effect.as(undefined)
     )
 
-  /**
-   * Waits until an older run of the instance is gone: its body may not be interruptible. It commits
-   * nothing, so past the bound it is left to itself.
-   */
+  /** Waits until an older run of the instance is gone: its body may not be interruptible. */
   const replace = (
     before: Run,
     claimed: Store.Claimed,
@@ -146,12 +140,7 @@ export const make = Effect.fnUntraced(function* (here: {
     later(
       claimed,
       Effect.gen(function* () {
-        yield* Effect.timeoutOption(abandon(before), config.shutdownTimeout)
-        if (runs.get(claimed.executionId) === before) {
-          runs.delete(claimed.executionId)
-          // Whoever waits for it asks again, and finds the other.
-          before.settle(Exit.succeed(new Workflow.Suspended({})))
-        }
+        yield* forsake(before)
         if (stored !== undefined) {
           return Effect.suspend(() => launch(claimed, { stored, sources }))
         }

@@ -4,7 +4,8 @@
  * Reads: claims from the dispatchers and from starts at home; signals for instances that run here.
  * Feeds: `WorkflowStore` with completions and suspensions, `Awaiting` and the doorbell.
  * Guarantees: at most `maxConcurrentWorkflows` at once; an instance leaves by exactly one of
- * completing, suspending, being blocked, or being given back; one that was fenced commits nothing.
+ * completing, suspending, being blocked, or being given back; one that was fenced commits nothing, and
+ * keeps its slot and its callers no longer than `shutdownTimeout`, though it never ends.
  *
  * @since 0.1.0
  */
@@ -12,13 +13,13 @@ import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import type * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
-import type * as Workflow from "effect/workflow/Workflow"
+import * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
 import type { ChannelStore } from "./ChannelStore.ts"
@@ -183,7 +184,7 @@ const make = Effect.gen(function* () {
     runs,
     block: departure.block,
     drive,
-    abandon: (run) => abandon(run),
+    forsake: (run) => forsake(run),
     arrived: (...of) => arrived(...of),
     hold: (executionId) => slots.hold(executionId),
     isOver: (claimed) => slots.isOver(claimed),
@@ -203,12 +204,27 @@ const make = Effect.gen(function* () {
       )
     })
 
+  /**
+   * A body that cannot be interrupted commits nothing any more, so past the bound it is left to itself:
+   * its slot is another's, and whoever waits for it here asks again, and finds who goes on.
+   */
+  const forsake = (run: Run) =>
+    Effect.andThen(
+      Effect.timeoutOption(abandon(run), config.shutdownTimeout),
+      Effect.sync(() => {
+        if (runs.get(run.executionId) !== run) return
+        leave(run, Exit.succeed(new Workflow.Suspended({})))
+        slots.strand()
+      })
+    )
+
   // Before the finalizer below, so that it ends after it: runs that finish their steps still hear.
   const { arrived, completedHere, signal, tell } = yield* makeSignals({
     runs,
     tracked,
     resumed,
     abandon,
+    forsake,
     tenure
   })
 
@@ -274,7 +290,7 @@ const make = Effect.gen(function* () {
     park: (run, name) => parking.park(run, name),
     completedHere: (run, name) => void completedHere(run, name),
     fenced: (run) => {
-      fork(abandon(run))
+      fork(forsake(run))
       return nowhere(run)
     },
     unreadable: (run, error) => {
@@ -285,7 +301,7 @@ const make = Effect.gen(function* () {
     },
     tenure,
     abandonAll: Effect.suspend(() =>
-      Effect.forEach(Array.from(runs.values()), abandon, {
+      Effect.forEach(Array.from(runs.values()), forsake, {
         concurrency: "unbounded",
         discard: true
       })

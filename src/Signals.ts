@@ -32,9 +32,10 @@ export const make = Effect.fnUntraced(function* (here: {
   readonly tracked: ReturnType<typeof WorkflowEngine.makeDeferredState>
   readonly resumed: (resumption: Resumption) => void
   readonly abandon: (run: Run) => Effect.Effect<unknown>
+  readonly forsake: (run: Run) => Effect.Effect<unknown>
   readonly tenure: Tenure
 }) {
-  const { abandon, resumed, runs, tenure, tracked } = here
+  const { abandon, forsake, resumed, runs, tenure, tracked } = here
   const store = yield* Store.WorkflowStore
   const scope = yield* Effect.scope
   const fork = Effect.runForkWith(yield* Effect.context<never>())
@@ -52,7 +53,7 @@ export const make = Effect.fnUntraced(function* (here: {
       run.unreadable ??= applied.cause
     }
     if (Exit.isFailure(applied) || applied.value.fenced) {
-      fork(Effect.forkIn(abandon(run), scope))
+      fork(Effect.forkIn(Exit.isFailure(applied) ? abandon(run) : forsake(run), scope))
       return
     }
     const changes = applied.value

@@ -188,8 +188,7 @@ const make = Effect.gen(function* () {
     tenure.end()
     yield* Metric.update(leasesLost, 1)
     yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
-    // A body that cannot be interrupted commits nothing any more and is not waited for.
-    yield* Effect.timeoutOption(runs.abandonAll, config.shutdownTimeout)
+    yield* runs.abandonAll
     yield* store.removeWorker(workerId)
     lost.closeUnsafe()
     yield* enter

@@ -62,6 +62,47 @@ describe("a run that was fenced", () => {
       assert.strictEqual(log.count("second"), 0)
     })
   )
+
+  for (const how of ["it is told so", "its worker has lost its lease"] as const) {
+    it.live(`keeps no slot and no caller, though it never ends, once ${how}`, () =>
+      Effect.gen(function* () {
+        const { notify, row, sql, worker } = yield* workerAndClient({
+          ...{ shutdownTimeout: "50 millis", maxConcurrentWorkflows: 1 },
+          ...{ heartbeatInterval: "1 second", leaseDuration: "1 hour" }
+        })
+        const log = makeLog()
+        const gate = yield* Deferred.make<void>()
+        yield* Effect.addFinalizer(() => Deferred.succeed(gate, undefined))
+        yield* worker.register(
+          Echo.toLayer(({ id }) =>
+            id === "stuck"
+              ? Effect.uninterruptible(Effect.andThen(log.add(id), Deferred.await(gate))).pipe(
+                  Effect.as("late")
+                )
+              : Effect.succeed(`echo ${id}`)
+          )
+        )
+        yield* worker.on(Echo.execute({ id: "before" }))
+        const id = yield* Echo.executionId({ id: "stuck" })
+        const caller = yield* Effect.forkScoped(worker.on(Echo.execute({ id: "stuck" })))
+        yield* log.seen("stuck")
+        const { owner } = (yield* row(id))!
+        yield* steal(sql, id)
+        yield* sql`update romancy_instances s set status = 'Completed', owner = null,
+          result = b.result from romancy_instances b
+          where s.execution_id = ${id} and b.status = 'Completed'`
+        if (how === "it is told so") {
+          yield* notify("romancy_workflow_signal", JSON.stringify({ instance_id: id, owner }))
+        } else yield* sql`select romancy_bury(${owner}, false, now(), true)`
+        assert.strictEqual(yield* within("the answer")(Fiber.join(caller)), "echo before")
+        assertSuccess(yield* finished(worker, Echo, id), "echo before")
+        assert.strictEqual(
+          yield* within("a slot")(worker.on(Echo.execute({ id: "after" }))),
+          "echo after"
+        )
+      })
+    )
+  }
 })
 
 describe("a worker that may have lost its lease without knowing", () => {
