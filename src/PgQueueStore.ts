@@ -18,6 +18,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
@@ -58,7 +59,7 @@ const make = Effect.gen(function* () {
   const demand = yield* Demand
   const listener = yield* Listener
   const owner = yield* WorkerId
-  const { afterCommit, anywhere, batched, direct, once } = yield* PgExecution
+  const { afterCommit, anywhere, batched, direct, once, transaction } = yield* PgExecution
   const leaseMillis = Duration.toMillis(config.leaseDuration)
 
   const takers = new QueueTakers<Taken>()
@@ -74,11 +75,10 @@ const make = Effect.gen(function* () {
     interval: config.workflowResumptionInterval,
     fallback: config.notifyFallbackInterval
   })
-  /** For what this process has written itself, with no way round. */
-  const ring = (queueName: string) =>
-    Effect.sync(() => {
-      if (takers.waitAt(queueName)) wake.ring("home")
-    })
+  /** For what this process has written itself, with no way round: it is not notified of that. */
+  const ring = (queueName: string) => {
+    if (takers.waitAt(queueName)) wake.ring("home")
+  }
 
   const offer = yield* anywhere("offer to a queue", PgQueueStatements.offer)
   const complete = yield* anywhere("complete an element", PgQueueStatements.complete)
@@ -166,7 +166,7 @@ const make = Effect.gen(function* () {
         delayMillis: toMillis(how.after),
         failure: how.cause === undefined ? undefined : describe(how.cause)
       })
-    ).pipe(Effect.tap(() => ring(taken.queueName)))
+    ).pipe(Effect.tap(() => Effect.sync(() => ring(taken.queueName))))
 
   const giveBack = (taken: Taken) =>
     Effect.ensuring(
@@ -244,10 +244,15 @@ const make = Effect.gen(function* () {
       yield* named(queueName, "The name of the queue")
       yield* named(id, `The id of an element of ${queueName}`)
       yield* within(element, `An element of ${queueName}`)
-      yield* offer({ queueName, id, element, delayMillis: toMillis(delay) }).pipe(
-        Effect.mapError(failed("An element could not be offered"))
+      const row = { queueName, id, element, delayMillis: toMillis(delay) }
+      const offered = () => ring(queueName)
+      yield* Effect.mapError(
+        Option.isSome(yield* transaction)
+          ? Effect.andThen(offer(row), afterCommit(Effect.sync(offered)))
+          : // Whoever offers may have given up by the time that it is written.
+            offer(row, { told: offered }),
+        failed("An element could not be offered")
       )
-      yield* afterCommit(ring(queueName))
     }),
 
     take: (options) =>

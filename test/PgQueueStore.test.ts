@@ -13,6 +13,7 @@ import * as Schema from "effect/Schema"
 import * as DurableQueue from "effect/workflow/DurableQueue"
 import * as Romancy from "../src/Romancy.ts"
 import { numbers, suite, takeOne } from "./PersistedQueueConformance.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
   eventually,
@@ -87,6 +88,28 @@ describe("a taker that waits", () => {
         )
       )
       assert.strictEqual(yield* within("the second")(Fiber.join(other)), 2)
+    })
+  )
+
+  live(
+    "is woken by an offer in its own process though whoever offered has given up",
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const runtime = yield* start(proxy.through(database.url), { config: hourly })
+      yield* runtime.until("Listening")
+      const queue = yield* runtime.on(numbers("q"))
+      const taker = yield* waiting(queue)
+      const answer = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("folded as")
+      })
+      const offering = yield* Effect.forkScoped(queue.offer(1))
+      yield* answer.reached
+      yield* Fiber.interrupt(offering)
+      yield* answer.release
+      assert.strictEqual(yield* within("the element")(Fiber.join(taker)), 1)
     })
   )
 
