@@ -63,12 +63,13 @@ const make = Effect.sync(() => {
         return "Committed"
       }),
 
-    claim: ({ chain, leaseMillis, limit, relayId }) =>
+    claim: ({ chain, inHand, leaseMillis, limit, relayId }) =>
       at((now) => {
         const unfinished = all()
           .filter(isUnfinished)
           .sort((a, b) => a.nextAttemptAt - b.nextAttemptAt || a.position - b.position)
-        const next = unfinished.find((row) => row.nextAttemptAt > now && row.owner !== relayId)
+        const isInHand = (row: Row) => row.owner === relayId && inHand.includes(row.position)
+        const next = unfinished.find((row) => row.nextAttemptAt > now && !isInHand(row))
         const due = unfinished.filter((row) => row.nextAttemptAt <= now).slice(0, limit)
         const together = new Set(due)
         const judged = due.map((row) => ({ row, blocker: blockerOf(row, together, chain) }))

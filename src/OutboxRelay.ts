@@ -223,7 +223,10 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     hungry = limit === 0
     if (hungry) return { full: false }
     const asked = moment(clock)
-    const claims = yield* store.claim({ relayId, limit, chain: maxChain, leaseMillis })
+    const claims = yield* store.claim({
+      ...{ relayId, limit, chain: maxChain, leaseMillis },
+      inHand: Array.from(inHand.keys())
+    })
     for (const chain of chainsOf(claims.claimed)) {
       const helds = chain.map(
         (event): Held => ({ event, since: asked, renewedAt: asked, lost: false, sending: false })

@@ -73,7 +73,8 @@ export interface OutboxEvent extends OutboxLease {
  * - `claimed`: what it took, in the order of their positions
  * - `handled`: how many due events it took or put off behind the one before with their key
  * - `passed`: something due was left, locked by somebody else at that moment
- * - `nextMillis`: time until the next is due that this relay does not have in hand
+ * - `nextMillis`: time until the next is due that this relay does not have in hand. That may be one
+ *   which belongs to it, of a claim whose answer was lost
  *
  * @since 0.1.0
  * @category models
@@ -134,10 +135,11 @@ export class OutboxStore extends Context.Service<
     /**
      * Takes up to `limit` events that are due, for `leaseMillis`; of one key the first of those that
      * are unfinished and up to `chain` in all. What waits behind another with its key is put off
-     * until that one is due again.
+     * until that one is due again. `inHand` are the positions that the relay has already.
      */
     readonly claim: (options: {
       readonly relayId: string
+      readonly inHand: ReadonlyArray<number>
       readonly limit: number
       readonly chain: number
       readonly leaseMillis: number

@@ -99,6 +99,7 @@ export interface ClaimRow {
 export const claim = PgStatement.make<Claim, ClaimRow>((context, read) => {
   const outbox = table(context, "outbox")
   const chain = read((claim) => claim.chain)
+  const inHand = read((claim) => claim.inHand.map(String))
   const leaseMillis = read((claim) => claim.leaseMillis)
   const limit = read((claim) => claim.limit)
   const relayId = read((claim) => claim.relayId)
@@ -156,7 +157,8 @@ from (
         order by o.next_attempt_at, o.position limit 1), false) else false end as passed,
     (select ${millisOf(context, context.sql`o.next_attempt_at - now`)} from ${outbox} o
       where o.finished_at is null and o.next_attempt_at > (select now from moment)
-        and o.owner is distinct from ${relayId}
+        and (o.owner is distinct from ${relayId}
+          or o.position not in (select unnest(${inHand}::text[])::bigint))
       order by o.next_attempt_at limit 1) as next
   from moment
 ) summary left join taken on true order by taken.position` as unknown as Rows<ClaimRow>
@@ -170,6 +172,7 @@ const unfinished = ({ sql }: StatementContext) => sql`o.state in ('Pending', 'Se
 
 interface Claim {
   readonly relayId: string
+  readonly inHand: ReadonlyArray<number>
   readonly limit: number
   readonly chain: number
   readonly leaseMillis: number

@@ -32,6 +32,7 @@ import {
 } from "./support/Relays.ts"
 import { eventually, hourly, makeDatabase, start, within } from "./support/Runtimes.ts"
 import { setClock } from "./support/SetClock.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
@@ -104,6 +105,27 @@ describe("a relay's lease", () => {
         // What the first claim gave was given back.
         assert.strictEqual(claims, 2)
       }).pipe(Effect.provide(app), Effect.provideService(Clock.Clock, clock))
+    })
+  )
+
+  it.live("ends for what it was never told that it has, and it sends that then", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const proxy = yield* PgProxy.make(database.url)
+      const config = { ...hourly, ...leasing } as RomancyConfig.Options
+      const runtime = yield* start(proxy.through(database.url), { config })
+      yield* runtime.until("Listening")
+      const { layer, until } = makeDestination()
+      yield* relay(runtime, layer)
+      const claim = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("put_off as")
+      })
+      yield* publish(runtime, ["e1"])
+      const { connection } = yield* claim.reached
+      yield* proxy.resetThose((one) => one === connection)
+      yield* until(1)
     })
   )
 

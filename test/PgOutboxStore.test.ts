@@ -168,7 +168,7 @@ describe("the outbox on PostgreSQL", () => {
       // It has its snapshot, in which the first is on its way, and stops before it locks the second.
       const gate = yield* hold(sql, sql`select pg_advisory_xact_lock(1)`)
       const now = sql`(select clock_timestamp() from (select pg_advisory_xact_lock(1)) gate)`
-      const options = { relayId: "late", limit: 10, chain: 10, leaseMillis: 3_600_000 }
+      const options = { relayId: "late", inHand: [], limit: 10, chain: 10, leaseMillis: 3_600_000 }
       const late = yield* Effect.forkChild(
         PgOutboxStatements.claim({ ...(yield* context(sql)), now }, options)
       )
@@ -233,7 +233,7 @@ describe("the outbox on PostgreSQL", () => {
           yield* sql`set local enable_seqscan = off`
           yield* sql`set local plan_cache_mode = force_generic_plan`
           const rows = yield* PgOutboxStatements.claim(yield* context(sql), {
-            ...{ relayId: "r", limit: 100, chain: 10, leaseMillis: 1000 }
+            ...{ relayId: "r", inHand: [], limit: 100, chain: 10, leaseMillis: 1000 }
           })
           assert.deepStrictEqual([rows[0]?.position, rows[0]?.handled], [null, 0])
           return yield* sql<{ n: number }>`select (seq_tup_read + idx_tup_fetch)::int4 as n

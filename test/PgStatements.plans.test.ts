@@ -88,7 +88,9 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
     owned: (context) => PgDispatchStatements.owned(context, "worker"),
     outcomes: (context) => PgDispatchStatements.outcomes(context, ["a"]),
     "outbox, due": (context) =>
-      PgOutboxStatements.claim(context, { relayId: "r", limit: 10, chain: 10, leaseMillis: 1000 }),
+      PgOutboxStatements.claim(context, {
+        ...{ relayId: "r", inHand: [1], limit: 10, chain: 10, leaseMillis: 1000 }
+      }),
     "outbox, next of a key": (context) =>
       PgOutboxStatements.advance(context, [{ key: "k", chain: 10, tell: true }]),
     "settle in the outbox": (context) =>

@@ -23,10 +23,10 @@ export const publish = (store: Store, eventId: string, key?: string) =>
     event: JSON.stringify({ id: eventId })
   })
 
-export const claim = (
-  store: Store,
-  options: { readonly relayId?: string; readonly limit?: number; readonly chain?: number } = {}
-) => store.claim({ relayId: "relay-a", limit: 100, chain: 10, leaseMillis: 15_000, ...options })
+export const claim = (store: Store, options: Partial<Parameters<Store["claim"]>[0]> = {}) =>
+  store.claim({
+    ...{ relayId: "relay-a", inHand: [], limit: 100, chain: 10, leaseMillis: 15_000, ...options }
+  })
 
 /** The ids of what a claim takes. */
 export const take = (store: Store, options: Parameters<typeof claim>[1] = {}) =>
@@ -151,6 +151,35 @@ export const suite = (name: string, layer: Layer.Layer<OutboxStore, unknown>): v
           "Fenced"
         )
       })
+    )
+
+    rule("a relay is told when the lease ends of what it has and does not know of", (store) =>
+      Effect.gen(function* () {
+        yield* publish(store, "lost")
+        yield* claim(store)
+        yield* TestClock.adjust(1000)
+        yield* publish(store, "known")
+        const { claimed, nextMillis } = yield* claim(store)
+        const inHand = claimed.map(({ position }) => position)
+        assert.strictEqual(nextMillis, 14_000)
+        assert.strictEqual((yield* claim(store, { inHand })).nextMillis, 14_000)
+        yield* TestClock.adjust(14_000)
+        assert.deepStrictEqual(yield* take(store, { inHand }), ["lost"])
+        assert.strictEqual((yield* claim(store, { inHand })).nextMillis, 15_000)
+      })
+    )
+
+    rule(
+      "a relay is told when the lease ends of what it has in hand and another has taken",
+      (store) =>
+        Effect.gen(function* () {
+          yield* publish(store, "e")
+          const { claimed } = yield* claim(store)
+          yield* TestClock.adjust(15_000)
+          assert.deepStrictEqual(yield* take(store, { relayId: "relay-b" }), ["e"])
+          const inHand = claimed.map(({ position }) => position)
+          assert.strictEqual((yield* claim(store, { inHand })).nextMillis, 15_000)
+        })
     )
 
     rule("what is to be retried is due after its delay, and an attempt older", (store) =>
