@@ -148,9 +148,14 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     return { _tag: "Retry", delayMillis: Math.max(0, Math.min(delay, leftMillis)), reason }
   })
 
-  /** One attempt, and what is to be written of it. */
+  /**
+   * One attempt, and what is to be written of it. By the clock of this process, which may have been
+   * corrected, an event that the database gave out as young enough does not expire: it is claimed anew.
+   */
   const attempt = Effect.fnUntraced(function* (held: Held): Effect.fn.Return<Settlement> {
-    if (ageMillis(held) >= Duration.toMillis(options.maxAge)) return { _tag: "Expired" }
+    const maxAgeMillis = Duration.toMillis(options.maxAge)
+    if (held.event.ageMillis >= maxAgeMillis) return { _tag: "Expired" }
+    if (ageMillis(held) >= maxAgeMillis) return { _tag: "GivenBack", delayMillis: 0 }
     held.sending = true
     const sent = yield* fromJson(held.event.event).pipe(
       Effect.flatMap((event) =>
@@ -186,7 +191,7 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
 
   /**
    * Sends events one after the other: one without a key, or those of one key. Where one is to be
-   * retried, or is another relay's by now, those behind it are given back.
+   * claimed again, or is another relay's by now, those behind it are given back.
    */
   const sendChain = Effect.fnUntraced(function* (chain: ReadonlyArray<Held>) {
     let broken = false
@@ -200,7 +205,7 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
       const settlement = yield* attempt(held)
       yield* log(held, settlement)
       broken = !(yield* settle(held, settlement))
-      if (settlement._tag === "Retry") {
+      if ("delayMillis" in settlement) {
         broken = true
         delayMillis = settlement.delayMillis
         yield* wake.alarm.set(delayMillis)

@@ -129,6 +129,44 @@ describe("a relay's lease", () => {
     })
   )
 
+  it.live("is renewed after a correction of the time of day, which makes no event older", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const config = { ...hourly, ...leasing } as RomancyConfig.Options
+      const runtime = yield* start(database.url, { config })
+      yield* runtime.until("Listening")
+      yield* publish(runtime, ["e1", "e2"], () => "k")
+      const { clock, set } = yield* setClock
+      const lease = Effect.map(
+        database.sql<{ until: Date }>`select next_attempt_at as until from romancy_outbox
+          where event_id = 'e2'`,
+        ([row]) => row!.until.getTime()
+      )
+      const renewed = Effect.flatMap(lease, (before) =>
+        eventually("a renewal", lease, (until) => until > before)
+      )
+      const sent: Array<string> = []
+      const correcting = Layer.succeed(OutboxDestination.OutboxDestination, {
+        send: ({ id }) =>
+          Effect.gen(function* () {
+            sent.push(id)
+            if (id === "e2") return { _tag: "Accepted" }
+            set(365 * 86_400_000)
+            // The second is sure to have been asked for after the correction.
+            yield* Effect.orDie(Effect.andThen(renewed, renewed))
+            return { _tag: "Accepted" }
+          })
+      })
+      yield* Effect.provideService(relay(runtime, correcting), Clock.Clock, clock)
+      const states = database.sql`select state from romancy_outbox order by position`
+      yield* eventually("the end of both", states, (rows) =>
+        rows.every(({ state }) => state !== "Pending" && state !== "Sending")
+      )
+      assert.deepStrictEqual(yield* states, [{ state: "Delivered" }, { state: "Delivered" }])
+      assert.deepStrictEqual(sent, ["e1", "e2"])
+    })
+  )
+
   it.live(
     "ends with its process, killed between the send and its answer: another sends the same",
     () =>
