@@ -29,7 +29,7 @@ import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Random from "effect/Random"
-import { CloudEventError, fromJson } from "./CloudEvent.ts"
+import { type CloudEvent, fromJson } from "./CloudEvent.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Listener } from "./Listener.ts"
@@ -135,6 +135,22 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     reason: `no answer within ${Duration.format(options.sendTimeout)}`
   }
 
+  const send = (event: CloudEvent): Effect.Effect<Sent> =>
+    Effect.suspend(() => destination.send(event)).pipe(
+      Effect.timeoutOrElse({
+        duration: options.sendTimeout,
+        orElse: () => Effect.succeed(noAnswer)
+      }),
+      // Only of its own: where this fiber is interrupted, nothing more is run.
+      Effect.catchCause(
+        (cause): Effect.Effect<Sent> =>
+          Effect.succeed({
+            _tag: "Retry",
+            reason: `the destination died: ${nameOf(Cause.squash(cause))}`
+          })
+      )
+    )
+
   const settlementOf = Effect.fnUntraced(function* (
     held: Held,
     sent: Sent
@@ -157,21 +173,11 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     if (held.event.ageMillis >= maxAgeMillis) return { _tag: "Expired" }
     if (ageMillis(held) >= maxAgeMillis) return { _tag: "GivenBack", delayMillis: 0 }
     held.sending = true
-    const sent = yield* fromJson(held.event.event).pipe(
-      Effect.flatMap((event) =>
-        Effect.timeoutOrElse(destination.send(event), {
-          duration: options.sendTimeout,
-          orElse: () => Effect.succeed(noAnswer)
-        })
-      ),
-      // Only of its own: where this fiber is interrupted, nothing more is run.
-      Effect.catchCause((cause): Effect.Effect<Sent> => {
-        const error = Cause.squash(cause)
-        return error instanceof CloudEventError
-          ? Effect.succeed({ _tag: "Refused", reason: error.message })
-          : Effect.succeed({ _tag: "Retry", reason: `the destination died: ${nameOf(error)}` })
-      })
-    )
+    const sent = yield* Effect.matchEffect(fromJson(held.event.event), {
+      onFailure: ({ message }): Effect.Effect<Sent> =>
+        Effect.succeed({ _tag: "Refused", reason: message }),
+      onSuccess: send
+    })
     return yield* settlementOf(held, sent)
   })
 

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
+import { CloudEventError } from "../src/CloudEvent.ts"
 import * as Outbox from "../src/Outbox.ts"
 import * as OutboxDestination from "../src/OutboxDestination.ts"
 import * as OutboxRelay from "../src/OutboxRelay.ts"
@@ -259,10 +260,13 @@ describe("a relay", () => {
 
   it.live("refuses what is stored and is no event, and survives a destination that dies", () =>
     Effect.gen(function* () {
+      // Of an event that it has made itself.
+      const ofItsOwn = new CloudEventError({ attribute: "id", reason: "is secret" })
       const { client, sql, states, until } = yield* world(
         1,
-        (_, attempt) => {
-          if (attempt === 1) throw new Error("secret")
+        (id, attempt) => {
+          const error = id === "e1" ? new Error("secret") : ofItsOwn
+          if (attempt === 1) throw error
           return undefined
         },
         { relay: { retryDelay: "5 millis" } }
@@ -270,13 +274,14 @@ describe("a relay", () => {
       yield* sql`insert into romancy_outbox
         (publication, event_id, event, next_attempt_at, created_at, queued_at)
         values ('x', 'foreign', '{"specversion":"1.0"}', now(), now(), now())`
-      yield* publish(client, ["e1"])
-      yield* until(1)
-      yield* eventually("both", states, (states) => states.e1 === "Delivered")
+      yield* publish(client, ["e1", "e2"])
+      yield* until(2)
+      yield* eventually("both", states, ({ e1, e2 }) => e1 === "Delivered" && e2 === "Delivered")
       const rows = yield* sql`select last_error from romancy_outbox order by position`
       assert.deepStrictEqual(rows, [
         { last_error: "The attribute id of a CloudEvent is missing" },
-        { last_error: "the destination died: Error" }
+        { last_error: "the destination died: Error" },
+        { last_error: "the destination died: romancy/CloudEventError" }
       ])
     })
   )
