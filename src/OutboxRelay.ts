@@ -29,6 +29,7 @@ import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Random from "effect/Random"
+import * as Scope from "effect/Scope"
 import { type CloudEvent, fromJson } from "./CloudEvent.ts"
 import * as Dispatcher from "./Dispatcher.ts"
 import { Doorbell } from "./Doorbell.ts"
@@ -227,7 +228,8 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
     if (hungry) wake.ring("home")
   })
 
-  const chains = yield* FiberSet.make<unknown, unknown>()
+  // Of a scope that nobody closes: what cannot be interrupted would hold up whoever stops for ever.
+  const chains = yield* Scope.provide(FiberSet.make<unknown, unknown>(), yield* Scope.make())
 
   const look = Effect.fnUntraced(function* (): Effect.fn.Return<Dispatcher.Drained, StoreError> {
     const limit = Math.min(options.concurrency - inHand.size, options.maxEventsPerBatch)
@@ -296,7 +298,7 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const stop = Effect.gen(function* () {
     stopping = true
     yield* FiberSet.awaitEmpty(chains).pipe(Effect.timeoutOption(config.shutdownTimeout))
-    yield* FiberSet.clear(chains)
+    yield* FiberSet.clear(chains).pipe(Effect.timeoutOption(config.shutdownTimeout))
     yield* Effect.forEach(
       Array.from(inHand.values()),
       (held) =>

@@ -298,6 +298,26 @@ describe("a relay that stops", () => {
       ])
     })
   )
+
+  it.live("leaves to itself what cannot be interrupted", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const config = { ...patient, shutdownTimeout: "100 millis" } satisfies RomancyConfig.Options
+      const first = yield* start(database.url, { config })
+      yield* first.until("Listening")
+      const begun = yield* Deferred.make<void>()
+      const deaf = Layer.succeed(OutboxDestination.OutboxDestination, {
+        send: () =>
+          Effect.uninterruptible(Effect.andThen(Deferred.succeed(begun, undefined), Effect.never))
+      })
+      const stop = yield* relay(first, deaf)
+      yield* publish(first, ["e1"])
+      yield* Deferred.await(begun)
+      yield* within("its end")(stop)
+      const rows = yield* database.sql`select state, owner from romancy_outbox`
+      assert.deepStrictEqual(rows, [{ state: "Pending", owner: null }])
+    })
+  )
 })
 
 describe("a relay in time", () => {
