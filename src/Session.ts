@@ -133,7 +133,7 @@ export const make = Effect.fnUntraced(function* (
   const statementTimeout = Duration.fromInputUnsafe(options.statementTimeout)
   const session: Session = {
     processId: connection.processId,
-    isOpen: () => line.sockets.size > 0,
+    isOpen: () => line.isOpen,
     connection: pinned,
     query: <A extends object>(
       text: string,
@@ -195,6 +195,12 @@ class Line {
 
   constructor(config: PgConnection.Config) {
     this.config = config
+  }
+
+  /** One that the driver has destroyed, since it could not read an answer, closes some turns later. */
+  get isOpen(): boolean {
+    for (const socket of this.sockets) if (!socket.destroyed) return true
+    return false
   }
 
   readonly dial = (): Duplex => {

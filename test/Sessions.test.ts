@@ -239,6 +239,24 @@ live(
 )
 
 live(
+  "one that is lost under an answer that cannot be read fails nobody else",
+  Effect.gen(function* () {
+    const own = yield* open({ writeSessions: 1 })
+    const unreadable = own`select array[[1, 2], [3, 4]] as "an array of arrays"`
+    const next = [
+      own`select 1 as n`,
+      own.query("select 1 as n", []),
+      own.withTransaction(own`select 1 as n`)
+    ]
+    for (const one of next) {
+      const [failed, rows] = yield* Effect.all([Effect.flip(unreadable), one], { concurrency: 2 })
+      assert.include(PgFailure.describe(failed), "Failed to decode row")
+      assert.deepStrictEqual(rows, [{ n: 1 }])
+    }
+  })
+)
+
+live(
   "a black hole costs a statement's deadline, and after it the sessions are new",
   Effect.gen(function* () {
     const { url } = yield* TestDatabase
