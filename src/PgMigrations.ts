@@ -72,24 +72,22 @@ export const run = Effect.fnUntraced(function* (
   const sql = yield* SqlClient.SqlClient
   const table = tableNames(config)
   const all = migrations(config)
+  const latest = all[all.length - 1]?.id ?? 0
+  const unfit = (found: number) =>
+    new MigrationError({ found, expected: latest, schema: config.schema })
   const applied = Effect.gen(function* () {
     const [found] = yield* sql<{ found: boolean }>`
       select to_regclass(${table.migrations}) is not null as found`
     if (found?.found !== true) return 0
     const [row] = yield* sql<{ id: number }>`
       select coalesce(max(id), 0) as id from ${sql.literal(table.migrations)}`
-    return row?.id ?? 0
+    const id = row?.id ?? 0
+    return id > latest ? yield* unfit(id) : id
   })
   // A schema that is up to date costs one look, and no right to create anything.
-  const latest = all[all.length - 1]?.id ?? 0
   const before = yield* applied
-  if (before > latest) {
-    return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
-  }
   if (before === latest) return
-  if (config.migrations === "verify") {
-    return yield* new MigrationError({ found: before, expected: latest, schema: config.schema })
-  }
+  if (config.migrations === "verify") return yield* unfit(before)
   const changes = Effect.gen(function* () {
     const [schema] = yield* sql<{ found: boolean }>`
       select to_regnamespace(${`"${config.schema}"`}) is not null as found`
@@ -146,7 +144,7 @@ where current_setting(name, true) is not null`
 /** How long the others have their tables between two turns. */
 const pauses = Schedule.min([Schedule.exponential("1 second", 2), Schedule.spaced("15 seconds")])
 
-const logHeld = (error: SqlError): Effect.Effect<void> =>
+const logHeld = (error: SqlError | MigrationError): Effect.Effect<void> =>
   PgFailure.isLockTimeout(error)
     ? Effect.logInfo("a table that a migration changes is in use; it is asked for again")
     : Effect.void
@@ -182,7 +180,7 @@ export const runInTime = Effect.fnUntraced(function* (
       while: (error) => error._tag === "SqlError" && PgFailure.isTransient(error),
       schedule: PgFailure.patience
     }),
-    Effect.mapError((error) => (error._tag === "SqlError" ? error : unfit(error))),
+    Effect.mapError((error) => (error._tag === "SqlError" ? error : asSqlError(error))),
     Effect.provideService(Clock.Clock, liveClock),
     Effect.tapError((error) => Effect.logError("the tables cannot be used", error)),
     Effect.onExit((exit) => Deferred.done(done, exit)),
@@ -191,5 +189,5 @@ export const runInTime = Effect.fnUntraced(function* (
   return Deferred.await(done)
 })
 
-const unfit = (cause: MigrationError): SqlError =>
+const asSqlError = (cause: MigrationError): SqlError =>
   new SqlError({ reason: new UnknownError({ cause, message: cause.message }) })

@@ -112,6 +112,28 @@ const migrating = Effect.gen(function* () {
 })
 
 live(
+  "one that waited for another's, of a newer version, is behind it",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    const late = yield* connect(url)
+    const newest = ids.length + 1
+    const newer = Effect.andThen(
+      PgMigrations.run(apply),
+      sql`insert into romancy_migrations (id, name) values (${newest}, 'of a newer version')`
+    )
+    const early = yield* hold(sql, newer)
+    const waiting = yield* Effect.forkScoped(
+      Effect.flip(Effect.provideService(PgMigrations.run(apply), SqlClient.SqlClient, late))
+    )
+    yield* until(sql, migrationWaits())
+    yield* early.commit
+    const error = yield* Fiber.join(waiting)
+    assert.deepInclude(error, { _tag: "MigrationError", found: newest, expected: ids.length })
+  })
+)
+
+live(
   "one that waits for another's waits longer than a lock or a statement may take otherwise",
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
