@@ -32,7 +32,13 @@ interface Entry<Row, Answer> {
   readonly resume: (effect: Effect.Effect<Answer, StoreError>) => void
   /** It may be written: it was asked for before, and the answer did not come. */
   asked: boolean
+  /** Whoever waited for it has given up. */
+  left: boolean
 }
+
+/** Whether it is still to be written: for whoever waits, or since it may be, and somebody is to be told. */
+const wanted = (entry: { readonly asked: boolean; readonly left: boolean }): boolean =>
+  entry.asked || !entry.left
 
 /**
  * So many rows are worth a statement of their own while another is on its way: the commit is shared
@@ -121,12 +127,17 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   }
 
   /**
-   * Takes no room any more if it has not been sent: who gave up may come again and again. Where room is
-   * not counted nobody does, and what was said of something that has happened is still to be written.
+   * Takes no room any more if it has not been sent, or somebody held it: who gave up may come again and
+   * again. Where room is not counted nobody does, and what was said of something that has happened is
+   * still to be written.
    */
   const leave = (entry: Entry<Row, Answer>) => {
-    const at = queue.indexOf(entry)
-    if (at >= 0) queue.splice(at, 1)
+    entry.left = true
+    if (wanted(entry)) return
+    for (const waiting of [queue, held]) {
+      const at = waiting.indexOf(entry)
+      if (at >= 0) waiting.splice(at, 1)
+    }
   }
 
   /** Writes rows and answers their fibers, now or, where somebody else holds one, later. */
@@ -207,9 +218,10 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   const keep = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (closed) return drop(entries)
-      held = held.concat(entries)
-      if (!asking) fork(ask)
+      held = held.concat(entries.filter(wanted))
+      if (asking || held.length === 0) return Effect.void
       asking = true
+      fork(ask)
       return Effect.void
     })
 
@@ -219,6 +231,8 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     while (held.length > 0) {
       yield* Effect.sleep(pause)
       const entries = held.splice(0, batchLength(held, maxRows))
+      // Nobody may wait for any of them by now.
+      if (entries.length === 0) break
       const [took] = yield* Effect.timed(write(entries, false))
       pause = Duration.clamp(Duration.times(took, 10), heldPause)
     }
@@ -269,7 +283,7 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
           )
         )
       }
-      const entry: Entry<Row, Answer> = { row, told, resume, asked: false }
+      const entry: Entry<Row, Answer> = { row, told, resume, asked: false, left: false }
       queue.push(entry)
       // A full load does not wait for the turn to end: the database works while this process does.
       if (queue.length >= load && ready()) depart()

@@ -373,6 +373,47 @@ it.effect("a row that nobody waits for any more takes no room, and is not sent",
   })
 )
 
+it.live(
+  "a row that somebody holds, and that nobody waits for any more, is not asked for again",
+  () =>
+    Effect.gen(function* () {
+      const { next, write, writing } = yield* rig()
+      const [gone, asked, kept] = yield* writing("a", "b", "c")
+      const run = yield* Effect.forkScoped(write("d", false), { startImmediately: true })
+      yield* Effect.flatMap(next, ({ answer }) => answer(locked))
+      yield* Effect.flatMap(next, ({ answer, rows }) => answer(Exit.succeed(rows.map(() => held))))
+      yield* Fiber.interrupt(gone!)
+      yield* Fiber.interrupt(run)
+      const first = yield* next
+      assert.deepStrictEqual(first.rows, ["b", "c", "d"])
+      yield* Fiber.interrupt(asked!)
+      yield* first.answer(Exit.succeed([held, held, held]))
+      const second = yield* next
+      assert.deepStrictEqual(second.rows, ["c", "d"])
+      yield* second.answer()
+      assert.strictEqual(yield* Fiber.join(kept!), "C")
+    })
+)
+
+it.live(
+  "a row that somebody holds, and that may be written, is asked for whoever is to be told",
+  () =>
+    Effect.gen(function* () {
+      const { next, write } = yield* rig()
+      const told = yield* Deferred.make<string>()
+      const gone = yield* Effect.forkScoped(
+        write("a", true, (answer) => Deferred.doneUnsafe(told, Effect.succeed(answer))),
+        { startImmediately: true }
+      )
+      for (const failure of [away, locked, locked]) {
+        yield* Effect.flatMap(next, ({ answer }) => answer(failure))
+      }
+      yield* Fiber.interrupt(gone)
+      yield* Effect.flatMap(next, ({ answer }) => answer())
+      assert.strictEqual(yield* Deferred.await(told), "A")
+    })
+)
+
 it.effect("the end of the scope ends every wait: in flight, in the queue, and to come", () =>
   Effect.gen(function* () {
     const scope = yield* Scope.make()
