@@ -91,7 +91,12 @@ export const run = Effect.fnUntraced(function* (
   const changes = Effect.gen(function* () {
     const [schema] = yield* sql<{ found: boolean }>`
       select to_regnamespace(${`"${config.schema}"`}) is not null as found`
-    if (schema?.found !== true) yield* sql.unsafe(`create schema if not exists "${config.schema}"`)
+    if (schema?.found !== true) {
+      // Another application, with a prefix of its own, may be making it: then it is there by now.
+      yield* sql
+        .withTransaction(sql.unsafe(`create schema if not exists "${config.schema}"`))
+        .pipe(Effect.catchIf(PgFailure.isDuplicate, () => Effect.void))
+    }
     yield* sql.unsafe(createHistory(table.migrations))
     const done = yield* applied
     for (const migration of all.filter(({ id }) => id > done)) {

@@ -134,6 +134,33 @@ live(
 )
 
 live(
+  "two applications that start at once make one new schema for both",
+  Effect.gen(function* () {
+    const { url } = yield* TestDatabase
+    const sql = yield* PgClient.PgClient
+    const late = yield* connect(url)
+    const first = { ...apply, schema: "shared" }
+    const early = yield* hold(sql, PgMigrations.run(first))
+    const waiting = yield* Effect.forkScoped(
+      Effect.provideService(
+        PgMigrations.run({ ...first, prefix: "billing" }),
+        SqlClient.SqlClient,
+        late
+      )
+    )
+    yield* until(
+      sql,
+      `exists (select from pg_stat_activity where datname = current_database()
+        and wait_event_type = 'Lock' and query like 'create schema%')`
+    )
+    yield* early.commit
+    yield* Fiber.join(waiting)
+    assert.deepStrictEqual(yield* history("shared.romancy_migrations"), ids)
+    assert.deepStrictEqual(yield* history("shared.billing_migrations"), ids)
+  })
+)
+
+live(
   "one that waits for another's waits longer than a lock or a statement may take otherwise",
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
