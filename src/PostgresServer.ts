@@ -11,9 +11,12 @@
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
 import { type ChildProcess, spawn } from "node:child_process"
-import { open, readFile, readlink, realpath, rm } from "node:fs/promises"
+import { randomBytes } from "node:crypto"
+import { open, readFile, readlink, realpath, rename, rm } from "node:fs/promises"
 import { createServer } from "node:net"
 import { join } from "node:path"
 import {
@@ -36,6 +39,12 @@ export interface PostgresServer {
   readonly processId: number
 }
 
+interface Options {
+  readonly port?: number | undefined
+  readonly settings?: Readonly<Record<string, string | number | boolean>> | undefined
+  readonly env?: Readonly<Record<string, string>> | undefined
+}
+
 /**
  * Starts the server and waits until it accepts connections; it is stopped with the scope (fast
  * shutdown, `SIGKILL` after ten seconds). Waits for a predecessor that is just being stopped.
@@ -43,33 +52,14 @@ export interface PostgresServer {
  * @since 0.1.0
  * @category constructors
  */
-export const make = (
-  binaries: PostgresBinaries,
-  cluster: Cluster,
-  options: {
-    readonly port?: number | undefined
-    readonly settings?: Readonly<Record<string, string | number | boolean>> | undefined
-    readonly env?: Readonly<Record<string, string>> | undefined
-  }
-) =>
+export const make = (binaries: PostgresBinaries, cluster: Cluster, options: Options) =>
   Effect.gen(function* () {
-    const port = options.port ?? (yield* freePort)
-    yield* removeStaleLock(cluster.data)
-    const settings = {
-      listen_addresses: "127.0.0.1",
-      // Not every folder for temporary files is writable for the server's user.
-      unix_socket_directories: "",
-      ...options.settings,
-      port
-    }
-    const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`])
-    const launched = yield* Effect.acquireRelease(
-      launch(binaries.postgres, ["-D", cluster.data, ...args], cluster, options.env),
-      stop
+    // What an attempt that failed leaves behind goes with it.
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    return yield* start(binaries, cluster, options).pipe(
+      Scope.provide(scope),
+      Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
     )
-    yield* Effect.raceFirst(awaitReady(cluster.data, launched), failedStart(cluster, launched))
-    const server: PostgresServer = { port, processId: launched.postmaster.pid ?? 0 }
-    return server
   }).pipe(
     Effect.retry({
       while: (error) =>
@@ -86,10 +76,43 @@ const portTaken = /could not bind|could not create any TCP\/IP sockets/
 /** The processes of a predecessor that was killed, or is being stopped, need a moment to end. */
 const folderBusy = /pre-existing shared memory block|lock file "postmaster.pid" already exists/
 
+const start = Effect.fnUntraced(function* (
+  binaries: PostgresBinaries,
+  cluster: Cluster,
+  options: Options
+) {
+  const port = options.port ?? (yield* freePort)
+  yield* removeStaleLock(cluster.data)
+  const settings = {
+    listen_addresses: "127.0.0.1",
+    // Not every folder for temporary files is writable for the server's user.
+    unix_socket_directories: "",
+    ...options.settings,
+    port
+  }
+  const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`])
+  const launched = yield* Effect.acquireRelease(
+    launch(binaries.postgres, ["-D", cluster.data, ...args], cluster, options.env),
+    stop
+  )
+  yield* Effect.raceFirst(awaitReady(cluster.data, launched), failedStart(launched))
+  yield* Effect.mapError(
+    attempt(() => rename(launched.log, cluster.logFile)),
+    unstarted
+  )
+  const server: PostgresServer = { port, processId: launched.postmaster.pid ?? 0 }
+  return server
+})
+
+const unstarted = (cause: NodeJS.ErrnoException) =>
+  failure("StartFailed", `Cannot start PostgreSQL: ${cause.message}`, cause)
+
 interface Launched {
   readonly postmaster: ChildProcess
   readonly guard: ChildProcess
   readonly exited: Deferred.Deferred<string>
+  /** Where it writes its log, which is that of the folder once it is ready: another may have that until then. */
+  readonly log: string
 }
 
 const launch = Effect.fnUntraced(
@@ -99,9 +122,9 @@ const launch = Effect.fnUntraced(
     cluster: Cluster,
     env: Readonly<Record<string, string>> | undefined
   ) {
+    const log = `${cluster.logFile}.${randomBytes(6).toString("hex")}`
     // Made anew, never opened: the folder may belong to a user who put a link there.
-    yield* attempt(() => rm(cluster.logFile, { force: true }))
-    const log = yield* attempt(() => open(cluster.logFile, "wx", 0o600))
+    const file = yield* attempt(() => open(log, "wx", 0o600))
     const exited = Deferred.makeUnsafe<string>()
     const spawned = spawnOptions(cluster.folder)
     const postmaster = spawn(command, args, {
@@ -109,33 +132,39 @@ const launch = Effect.fnUntraced(
       env: { ...spawned.env, ...env },
       // Keeps the terminal's Ctrl-C away: the application still needs the server while it stops.
       detached: true,
-      stdio: ["ignore", log.fd, log.fd]
+      stdio: ["ignore", file.fd, file.fd]
     })
     postmaster.once("error", (cause) => Deferred.doneUnsafe(exited, Effect.succeed(cause.message)))
     postmaster.once("exit", (code, signal) =>
       Deferred.doneUnsafe(exited, Effect.succeed(`it ended with ${signal ?? `code ${code}`}`))
     )
     const guard = startGuard(postmaster, cluster)
-    yield* Effect.ignore(attempt(() => log.close()))
-    const launched: Launched = { postmaster, guard, exited }
+    yield* Effect.ignore(attempt(() => file.close()))
+    const launched: Launched = { postmaster, guard, exited, log }
     return launched
   },
-  (self) =>
-    Effect.mapError(self, (cause) =>
-      failure("StartFailed", `Cannot start PostgreSQL: ${cause.message}`, cause)
-    )
+  (self) => Effect.mapError(self, unstarted)
 )
 
-/** A line on its standard input dismisses the guard; the end of it means that we are gone. */
+/**
+ * The end of its standard input tells the guard that we are gone. A line before that dismisses it, or
+ * says that the server has ended by itself: then there is nobody to signal, whose process id may be
+ * another program's by now, and only a temporary folder to remove.
+ */
 const guardScript = `
-read -r line && exit 0
-kill -INT "$1" 2>/dev/null
-tries=0
-while [ -e "$2" ] && kill -0 "$1" 2>/dev/null && [ $tries -lt 100 ]; do
-  sleep 0.1
-  tries=$((tries + 1))
+while read -r line; do
+  [ "$line" = ended ] && [ -n "$3" ] || exit 0
+  ended=1
 done
-kill -KILL "$1" 2>/dev/null
+if [ -z "$ended" ]; then
+  kill -INT "$1" 2>/dev/null
+  tries=0
+  while [ -e "$2" ] && kill -0 "$1" 2>/dev/null && [ $tries -lt 100 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+  kill -KILL "$1" 2>/dev/null
+fi
 [ -z "$3" ] || rm -rf "$3"`
 
 const startGuard = (postmaster: ChildProcess, { data, folder }: Cluster) => {
@@ -150,11 +179,12 @@ const startGuard = (postmaster: ChildProcess, { data, folder }: Cluster) => {
   // Without a guard the server still works; it only is not stopped after a SIGKILL.
   guard.on("error", () => {})
   guard.stdin.on("error", () => {})
+  postmaster.once("exit", () => guard.stdin.write("ended\n"))
   guard.unref()
   return guard
 }
 
-const stop = Effect.fnUntraced(function* ({ exited, guard, postmaster }: Launched) {
+const stop = Effect.fnUntraced(function* ({ exited, guard, log, postmaster }: Launched) {
   // `kill` of a child that has exited does nothing: its id may be another program's by now.
   const kill = (signal: NodeJS.Signals) => Effect.sync(() => postmaster.kill(signal))
   yield* kill("SIGINT")
@@ -164,6 +194,7 @@ const stop = Effect.fnUntraced(function* ({ exited, guard, postmaster }: Launche
   )
   if (orderly._tag === "None") yield* Effect.andThen(kill("SIGKILL"), Deferred.await(exited))
   guard.stdin?.end("stopped\n")
+  yield* Effect.ignore(attempt(() => rm(log, { force: true })))
 })
 
 /** The postmaster writes `ready` into the eighth line of its lock file. */
@@ -177,12 +208,12 @@ const awaitReady = (data: string, { postmaster }: Launched) =>
     })
   )
 
-const failedStart = Effect.fnUntraced(function* (cluster: Cluster, { exited }: Launched) {
+const failedStart = Effect.fnUntraced(function* ({ exited, log }: Launched) {
   const how = yield* Deferred.await(exited)
-  const log = yield* attempt(() => readFile(cluster.logFile, "utf8")).pipe(
+  const said = yield* attempt(() => readFile(log, "utf8")).pipe(
     Effect.catch(() => Effect.succeed(""))
   )
-  return yield* failure("StartFailed", `PostgreSQL did not start: ${how}\n${log.slice(-2000)}`)
+  return yield* failure("StartFailed", `PostgreSQL did not start: ${how}\n${said.slice(-2000)}`)
 })
 
 /**

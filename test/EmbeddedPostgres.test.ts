@@ -47,6 +47,15 @@ const isThere = (path: string) =>
 const untilGone = (path: string) =>
   Effect.repeat(isThere(path), { schedule: Schedule.spaced("20 millis"), until: (is) => !is })
 
+/** How many guards there are over servers in a folder. */
+const guardsOf = Effect.fnUntraced(function* (dataDir: string) {
+  const ids = (yield* Effect.promise(() => readdir("/proc"))).filter((name) => /^\d+$/.test(name))
+  const commands = yield* Effect.forEach(ids, (id) =>
+    Effect.promise(() => readFile(`/proc/${id}/cmdline`, "utf8").catch(() => ""))
+  )
+  return commands.filter((text) => text.includes("romancy-guard") && text.includes(dataDir)).length
+})
+
 describe("EmbeddedPostgres", () => {
   it.live("is PostgreSQL 18, durable by default, and leaves nothing in the temporary folder", () =>
     Effect.gen(function* () {
@@ -194,6 +203,31 @@ describe("EmbeddedPostgres", () => {
     })
   )
 
+  it.live("leaves the log of a server that has the folder, and nothing of what did not start", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporaryFolder
+      const { logFile } = yield* make({ dataDir, settings: fast })
+      const before = yield* Effect.promise(() => readdir(dataDir))
+      yield* Effect.flip(make({ dataDir, settings: { shared_buffers: "none" } }))
+      assert.deepStrictEqual(yield* Effect.promise(() => readdir(dataDir)), before)
+      const log = yield* Effect.promise(() => readFile(logFile, "utf8"))
+      assert.include(log, "ready to accept connections")
+      assert.strictEqual(yield* guardsOf(dataDir), 1)
+    })
+  )
+
+  it.live("has no guard any more over a server that has ended by itself", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporaryFolder
+      const { processId } = yield* make({ dataDir, settings: fast })
+      yield* Effect.sync(() => process.kill(processId, "SIGKILL"))
+      yield* Effect.repeat(guardsOf(dataDir), {
+        schedule: Schedule.spaced("20 millis"),
+        until: (guards) => guards === 0
+      })
+    })
+  )
+
   it.live("refuses a folder whose contents it did not make", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporaryFolder
@@ -222,12 +256,15 @@ describe("EmbeddedPostgres", () => {
       yield* signal("SIGSTOP")
       yield* worker.kill
       const starting = yield* Effect.forkChild(make({ dataDir, settings: fast }))
-      yield* Effect.promise(() =>
-        readFile(join(dataDir, "server.log"), "utf8").catch(() => "")
-      ).pipe(
+      // Each attempt has a log of its own, and the second comes after one that failed.
+      const attempts = new Set<string>()
+      yield* Effect.promise(() => readdir(dataDir)).pipe(
         Effect.repeat({
           schedule: Schedule.spaced("5 millis"),
-          until: (log) => log.includes("already exists")
+          until: (names) => {
+            for (const name of names) if (name.startsWith("server.log.")) attempts.add(name)
+            return attempts.size > 1
+          }
         })
       )
       yield* signal("SIGCONT")
