@@ -310,9 +310,14 @@ const closed = (socket: Duplex): Effect.Effect<void> =>
 const read = (url: Redacted.Redacted | undefined) => {
   const parsed = url === undefined ? null : URL.parse(Redacted.value(url))
   const some = (text: string | null | undefined): string | undefined => text || undefined
-  const decoded = (text: string | undefined): string | undefined =>
-    // Text that does not decode is reported by the driver, which reads the URL again.
-    text === undefined || /%(?![0-9a-f]{2})/i.test(text) ? text : decodeURIComponent(text)
+  const decoded = (text: string | undefined): string | undefined => {
+    try {
+      return text === undefined ? undefined : decodeURIComponent(text)
+    } catch {
+      // The driver reads the URL again, and reports it.
+      return text
+    }
+  }
   const parameter = (name: string) => some(parsed?.searchParams.get(name))
   return {
     host: parameter("host") ?? decoded(some(parsed?.hostname.replace(/^\[(.*)\]$/, "$1"))),

@@ -469,8 +469,14 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
 describe("Session options", () => {
   it.effect("fails with the driver's error where the url makes no sense", () =>
     Effect.gen(function* () {
-      const error = yield* Effect.flip(open({ url: Redacted.make("postgres://%zz@localhost/x") }))
-      assert.strictEqual(error.reason._tag, "ConnectionError")
+      for (const user of ["%zz", "%ff"]) {
+        const url = Redacted.make(`postgres://${user}@localhost/x`)
+        for (const options of [{ url: undefined }, { url }]) {
+          const error = yield* Effect.flip(open({ url }, options))
+          assert.strictEqual(error.reason._tag, "ConnectionError")
+          assert.include(error.message, "Invalid percent-encoding in URL username")
+        }
+      }
     })
   )
 })
