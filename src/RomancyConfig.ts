@@ -75,7 +75,7 @@ export declare namespace RomancyConfig {
     readonly schema: string
     /**
      * Where the listening session connects when that is not where the pool does: a direct
-     * connection beside PgBouncer. What the URL leaves out (user, password, database) is the
+     * connection beside PgBouncer. What the URL leaves out (user, password, database, whom TLS trusts) is the
      * pool's. Default: as the pool.
      */
     readonly listenUrl: Redacted.Redacted | undefined

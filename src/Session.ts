@@ -353,9 +353,15 @@ const target = (options: Options): PgConnection.Config => {
     username: there.username ?? client.username ?? here.username,
     password: there.password === undefined ? password : Redacted.make(there.password),
     database: there.database ?? client.database ?? here.database,
-    ssl: there.sslmode === undefined ? (client.ssl ?? encrypts(here.sslmode)) : undefined
+    ssl: encryption(there.sslmode, client.ssl ?? encrypts(here.sslmode))
   }
 }
+
+/** The client's, unless the URL says another; what it only demands leaves whom the client trusts as it is. */
+const encryption = (sslmode: string | undefined, clients: PgClientConfig["ssl"]) =>
+  sslmode === undefined || (encrypts(sslmode) === true && typeof clients === "object")
+    ? clients
+    : undefined
 
 const encrypts = (sslmode: string | undefined): boolean | undefined =>
   sslmode === undefined || sslmode === "prefer" || sslmode === "allow"

@@ -442,6 +442,30 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
     })
   )
 
+  it.effect(
+    "trusts where the url says as the client does, unless that says whether to encrypt",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* TestDatabase
+        const { hostname, port } = new URL(Redacted.value(url))
+        const tls = yield* tlsProxy(new URL(Redacted.value(url)))
+        const ssl = {
+          ...anonymous,
+          rejectUnauthorized: false,
+          checkServerIdentity: () => undefined
+        }
+        const there = (at: string) => open({ url, ssl }, { url: Redacted.make(`postgres://${at}`) })
+        for (const at of [
+          `127.0.0.1:${tls.port}`,
+          `127.0.0.1:${tls.port}?sslmode=require`,
+          `${hostname}:${port}?sslmode=disable`
+        ]) {
+          const session = yield* there(at)
+          assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
+        }
+      })
+  )
+
   it.effect("connects over a unix socket named by path or by folder", () =>
     Effect.gen(function* () {
       const { url } = yield* TestDatabase
