@@ -36,9 +36,9 @@ interface Entry<Row, Answer> {
   left: boolean
 }
 
-/** Whether it is still to be written: for whoever waits, or since it may be, and somebody is to be told. */
-const wanted = (entry: { readonly asked: boolean; readonly left: boolean }): boolean =>
-  entry.asked || !entry.left
+/** Whether somebody still wants to know: who waits, or who is to be told of what may be written. */
+const wanted = <Row, Answer>({ asked, left, told }: Entry<Row, Answer>): boolean =>
+  !left || (asked && told !== undefined)
 
 /**
  * So many rows are worth a statement of their own while another is on its way: the commit is shared
@@ -127,31 +127,25 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   }
 
   /**
-   * Takes no room any more if it has not been sent, or somebody held it: who gave up may come again and
+   * Takes no room any more if it has not been sent, and is not sent again: who gave up may come again and
    * again. Where room is not counted nobody does, and what was said of something that has happened is
    * still to be written.
    */
   const leave = (entry: Entry<Row, Answer>) => {
     entry.left = true
-    if (wanted(entry)) return
-    for (const waiting of [queue, held]) {
-      const at = waiting.indexOf(entry)
-      if (at >= 0) waiting.splice(at, 1)
-    }
+    const at = queue.indexOf(entry)
+    if (at >= 0) queue.splice(at, 1)
   }
 
   /** Writes rows and answers their fibers, now or, where somebody else holds one, later. */
-  const write = (
-    entries: ReadonlyArray<Entry<Row, Answer>>,
-    wait: boolean
-  ): Effect.Effect<void> => {
+  const write = (all: ReadonlyArray<Entry<Row, Answer>>, wait: boolean): Effect.Effect<void> => {
+    let entries = all
     let tries = 0
     const flush = Effect.suspend(() => {
       tries++
-      return options.flush(
-        entries.map((entry) => entry.row),
-        wait
-      )
+      entries = entries.filter(wanted)
+      const rows = entries.map((entry) => entry.row)
+      return rows.length === 0 ? Effect.succeed([]) : options.flush(rows, wait)
     })
     // The first time it may be the way to the database. The next is over a session made anew.
     const again = (error: SqlError) => {
@@ -218,10 +212,9 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
   const keep = (entries: ReadonlyArray<Entry<Row, Answer>>): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (closed) return drop(entries)
-      held = held.concat(entries.filter(wanted))
-      if (asking || held.length === 0) return Effect.void
+      held = held.concat(entries)
+      if (!asking) fork(ask)
       asking = true
-      fork(ask)
       return Effect.void
     })
 
@@ -231,8 +224,6 @@ export const make = Effect.fnUntraced(function* <Row, Answer>(options: {
     while (held.length > 0) {
       yield* Effect.sleep(pause)
       const entries = held.splice(0, batchLength(held, maxRows))
-      // Nobody may wait for any of them by now.
-      if (entries.length === 0) break
       const [took] = yield* Effect.timed(write(entries, false))
       pause = Duration.clamp(Duration.times(took, 10), heldPause)
     }

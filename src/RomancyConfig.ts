@@ -75,8 +75,8 @@ export declare namespace RomancyConfig {
     readonly schema: string
     /**
      * Where the listening session connects when that is not where the pool does: a direct
-     * connection beside PgBouncer. What the URL leaves out (user, password, database, whom TLS trusts) is the
-     * pool's. Default: as the pool.
+     * connection beside PgBouncer. What the URL leaves out (user, password, database, whom TLS
+     * trusts) is the pool's. Default: as the pool.
      */
     readonly listenUrl: Redacted.Redacted | undefined
     /** `"apply"` brings the tables up to date at start, `"verify"` only checks. Default `"apply"`. */
