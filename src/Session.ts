@@ -347,26 +347,31 @@ const target = (options: Options): PgConnection.Config => {
   const here = read(client.url)
   const password =
     client.password ?? (here.password === undefined ? undefined : Redacted.make(here.password))
+  // What the client says apart from its URL is more than what that says.
+  const sslmode = there.sslmode ?? (client.ssl === undefined ? here.sslmode : undefined)
   return {
     ...rest,
-    url,
+    url: there.sslmode === undefined ? demanding(url, sslmode) : url,
     username: there.username ?? client.username ?? here.username,
     password: there.password === undefined ? password : Redacted.make(there.password),
     database: there.database ?? client.database ?? here.database,
-    ssl: encryption(there.sslmode, client.ssl ?? encrypts(here.sslmode))
+    ssl: trusted(client.ssl, sslmode)
   }
 }
 
-/** The client's, unless the URL says another; what it only demands leaves whom the client trusts as it is. */
-const encryption = (sslmode: string | undefined, clients: PgClientConfig["ssl"]) =>
-  sslmode === undefined || (encrypts(sslmode) === true && typeof clients === "object")
-    ? clients
-    : undefined
+/** A URL with what it leaves out about encryption. The driver alone knows what "prefer" means. */
+const demanding = (url: Redacted.Redacted, sslmode: string | undefined): Redacted.Redacted => {
+  const parsed = URL.parse(Redacted.value(url))
+  if (parsed === null || sslmode === undefined) return url
+  parsed.searchParams.set("sslmode", sslmode)
+  return Redacted.make(parsed.href)
+}
 
-const encrypts = (sslmode: string | undefined): boolean | undefined =>
-  sslmode === undefined || sslmode === "prefer" || sslmode === "allow"
-    ? undefined
-    : sslmode !== "disable"
+/** How the client encrypts, unless a URL says; one that demands it leaves whom the client trusts. */
+const trusted = (ssl: PgClientConfig["ssl"], sslmode: string | undefined): PgClientConfig["ssl"] =>
+  sslmode === undefined || (typeof ssl === "object" && !lenient.includes(sslmode)) ? ssl : undefined
+
+const lenient = ["disable", "allow", "prefer"]
 
 /**
  * After how long without traffic the kernel asks a peer whether it is there, unless the client says. What

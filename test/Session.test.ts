@@ -63,6 +63,36 @@ const tlsProxy = (target: URL) =>
     ({ close }) => Effect.sync(close)
   )
 
+/** A server that has no TLS, and notes whether the last who came asked for it first. */
+const withoutTls = (target: URL) =>
+  Effect.acquireRelease(
+    Effect.callback<{ port: number; asked: () => boolean; close: () => void }>((resume) => {
+      const sockets = new Set<Socket>()
+      let asked = false
+      const server = createServer((socket) => {
+        sockets.add(socket.on("error", () => {}))
+        socket.once("data", (first) => {
+          asked = first.length === 8
+          const upstream = connect(Number(target.port), target.hostname)
+          sockets.add(upstream.on("error", () => {}))
+          if (asked) socket.write("N")
+          else upstream.write(first)
+          socket.pipe(upstream).pipe(socket)
+        })
+      })
+      server.listen(0, "127.0.0.1", () => {
+        const address = server.address()
+        const port = typeof address === "object" && address !== null ? address.port : 0
+        const close = () => {
+          for (const socket of sockets) socket.destroy()
+          server.close()
+        }
+        resume(Effect.succeed({ port, asked: () => asked, close }))
+      })
+    }),
+    ({ close }) => Effect.sync(close)
+  )
+
 /** Keeps the sockets that a session opens. */
 const watched = (url: Redacted.Redacted) => {
   const { hostname, port } = new URL(Redacted.value(url))
@@ -464,6 +494,26 @@ layer(TestDatabase.layerDatabase)("Session", (it) => {
           assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
         }
       })
+  )
+
+  it.effect("asks for TLS where the url says nothing of it as the client's url does", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestDatabase
+      const own = new URL(Redacted.value(url))
+      const reluctant = yield* withoutTls(own)
+      for (const [sslmode, asked] of [
+        ["prefer", true],
+        ["disable", false]
+      ] as const) {
+        own.searchParams.set("sslmode", sslmode)
+        const session = yield* open(
+          { url: Redacted.make(own.toString()) },
+          { url: Redacted.make(`postgres://127.0.0.1:${reluctant.port}`) }
+        )
+        assert.deepStrictEqual(yield* session.query("select 1 as n"), [{ n: 1 }])
+        assert.strictEqual(reluctant.asked(), asked)
+      }
+    })
   )
 
   it.effect("connects over a unix socket named by path or by folder", () =>
