@@ -102,7 +102,7 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
   const wake = yield* Wake.make({
     listener: yield* Listener,
     on: (notification) => notification._tag === "OutboxPending",
-    interval: options.pollInterval,
+    interval: options.pollInterval ?? config.workflowResumptionInterval,
     fallback: config.notifyFallbackInterval
   })
   const doorbell = yield* Doorbell

@@ -28,8 +28,8 @@ export interface Values {
   readonly concurrency: number
   /** Events claimed by one statement. Default 100. */
   readonly maxEventsPerBatch: number
-  /** Time between polls while not listening. Default 1 second. */
-  readonly pollInterval: Duration.Duration
+  /** Time between polls while not listening. Default `workflowResumptionInterval` of the runtime. */
+  readonly pollInterval: Duration.Duration | undefined
   /** How long a send may take, a wait for its batch included. Default 1 minute. */
   readonly sendTimeout: Duration.Duration
   /** Delay after the first failed attempt; doubled with each, with jitter. Default 1 second. */
@@ -62,7 +62,8 @@ export type Options = {
 const fields: { readonly [K in keyof Values]: ConfigField<Values[K]> } = {
   concurrency: int(100, 1, 10_000),
   maxEventsPerBatch: int(100, 1, 10_000),
-  pollInterval: duration("1 second"),
+  // In memory, where nothing is missed, the runtime polls seldom, and so does its relay.
+  pollInterval: { ...duration("1 second"), default: undefined },
   sendTimeout: duration("1 minute"),
   retryDelay: duration("1 second"),
   maxRetryDelay: duration("5 minutes"),

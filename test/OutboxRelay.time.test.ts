@@ -381,6 +381,38 @@ describe("a relay in time", () => {
     })
   )
 
+  it.effect("polls in memory as seldom as its runtime, unless told otherwise", () =>
+    Effect.gen(function* () {
+      const claimsOfADay = Effect.fnUntraced(function* (options: Options) {
+        let claims = 0
+        const counting = Layer.effect(
+          OutboxStore,
+          Effect.map(OutboxStore, (store) =>
+            OutboxStore.of({
+              ...store,
+              claim: (of) =>
+                Effect.andThen(
+                  Effect.sync(() => claims++),
+                  store.claim(of)
+                )
+            })
+          )
+        )
+        yield* Layer.build(
+          OutboxRelay.layer(options).pipe(
+            Layer.provide(makeDestination().layer),
+            Layer.provide(counting),
+            Layer.provide(Romancy.layerMemory())
+          )
+        )
+        yield* adjust("1 day")
+        return claims
+      })
+      assert.isBelow(yield* claimsOfADay({}), 30)
+      assert.isAtLeast(yield* claimsOfADay({ pollInterval: "1 minute" }), 24 * 60)
+    })
+  )
+
   it.effect("tries again by its alarm, and lets an event expire at its age and not before", () =>
     Effect.gen(function* () {
       const { notify, put, sent, store } = yield* timed(

@@ -48,9 +48,9 @@ describe("OutboxRelayConfig", () => {
     Effect.gen(function* () {
       const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8")
       const table = /\| relay option \|.*\n\|[- |]*\n((?:\|.*\n)+)/.exec(readme)?.[1] ?? ""
-      const options = Array.from(table.matchAll(/^\| `(\w+)` \| `(.*?)` \|/gm), (row) => [
+      const options = Array.from(table.matchAll(/^\| `(\w+)` \| (?:`(.*?)`|–) \|/gm), (row) => [
         row[1],
-        JSON.parse(row[2]!)
+        row[2] === undefined ? undefined : JSON.parse(row[2])
       ])
       const defaults = yield* OutboxRelayConfig.make()
       assert.deepStrictEqual(yield* OutboxRelayConfig.make(Object.fromEntries(options)), defaults)
