@@ -131,9 +131,11 @@ export const make = Effect.fnUntraced(function* (here: {
         )
       ),
       Effect.map((text) => ({ result, text })),
-      // A result that cannot be stored is a defect of the workflow, and that can be stored.
-      Effect.catch((error) => {
-        const defect = dying(error)
+      // A result that cannot be stored is a defect of the workflow, and that can be stored. At one that a
+      // schema lets pass and JSON does not have, a BigInt say, the encoding itself dies.
+      Effect.catchCause((cause) => {
+        if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
+        const defect = dying(Cause.squash(cause))
         return Effect.map(Effect.orDie(codec.encodeResult(defect)), (text) => ({
           result: defect,
           text

@@ -45,15 +45,24 @@ export const of = (workflow: Workflow.Any): WorkflowCodec => {
   const { errorSchema, payloadSchema, successSchema } = workflow as Workflow.AnyWithProps
   const payload = Schema.toCodecJson(payloadSchema)
   const result = Schema.toCodecJson(Workflow.Result({ success: successSchema, error: errorSchema }))
+  const decodeResult = Schema.decodeUnknownEffect(result)
   const codec = {
     encodePayload: stringified(Schema.encodeEffect(payload)),
     decodePayload: (encoded: unknown) =>
       Effect.mapError(Schema.decodeUnknownEffect(payload)(encoded), unreadable("payload")),
     encodeResult: stringified(Schema.encodeEffect(result)),
-    decodeResult: Schema.decodeUnknownEffect(result)
+    decodeResult: (encoded: unknown) => decodeResult(withNothing(encoded))
   } as unknown as WorkflowCodec
   codecs.set(workflow, codec)
   return codec
+}
+
+/** A result that is nothing, where the schema leaves it so: in JSON it has no value. */
+const withNothing = (encoded: unknown): unknown => {
+  const { exit } = encoded as { readonly exit?: object }
+  return exit !== undefined && "_tag" in exit && exit._tag === "Success" && !("value" in exit)
+    ? { _tag: "Complete", exit: { ...exit, value: undefined } }
+    : encoded
 }
 
 /** What of an instance could not be read, and which of them where there are many. */

@@ -17,7 +17,18 @@ import {
   sample,
   succeed
 } from "./contract/Harness.ts"
-import { finished, fromLayer, hourly, makeDatabase, start, suspended } from "./support/Runtimes.ts"
+import {
+  define,
+  finished,
+  fromLayer,
+  hourly,
+  makeDatabase,
+  oneWorker,
+  start,
+  suspended,
+  within,
+  workerAndClient
+} from "./support/Runtimes.ts"
 
 /** Text that a careless encoding would lose: a zero byte, halves of pairs, what JSON escapes. */
 const awkward = 'a\u0000b \ud800 c\udc00 \u2028 "\\" 😀 ñ'
@@ -225,4 +236,26 @@ describe("what is recorded of something that gives nothing", () => {
     assert.isFalse(WorkflowCodec.isNothing(nothing, Exit.fail(null)))
     assert.isFalse(WorkflowCodec.isNothing(text, Exit.succeed(null)))
   })
+})
+
+describe("a result that a lax schema lets pass", () => {
+  it.live("is a defect of the workflow where JSON does not have it", () =>
+    Effect.gen(function* () {
+      const { worker } = yield* oneWorker()
+      const Lax = define("Lax", { success: Schema.Any })
+      yield* worker.register(Lax.toLayer(() => Effect.succeed(1n)))
+      const id = yield* worker.on(Lax.execute({ id: "1" }, { discard: true }))
+      const exit = yield* finished(worker, Lax, id)
+      assert.match(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", /BigInt/)
+    })
+  )
+
+  it.live("is nothing in another process, too, where it is nothing", () =>
+    Effect.gen(function* () {
+      const { client, worker } = yield* workerAndClient()
+      const Lax = define("Lax", { success: Schema.Any })
+      yield* worker.register(Lax.toLayer(() => Effect.void))
+      assert.isUndefined(yield* client.on(within("its result")(Lax.execute({ id: "1" }))))
+    })
+  )
 })
