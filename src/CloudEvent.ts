@@ -168,10 +168,11 @@ export class CloudEvent extends Schema.Class<CloudEvent>("romancy/CloudEvent")({
   extensions: Schema.Record(Schema.String, Extension)
     .check(
       Schema.makeFilter((extensions) => {
-        const wrong = Object.entries(extensions).find(
-          ([name, value]) => (extensionName(name) ?? extensionValue(value)) !== undefined
-        )
-        return wrong === undefined ? true : `the extension "${wrong[0]}" is not allowed`
+        for (const [name, value] of Object.entries(extensions)) {
+          const reason = extensionName(name) ?? extensionValue(value)
+          if (reason !== undefined) return `has "${name}", which ${reason}`
+        }
+        return true
       })
     )
     .pipe(Schema.withConstructorDefault(Effect.succeed({}))),

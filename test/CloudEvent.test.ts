@@ -175,6 +175,10 @@ describe("the JSON format", () => {
         assert.match(yield* refused({ time }), /0000 to 9999[\s\S]*time/)
       }
       assert.throws(() => new CloudEvent.CloudEvent({ ...base, id: "" }))
+      const { message } = yield* Effect.flip(
+        CloudEvent.make({ ...base, extensions: { fine: "\0" } })
+      )
+      assert.match(message, /CloudEvent has "fine", which has a character that is not allowed$/)
     })
   )
 })
