@@ -74,7 +74,7 @@ export const run = Effect.fnUntraced(function* (
   const all = migrations(config)
   const latest = all[all.length - 1]?.id ?? 0
   const unfit = (found: number) =>
-    new MigrationError({ found, expected: latest, schema: config.schema })
+    new MigrationError({ found, expected: latest, schema: config.schema, prefix: config.prefix })
   const applied = Effect.gen(function* () {
     const [found] = yield* sql<{ found: boolean }>`
       select to_regclass(${table.migrations}) is not null as found`

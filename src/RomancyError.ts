@@ -93,12 +93,18 @@ export class StoreError extends Schema.TaggedError<StoreError>("romancy/StoreErr
  */
 export class MigrationError extends Schema.TaggedError<MigrationError>("romancy/MigrationError")(
   "MigrationError",
-  { found: Schema.Int, expected: Schema.Int, schema: Schema.String }
+  { found: Schema.Int, expected: Schema.Int, schema: Schema.String, prefix: Schema.String }
 ) {
   override get message(): string {
-    return this.found > this.expected
-      ? `The tables in schema "${this.schema}" are at version ${this.found}, newer than this library knows (${this.expected}). Run the newer version.`
-      : `The tables in schema "${this.schema}" are at version ${this.found}, and ${this.expected} is needed. Start once with migrations: "apply", or run the script that PgMigrations.print gives.`
+    const tables = `tables ${this.prefix}_* in schema "${this.schema}"`
+    if (this.found > this.expected) {
+      return `The ${tables} are at version ${this.found}, newer than this library knows (${this.expected}). Run the newer version.`
+    }
+    const state =
+      this.found === 0
+        ? `There are no ${tables}. Are prefix and schema those of the other processes? If so, start`
+        : `The ${tables} are at version ${this.found}, and ${this.expected} is needed. Start`
+    return `${state} once with migrations: "apply", or run the script that PgMigrations.print gives.`
   }
 }
 

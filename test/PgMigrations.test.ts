@@ -286,6 +286,8 @@ live(
     const error = yield* Effect.flip(PgMigrations.run(verify))
     assert.deepInclude(error, { _tag: "MigrationError", found: 0, expected: ids.length })
     assert.include(error.message, `migrations: "apply"`)
+    // With the prefix of somebody else there are none.
+    assert.include(error.message, `no tables romancy_* in schema "public"`)
     assert.deepStrictEqual(yield* catalogue, [])
     yield* PgMigrations.run(apply)
     yield* PgMigrations.run(verify)
