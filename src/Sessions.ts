@@ -25,8 +25,10 @@ import * as SqlClient from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { url } from "./ConfigField.ts"
 import * as PgFailure from "./PgFailure.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
+import { StoreError } from "./RomancyError.ts"
 import * as Session from "./Session.ts"
 
 /**
@@ -49,12 +51,12 @@ export class Sessions extends Context.Service<
 >()("romancy/Sessions") {
   /**
    * Opens sessions as they are needed, up to `writeSessions`. What a burst has opened ends when nobody
-   * uses it any more; one is kept.
+   * uses it any more; one is kept. Fails where the `PgClient` has a URL that is none.
    *
    * @since 0.1.0
    * @category layers
    */
-  static readonly layer: Layer.Layer<Sessions, never, PgClient.PgClient | RomancyConfig> =
+  static readonly layer: Layer.Layer<Sessions, StoreError, PgClient.PgClient | RomancyConfig> =
     Layer.effect(
       this,
       Effect.suspend(() => make)
@@ -103,6 +105,11 @@ const idleInterval = Duration.minutes(1)
 const make = Effect.gen(function* () {
   const config = yield* RomancyConfig
   const client = yield* PgClient.PgClient
+  // No waiting mends it, and a connection that failed for it looks like any other.
+  if (client.config.url !== undefined && url.read(client.config.url) === undefined) {
+    const reason = new Error(`the url of the PgClient is not ${url.accepts}`)
+    return yield* new StoreError({ operation: "connect", reason })
+  }
   const all: ReadonlyArray<Slot> = Array.from({ length: config.writeSessions }, (_, place) => ({
     place,
     session: undefined,

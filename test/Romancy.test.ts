@@ -7,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -157,6 +158,26 @@ describe("what a foreign session hears", () => {
         (payload) => JSON.parse(payload).instance_ids
       )
       assert.deepStrictEqual(ids, [awaited])
+    })
+  )
+})
+
+describe("a runtime at its start", () => {
+  it.live("fails over a PgClient whose URL is none, and does not wait until it is one", () =>
+    Effect.gen(function* () {
+      for (const layer of [Romancy.layer, Romancy.layerClient]) {
+        for (const url of ["", "localhost:5432/orders", "http://127.0.0.1/"]) {
+          const client = PgClient.layer({ url: Redacted.make(url) })
+          const exit = yield* Effect.exit(
+            Effect.scoped(Layer.build(Layer.provide(layer(), client)))
+          )
+          const error = Option.getOrThrow(Exit.findErrorOption(exit))
+          assert.strictEqual(
+            error.message,
+            "The workflow store failed to connect: the url of the PgClient is not a postgres:// URL"
+          )
+        }
+      }
     })
   )
 })
