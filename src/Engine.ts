@@ -36,7 +36,7 @@ import * as Store from "./WorkflowStore.ts"
 
 type Result = Workflow.Result<unknown, unknown>
 
-const make = (options: { readonly client: boolean }) =>
+const make = ({ client }: { readonly client: boolean }) =>
   Effect.gen(function* () {
     const store = yield* Store.WorkflowStore
     const runs = yield* Runs
@@ -129,6 +129,7 @@ const make = (options: { readonly client: boolean }) =>
         const { discard, executionId } = options
         yield* names.check(workflow._tag, "The name of the workflow")
         yield* names.check(executionId, `The execution id of ${workflow._tag}`)
+        if (!client && !runs.knows(workflow._tag)) yield* names.unheard(workflow._tag)
         const inTransaction = yield* store.inTransaction
         if (inTransaction && !discard) {
           return yield* Effect.die(
@@ -362,10 +363,11 @@ const make = (options: { readonly client: boolean }) =>
 
     const engine: WorkflowEngine.WorkflowEngine["Service"] = WorkflowEngine.makeUnsafe({
       register: Effect.fnUntraced(function* (workflow, execute) {
-        if (options.client) {
+        if (client) {
           return yield* Effect.die(new ClientOnly({ workflowName: workflow._tag }))
         }
         yield* names.check(workflow._tag, "The name of the workflow")
+        if (runs.knows(workflow._tag)) yield* names.handledTwice(workflow._tag)
         yield* runs.register({
           workflow,
           execute: (payload, executionId) =>

@@ -64,6 +64,22 @@ export class Names {
     )
   }
 
+  /** Says that a workflow was asked for that nothing here runs: what nobody runs waits without a word. */
+  unheard(workflowName: string): Effect.Effect<void> {
+    return this.once(
+      `${workflowName}/unheard`,
+      `no handler of ${workflowName} is registered in this process: a worker that has one has to run it`,
+      Effect.logInfo
+    )
+  }
+
+  /** Warns that of two handlers the later one runs what there is. */
+  handledTwice(workflowName: string): Effect.Effect<void> {
+    return Effect.logWarning(
+      `a second handler of ${workflowName} was registered, and takes the place of the first`
+    )
+  }
+
   /** Reports the recorded steps that a run has ended without asking for in its last replay. */
   orphans(run: Run): Effect.Effect<void> {
     const keys = Array.from(run.steps.keys()).filter((key) => !run.used.has(`step/${key}`))
@@ -81,11 +97,11 @@ export class Names {
     return Effect.andThen(Metric.update(orphanedSteps, keys.length), reports)
   }
 
-  /** Warns if that has not been said already. */
-  private once(key: string, message: string): Effect.Effect<void> {
+  /** Says what has not been said already. */
+  private once(key: string, message: string, log = Effect.logWarning): Effect.Effect<void> {
     if (this.reported.has(key)) return Effect.void
     if (this.reported.size >= maxReported) this.reported.clear()
     this.reported.add(key)
-    return Effect.logWarning(message)
+    return log(message)
   }
 }

@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
@@ -178,6 +179,26 @@ describe("a runtime at its start", () => {
           )
         }
       }
+    })
+  )
+
+  it.live("says which workflow nobody here runs, once, and which one has two handlers", () =>
+    Effect.gen(function* () {
+      const lines: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        lines.push([logLevel, ...[message].flat()].join(" "))
+      })
+      const runtime = yield* fromLayer(
+        Romancy.layerMemory().pipe(Layer.provideMerge(Logger.layer([logger])))
+      )
+      for (const id of ["1", "2"]) yield* runtime.on(Ask.execute({ id }, { discard: true }))
+      yield* runtime.register(EchoLive)
+      yield* runtime.register(Echo.toLayer(() => Effect.succeed("another")))
+      assert.strictEqual(yield* runtime.on(Echo.execute({ id: "1" })), "another")
+      assert.deepStrictEqual(lines, [
+        "Info no handler of Ask is registered in this process: a worker that has one has to run it",
+        "Warn a second handler of Echo was registered, and takes the place of the first"
+      ])
     })
   )
 })
