@@ -66,6 +66,9 @@ export class Worker extends Context.Service<
 /** By how much the clock of the store leaps when it is set; less is a heartbeat that took long. */
 const stepMillisMin = 1000
 
+/** How long a worker that never came into the registry waits, when it stops, for the database. */
+const farewell = Duration.seconds(1)
+
 const make = Effect.gen(function* () {
   const store = yield* WorkflowStore
   const runs = yield* Runs
@@ -100,9 +103,16 @@ const make = Effect.gen(function* () {
       })
     )
 
-  // Before the fibers, so that it runs after them: a late heartbeat enters nobody anew.
+  /** An answer has said that it is in the registry. */
+  let registered = false
+  // Before the fibers, so that it runs after them: a late heartbeat enters nobody anew. Over a database
+  // that has never answered there is hardly anybody to sign off.
   yield* Effect.addFinalizer(() =>
-    said(store.removeWorker(workerId)).pipe(Effect.timeoutOption(config.shutdownTimeout))
+    said(store.removeWorker(workerId)).pipe(
+      Effect.timeoutOption(
+        registered ? config.shutdownTimeout : Duration.min(config.shutdownTimeout, farewell)
+      )
+    )
   )
 
   /** By how much the clock of the store is ahead of the monotonic one here. */
@@ -147,6 +157,7 @@ const make = Effect.gen(function* () {
 
   const renew = beat(store.heartbeat({ workerId, leaseMillis }))
   const enter = Effect.map(store.registerWorker({ workerId, lockKey, leaseMillis }), () => {
+    registered = true
     enteredMillis = tenure.nowMillis
   })
 

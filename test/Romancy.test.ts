@@ -182,6 +182,15 @@ describe("a runtime at its start", () => {
     })
   )
 
+  it.live("ends soon over a database that has never answered", () =>
+    Effect.gen(function* () {
+      const runtime = yield* start(Redacted.make("postgresql://nobody@127.0.0.1:1/nothing"), {
+        config: { shutdownTimeout: "1 hour" }
+      })
+      yield* within("its end")(runtime.stop)
+    })
+  )
+
   it.live("says which workflow nobody here runs, once, and which one has two handlers", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
