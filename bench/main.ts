@@ -18,7 +18,7 @@ import * as Exit from "effect/Exit"
 import * as References from "effect/References"
 import { readFileSync } from "node:fs"
 import { cpus, loadavg } from "node:os"
-import { parseArgs } from "node:util"
+import * as CommandLine from "../examples/CommandLine.ts"
 import { BenchServer } from "./BenchServer.ts"
 import { type Findings, table } from "./Figure.ts"
 import { NotProved } from "./Proof.ts"
@@ -45,12 +45,10 @@ const sections: ReadonlyArray<Section> = [
   recover
 ]
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-    only: { type: "string", default: sections.map(({ name }) => name).join(",") }
-  }
+const options = CommandLine.read(import.meta.filename, {
+  quick: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  only: { type: "string", default: sections.map(({ name }) => name).join(",") }
 })
 
 const chosen = Effect.forEach(options.only.split(","), (name) => {

@@ -29,9 +29,10 @@ const firstSentenceOf = (name: string): string => {
 
 const list = () => names.map((name) => `  ${name.padEnd(12)}${firstSentenceOf(name)}`).join("\n")
 
-const [name] = process.argv.slice(2)
+// What is left is for the example.
+const [name] = process.argv.splice(2, 1)
 
-if (name === undefined) {
+if (name === undefined || name === "--help") {
   console.log(`npm run example <name>\n\n${list()}`)
 } else if (names.includes(name)) {
   await import(scriptOf(name).href)

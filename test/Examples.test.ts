@@ -305,3 +305,29 @@ describe("The examples", () => {
     })
   )
 })
+
+describe("a script of package.json", () => {
+  const options = {
+    start: "PORT=8080",
+    demo: "kills one of its workers",
+    bench: "--quick",
+    faults: "--seed"
+  }
+  const { scripts: commands } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
+
+  it.live.each(Object.entries(options))(
+    "says with --help what %s does, and begins nothing",
+    ([name, said]) =>
+      Effect.gen(function* () {
+        const script = join(root, commands[name].replace(/^node /, ""))
+        const help = yield* Program.run(process.execPath, [script, "--help"])
+        assert.strictEqual(help.code, 0, help.stderr)
+        assert.include(help.stdout, said)
+        const wrong = yield* Program.run(process.execPath, [script, "--nope"])
+        assert.strictEqual(wrong.code, 2)
+        assert.match(wrong.stderr, /^Unknown option '--nope'/)
+        assert.include(wrong.stderr, said)
+        assert.strictEqual(wrong.stdout, "")
+      })
+  )
+})

@@ -17,7 +17,7 @@
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
 import * as References from "effect/References"
-import { parseArgs } from "node:util"
+import * as CommandLine from "../../examples/CommandLine.ts"
 import { BenchServer } from "../BenchServer.ts"
 import type { Measurement } from "./Measurement.ts"
 import * as Run from "./Run.ts"
@@ -41,15 +41,13 @@ const measurements: ReadonlyArray<Measurement> = [
   dormants
 ]
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    runs: { type: "string", default: "" },
-    only: { type: "string", default: measurements.map(({ name }) => name).join(",") },
-    peers: { type: "string", default: "" },
-    json: { type: "boolean", default: false },
-    out: { type: "string", default: "" }
-  }
+const options = CommandLine.read(import.meta.filename, {
+  quick: { type: "boolean", default: false },
+  runs: { type: "string", default: "" },
+  only: { type: "string", default: measurements.map(({ name }) => name).join(",") },
+  peers: { type: "string", default: "" },
+  json: { type: "boolean", default: false },
+  out: { type: "string", default: "" }
 })
 
 const full =

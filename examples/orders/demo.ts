@@ -16,12 +16,15 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as HttpApiClient from "effect/http-api/HttpApiClient"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
+import * as CommandLine from "../CommandLine.ts"
 import { DatabaseUrl } from "../DatabaseUrl.ts"
 import { DemoLedger } from "./DemoLedger.ts"
 import { type Findings, isGood, makeBar, print } from "./DemoReport.ts"
 import { DemoService } from "./DemoService.ts"
 import type { NewOrder } from "./Order.ts"
 import { OrderApi } from "./OrderApi.ts"
+
+CommandLine.read(import.meta.filename, {})
 
 interface Case {
   readonly order: NewOrder & { readonly id: string }

@@ -26,6 +26,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { createServer } from "node:http"
 import * as Romancy from "../../src/Romancy.ts"
+import * as CommandLine from "../CommandLine.ts"
 import { DatabaseUrl } from "../DatabaseUrl.ts"
 import * as EventDoor from "./EventDoor.ts"
 import * as FrontDoor from "./FrontDoor.ts"
@@ -39,6 +40,8 @@ import {
 } from "./OrderApi.ts"
 import { OrderStore } from "./OrderStore.ts"
 import * as Workers from "./Workers.ts"
+
+CommandLine.read(import.meta.filename, {})
 
 const listenOn = (port: number) =>
   NodeHttpServer.layer(createServer, {

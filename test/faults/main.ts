@@ -19,21 +19,19 @@ import * as Random from "effect/Random"
 import * as References from "effect/References"
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { cpus } from "node:os"
-import { parseArgs } from "node:util"
+import * as CommandLine from "../../examples/CommandLine.ts"
 import * as PgCluster from "../support/PgCluster.ts"
 import type { Size } from "./Fault.ts"
 import { faults } from "./faults.ts"
 import { judged, lines, markdown, met, updated } from "./Report.ts"
 import * as Trials from "./Trials.ts"
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-    only: { type: "string" },
-    seed: { type: "string" },
-    minutes: { type: "string", default: "2" }
-  }
+const options = CommandLine.read(import.meta.filename, {
+  quick: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  only: { type: "string" },
+  seed: { type: "string" },
+  minutes: { type: "string", default: "2" }
 })
 
 class Refused extends Data.TaggedError("Refused")<{ readonly message: string }> {}
