@@ -87,6 +87,9 @@ export class Forbidden
 }
 
 /**
+ * Tells who sends a request and what he may do; `CloudEventsServer` asks it of each. Take one of the layers
+ * of this module, or implement it.
+ *
  * @since 0.1.0
  * @category services
  */

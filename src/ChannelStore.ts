@@ -143,6 +143,8 @@ export interface Delivered extends Claims {
 }
 
 /**
+ * Where messages, subscriptions and receives are stored: the seam under `Channels`.
+ *
  * @since 0.1.0
  * @category services
  */

@@ -17,6 +17,8 @@ import type { ChannelConflict, NotSubscribed } from "./RomancyError.ts"
 type Body = WorkflowEngine | WorkflowInstance
 
 /**
+ * What `Channel` and `Event` need to publish, subscribe and receive. Every layer of `Romancy` provides it.
+ *
  * @since 0.1.0
  * @category services
  */

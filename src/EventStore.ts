@@ -49,6 +49,8 @@ export interface EventRoute {
 }
 
 /**
+ * Where events are stored, and what starts on them: the seam under `Events`.
+ *
  * @since 0.1.0
  * @category services
  */

@@ -26,6 +26,9 @@ export interface PublishOptions {
 }
 
 /**
+ * What `Event` and `EventStart` need to send events and to declare what starts on them. Every layer of
+ * `Romancy` provides it.
+ *
  * @since 0.1.0
  * @category services
  */

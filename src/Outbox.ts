@@ -40,6 +40,9 @@ export interface PublishOptions {
 }
 
 /**
+ * Publishes events that an `OutboxRelay` sends, and lists those that it could not. Every layer of `Romancy`
+ * provides it.
+ *
  * @since 0.1.0
  * @category services
  */

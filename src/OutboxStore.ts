@@ -119,6 +119,8 @@ export interface DeadLetter {
 }
 
 /**
+ * Where events wait to be sent: the seam under `Outbox` and `OutboxRelay`.
+ *
  * @since 0.1.0
  * @category services
  */

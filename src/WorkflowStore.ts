@@ -306,6 +306,8 @@ export interface Heartbeat {
 }
 
 /**
+ * Where executions are stored with all that is recorded of them: the seam under the engine.
+ *
  * @since 0.1.0
  * @category services
  */
