@@ -39,7 +39,7 @@ import * as Store from "./WorkflowStore.ts"
  */
 export const make = Effect.fnUntraced(function* (here: {
   readonly runs: ReadonlyMap<string, Run>
-  readonly leave: (run: Run, ended: Ended) => void
+  readonly leave: (run: Run, ended: Ended | undefined) => void
   readonly signal: (executionIds: Iterable<string>, source: WakeSource) => void
   readonly hold: (
     executionId: string
@@ -160,6 +160,7 @@ export const make = Effect.fnUntraced(function* (here: {
             result,
             (error) => new Workflow.Suspended({ cause: Cause.die(error), failed })
           )
+    run.suspending = true
     const suspended = yield* store.suspend(run.lease, {
       ...seen,
       failed: failed === true,
@@ -170,6 +171,7 @@ export const make = Effect.fnUntraced(function* (here: {
       if (failed === true) yield* report(run, stored.cause ?? Cause.empty, true)
       leave(run, Exit.succeed(stored))
     }
+    run.suspending = false
     return suspended
   })
 
@@ -195,7 +197,7 @@ export const make = Effect.fnUntraced(function* (here: {
     // Until it is given back it is this worker's: a start would find it claimed, and begin it again.
     yield* hold(run.executionId)(
       Effect.suspend(() => {
-        leave(run, Exit.succeed(new Workflow.Suspended({})))
+        leave(run, undefined)
         return store.release([run.lease]).pipe(
           // Whoever has registered the workflow here since has looked for it already.
           Effect.andThen(Effect.sync(() => doorbell.workflows("home"))),
@@ -213,14 +215,20 @@ export const make = Effect.fnUntraced(function* (here: {
     yield* Effect.logError(
       "workflow blocked: what is stored of it cannot be run by this version"
     ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
-    yield* Metric.update(workflowsEnded(workflowName, "Blocked"), 1)
     const reason = JSON.stringify({ reason: Cause.pretty(cause) })
-    yield* Effect.catch(store.block(lease, reason), stranded("could not set a workflow aside"))
+    const verdict = yield* Effect.catch(
+      store.block(lease, reason),
+      stranded("could not set a workflow aside")
+    )
+    const blocked = verdict === "Written"
+    if (blocked) yield* Metric.update(workflowsEnded(workflowName, "Blocked"), 1)
     awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)
     // Those who wait here may see the defect itself; the others are told that it is blocked. One that
-    // has taken its place here goes on.
-    if (run?.lease.token === lease.token) leave(run, Exit.failCause(cause as Cause.Cause<never>))
+    // has taken its place here goes on, and so may whoever has it elsewhere.
+    if (run?.lease.token === lease.token) {
+      leave(run, blocked ? Exit.failCause(cause as Cause.Cause<never>) : undefined)
+    }
   })
 
   return { block, complete, giveBack, suspend }

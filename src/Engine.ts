@@ -27,7 +27,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
 import { AwaitInTransaction, ClientOnly, type StoreError, WorkflowBlocked } from "./RomancyError.ts"
-import { type Ended, nowhere, type Run } from "./Run.ts"
+import { nowhere, type Run, type Waiter } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
 import { WorkerId } from "./WorkerId.ts"
@@ -142,7 +142,8 @@ const make = ({ client }: { readonly client: boolean }) =>
         const here = runs.get(executionId)
         // Another parent is written down even so: the end wakes those.
         if (here !== undefined && (parentId === undefined || parentId === here.parentId)) {
-          return discard ? undefined : yield* outcomeHere(here, parent)
+          if (discard) return undefined
+          return (yield* outcomeHere(here, parent)) ?? (yield* execute(workflow, options))
         }
         if (!discard && options.parent === undefined && awaiting.isSuspended(executionId)) {
           return new Workflow.Suspended({})
@@ -158,20 +159,23 @@ const make = ({ client }: { readonly client: boolean }) =>
         )
         if (discard) return undefined
         const launched = runs.get(executionId)
-        if (launched !== undefined) return yield* outcomeHere(launched, parent)
-        const found = yield* outcomeElsewhere(workflow, executionId, {
-          isChild: options.parent !== undefined,
-          isNew: started._tag === "Created"
-        })
-        // It had ended, and somebody has removed it since it was found.
+        const found =
+          launched !== undefined
+            ? yield* outcomeHere(launched, parent)
+            : yield* outcomeElsewhere(workflow, executionId, {
+                isChild: options.parent !== undefined,
+                isNew: started._tag === "Created"
+              })
+        // Its run has left and does not know, or it had ended and somebody has removed it since.
         return found ?? (yield* execute(workflow, options))
       },
       (effect) => effect as Effect.Effect<never>
     )
 
-    const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result> =>
+    /** How a run here ends for now; `undefined` where the store has to be asked. */
+    const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result | undefined> =>
       Effect.callback((resume) => {
-        const waiter = (exit: Ended) => resume(exit)
+        const waiter: Waiter = (ended) => resume(ended ?? Effect.undefined)
         run.wait(waiter, parent)
         return Effect.sync(() => void run.waiters.delete(waiter))
       })

@@ -31,6 +31,15 @@ import type * as Store from "./WorkflowStore.ts"
  */
 export type Ended = Exit.Exit<Workflow.Result<unknown, unknown>>
 
+/**
+ * Is told how a run ended for now, or `undefined` where the store alone knows what became of the
+ * instance: others may have gone on with it, and ended it, before this run left.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Waiter = (ended: Ended | undefined) => void
+
 type Recorded = Exit.Exit<unknown, unknown>
 
 /**
@@ -159,9 +168,12 @@ export class Run {
   ending = false
   /** The worker stops: no new step begins. */
   stopping = false
-  /** Callers in this process, and which of them are runs of a parent. */
-  readonly waiters = new Map<(exit: Ended) => void, Run | undefined>()
-  /** How it ended for now, once it has left. */
+  /** Its suspension is being written: it may be over by the time of the answer. */
+  suspending = false
+  /** Callers in this process, which of them are runs of a parent, and who came too late for a suspension. */
+  readonly waiters = new Map<Waiter, { readonly parent: Run | undefined; readonly late: boolean }>()
+  private left = false
+  /** How it ended, once it has left, for who comes late. */
   private ended: Ended | undefined = undefined
   driver: Fiber.Fiber<void> | undefined = undefined
 
@@ -357,20 +369,28 @@ export class Run {
 
   /** Whether a run of the parent waits for this one, and so learns of its result directly. */
   toldParent(parent: Run): boolean {
-    return Array.from(this.waiters.values()).includes(parent)
+    return Array.from(this.waiters.values()).some((waiter) => waiter.parent === parent)
   }
 
   /** Has a caller told how the run ends for now; at once, if it has left since he found it. */
-  wait(waiter: (exit: Ended) => void, parent: Run | undefined): void {
-    if (this.ended === undefined) this.waiters.set(waiter, parent)
-    else waiter(this.ended)
+  wait(waiter: Waiter, parent: Run | undefined): void {
+    if (this.left) waiter(this.ended)
+    else this.waiters.set(waiter, { parent, late: this.suspending })
   }
 
-  /** Tells those who wait here how the run ended for now. */
-  settle(exit: Ended): void {
-    this.ended = exit
-    const waiters = Array.from(this.waiters.keys())
+  /**
+   * Tells those who wait here how the run ended for now. That it is suspended is said to those alone
+   * who came before that was written: others may have been woken by the end that it has come to since,
+   * and would never be woken again.
+   */
+  settle(ended: Ended | undefined): void {
+    this.left = true
+    this.ended = isSuspension(ended) ? undefined : ended
+    const waiters = Array.from(this.waiters)
     this.waiters.clear()
-    for (const waiter of waiters) waiter(exit)
+    for (const [waiter, { late }] of waiters) waiter(late ? this.ended : ended)
   }
 }
+
+const isSuspension = (ended: Ended | undefined): boolean =>
+  ended !== undefined && Exit.isSuccess(ended) && ended.value._tag === "Suspended"

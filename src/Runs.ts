@@ -13,13 +13,13 @@ import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import type * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
-import * as Workflow from "effect/workflow/Workflow"
+import type * as Workflow from "effect/workflow/Workflow"
 import * as WorkflowEngine from "effect/workflow/WorkflowEngine"
 import type { Awaiting } from "./Awaiting.ts"
 import type { ChannelStore } from "./ChannelStore.ts"
@@ -156,7 +156,7 @@ const make = Effect.gen(function* () {
   const tenure = new Tenure(yield* Clock.Clock)
   const tracked = WorkflowEngine.makeDeferredState()
 
-  const leave = (run: Run, ended: Ended) => {
+  const leave = (run: Run, ended: Ended | undefined) => {
     if (runs.get(run.executionId) === run) runs.delete(run.executionId)
     run.settle(ended)
     slots.vacated(run.lease)
@@ -213,7 +213,7 @@ const make = Effect.gen(function* () {
       Effect.timeoutOption(abandon(run), config.shutdownTimeout),
       Effect.sync(() => {
         if (runs.get(run.executionId) !== run) return
-        leave(run, Exit.succeed(new Workflow.Suspended({})))
+        leave(run, undefined)
         slots.strand()
       })
     )

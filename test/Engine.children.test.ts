@@ -1,19 +1,24 @@
 /** Who asks for a child is woken by its end, whoever else has asked for it, and wherever it was then. */
 import { assert, describe, it } from "@effect/vitest"
+import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Romancy from "../src/Romancy.ts"
+import { assertSuccess, succeed } from "./contract/Harness.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
   eventually,
   finished,
   fromLayer,
   hourly,
+  makeDatabase,
   makeLog,
   oneWorker,
+  start,
   suspended
 } from "./support/Runtimes.ts"
 
@@ -107,6 +112,57 @@ describe("a parent is woken by the end of a child that it has joined", () => {
             assert.strictEqual((yield* finished(worker, Parent, id))._tag, "Success")
           }
         })
+    )
+  }
+
+  for (const answer of ["on its way", "lost"]) {
+    it.live(`while the answer to the last suspension of the child here was ${answer}`, () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const proxy = yield* PgProxy.make(database.url)
+        // Whoever wakes an execution takes it: nobody else hears of it, or looks.
+        const config = { ...hourly, listenNotify: false, parkDuration: 0 } as const
+        const a = yield* start(proxy.through(database.url), { config })
+        const b = yield* start(database.url, { config })
+        yield* eventually("both workers", database.rows("workers"), (n) => n === 2)
+        const last = DurableDeferred.make("last")
+        const Bell = define("Bell")
+        const ChildLive = Child.toLayer(() =>
+          Effect.as(Effect.andThen(DurableDeferred.await(go), DurableDeferred.await(last)), 1)
+        )
+        yield* b.register(ChildLive)
+        const child = yield* b.on(Child.execute({ id: "1" }, { discard: true }))
+        yield* database.status(child, "Suspended")
+        yield* a.register(Bell.toLayer(() => DurableDeferred.await(go)))
+        yield* a.register(ChildLive)
+        yield* a.register(ParentLive)
+        const bell = yield* a.on(Bell.execute({ id: "1" }, { discard: true }))
+        yield* database.status(bell, "Suspended")
+        const parent = yield* a.on(Parent.execute({ id: "1" }, { discard: true }))
+        yield* database.status(parent, "Suspended")
+        const suspension = yield* proxy.stopAt({
+          statement: 1,
+          when: "after",
+          of: ({ text }) => text.includes("set status = 'Suspended'")
+        })
+        yield* a.on(succeedGo)
+        yield* suspension.reached
+        // It goes on elsewhere, and its end wakes the parent.
+        yield* b.on(succeed(Child, child, last, undefined))
+        yield* database.status(child, "Completed")
+        const joining = yield* proxy.stopAt({
+          statement: 1,
+          when: "after",
+          of: ({ text }) => text.includes("n.claim_for")
+        })
+        yield* a.on(succeed(Bell, bell, go, undefined))
+        yield* joining.reached
+        yield* joining.release
+        yield* a.on(Effect.flatMap(PgClient.PgClient, (sql) => sql`select 1`))
+        if (answer === "lost") yield* proxy.resetThose(() => true)
+        yield* suspension.release
+        assertSuccess(yield* finished(a, Parent, parent), 1)
+      })
     )
   }
 })

@@ -21,17 +21,35 @@ const news = (wakes: number, ...names: ReadonlyArray<string>) => ({
   deferreds: names.map((name) => ({ name, exit: { _tag: "Success", value: 1 }, own: false }))
 })
 
-const ended: Ended = Exit.succeed(new Workflow.Suspended({}))
+const suspended: Ended = Exit.succeed(new Workflow.Suspended({}))
+const complete: Ended = Exit.succeed(new Workflow.Complete({ exit: Exit.succeed(1) }))
 
 describe("a run", () => {
   it("tells who waits how it ended, once", () => {
-    const seen: Array<Ended> = []
+    const seen: Array<Ended | undefined> = []
     const one = run()
-    one.wait((exit) => seen.push(exit), undefined)
+    one.wait((ended) => seen.push(ended), undefined)
     assert.deepStrictEqual(seen, [])
-    one.settle(ended)
-    one.settle(ended)
-    assert.deepStrictEqual(seen, [ended])
+    one.settle(suspended)
+    one.settle(complete)
+    assert.deepStrictEqual(seen, [suspended])
+  })
+
+  it("says that it is suspended to none that came since that was being written", () => {
+    for (const [ended, late] of [
+      [suspended, undefined],
+      [complete, complete]
+    ]) {
+      const seen: Array<Ended | undefined> = []
+      const one = run()
+      one.wait((ended) => seen.push(ended), undefined)
+      one.suspending = true
+      one.wait((ended) => seen.push(ended), undefined)
+      one.settle(ended)
+      one.wait((ended) => seen.push(ended), undefined)
+      assert.deepStrictEqual(seen, [ended, late, late])
+      assert.strictEqual(one.waiters.size, 0)
+    }
   })
 
   it("has seen no wakes of which a delivery does not say what they were", () => {
@@ -40,14 +58,5 @@ describe("a run", () => {
     assert.deepInclude(one, { wakes: 1, again: undefined })
     one.apply(news(3, "message", "another"))
     assert.deepInclude(one, { wakes: 3, again: "automatic" })
-  })
-
-  it("tells it at once who found it before it left, and waits after that", () => {
-    const seen: Array<Ended> = []
-    const one = run()
-    one.settle(ended)
-    one.wait((exit) => seen.push(exit), undefined)
-    assert.deepStrictEqual(seen, [ended])
-    assert.strictEqual(one.waiters.size, 0)
   })
 })
