@@ -206,6 +206,13 @@ const make = Effect.gen(function* () {
         instance.timers.set(name, { instance, name, deferredName, dueAt })
         return { verdict: "Written", remainingMillis: dueAt - now }
       }),
+    recordInterruption: (lease) =>
+      at(() => {
+        const instance = leased(lease)
+        if (instance === undefined) return "Fenced"
+        instance.interrupt = "Unsafe"
+        return "Written"
+      }),
     complete: (lease, { parentId, result, status }) =>
       at((now) => {
         const instance = leased(lease)

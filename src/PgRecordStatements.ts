@@ -1,5 +1,6 @@
 /**
- * What a run records under its lease: its steps, what it completes itself, its timers.
+ * What a run records under its lease: its steps, what it completes itself, its timers, and that an
+ * interruption has taken effect.
  *
  * Reads: `PgLeaseStatements`, `PgTables`, the SQL expression of *now* (`DbClock`).
  * Feeds: `PgWorkflowStore`, which batches rows into them.
@@ -142,6 +143,33 @@ written as (
 )
 select l.ord::int4 as ord, false as held,
   ${verdictOn(context, "deferreds", "execution_id, name")} as verdict
+from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Judged>
+)
+
+/**
+ * Makes interruptions unsafe that have taken effect. Served by the primary key. Notifies nobody: a run
+ * knows.
+ *
+ * @since 0.1.0
+ * @category statements
+ */
+export const recordInterruptions = (context: StatementContext, rows: ReadonlyArray<Lease>) =>
+  byOrd(rows, recordAllInterruptions(context, rows), fenced)
+
+const recordAllInterruptions = PgStatement.batch<Lease, Judged>(
+  (context, column) =>
+    context.sql`
+with input as (
+  select * from unnest(${column((row) => row.executionId)}::text[],
+    ${column((row) => row.token)}::int4[])
+    with ordinality as t (execution_id, token, ord)
+), ${locked(context)},
+written as (
+  update ${table(context, "instances")} i set interrupt = 'Unsafe'
+  from locked l where i.execution_id = l.execution_id and l.mine
+)
+select l.ord::int4 as ord, false as held,
+  case when l.mine then 'Written' else 'Fenced' end as verdict
 from locked l ${heldRows(context, "'Fenced'")}` as unknown as Rows<Judged>
 )
 

@@ -66,6 +66,10 @@ const make = Effect.gen(function* () {
   const recordStep = yield* batched("record a step", PgRecordStatements.recordSteps, unordered)
   const recordDeferred = yield* batched("record a deferred", PgRecordStatements.recordDeferreds)
   const registerTimer = yield* batched("register a timer", PgRecordStatements.registerTimers)
+  const recordInterruption = yield* batched(
+    "record an interruption",
+    PgRecordStatements.recordInterruptions
+  )
   const complete = yield* batched("complete a workflow", PgLeaseStatements.complete, unordered)
   const suspend = yield* batched("suspend a workflow", PgLeaseStatements.suspend, unordered)
   const holds = yield* batched("prove a lease", PgLeaseStatements.holds)
@@ -209,6 +213,7 @@ const make = Effect.gen(function* () {
         verdict: row.verdict,
         remainingMillis: row.remaining
       })),
+    recordInterruption: (lease) => Effect.map(recordInterruption(lease), ({ verdict }) => verdict),
     complete: (lease, completion) =>
       Effect.map(complete({ lease, ...completion }), ({ others, verdict, woken: parents }) => {
         const parent = parents.find((parent) => parent.execution_id === completion.parentId)

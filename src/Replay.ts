@@ -75,8 +75,8 @@ export const make = Effect.fnUntraced(function* (here: {
   /**
    * An interruption takes effect where the run would suspend, or would fail and suspend; an unsafe
    * one also where a replay would have completed. One that has taken effect is written down as such:
-   * what the body waited for may come while its compensations run, and whoever goes on with them would
-   * see it.
+   * what the body waited for may come while its compensations run, and whoever goes on with them, here
+   * or elsewhere, would see it.
    */
   const interruptIfAsked = (
     run: Run,
@@ -95,9 +95,12 @@ export const make = Effect.fnUntraced(function* (here: {
       instance.suspended = false
       return Effect.interruptible(Fiber.interrupt(body))
     })
-    return run.interrupt === "Unsafe"
-      ? interrupt
-      : Effect.andThen(Effect.orDie(store.interrupt(run.executionId, true)), interrupt)
+    if (run.interrupt === "Unsafe") return interrupt
+    return Effect.flatMap(Effect.orDie(store.recordInterruption(run.lease)), (verdict) => {
+      if (verdict === "Fenced") return Effect.sync(() => run.abandon())
+      run.interrupt = "Unsafe"
+      return interrupt
+    })
   }
 
   const drive = Effect.fnUntraced(function* (run: Run, registration: Registration) {

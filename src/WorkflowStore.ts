@@ -348,6 +348,8 @@ export class WorkflowStore extends Context.Service<
       lease: Lease,
       timer: TimerRequest
     ) => Effect.Effect<{ readonly verdict: Verdict; readonly remainingMillis: number }, StoreError>
+    /** A safe interruption has taken effect, and is an unsafe one from now on. */
+    readonly recordInterruption: (lease: Lease) => Effect.Effect<Verdict, StoreError>
     readonly complete: (
       lease: Lease,
       completion: {

@@ -64,6 +64,7 @@ const statements: Readonly<Record<string, (context: Context) => Effect.Effect<un
       PgRecordStatements.recordSteps(context, [{ lease: held, name: "s", attempt: 1, exit: "1" }]),
     "record a deferred": (context) =>
       PgRecordStatements.recordDeferreds(context, [{ lease: held, name: "d", exit: "1" }]),
+    "record an interruption": (context) => PgRecordStatements.recordInterruptions(context, [held]),
     "register a timer": (context) =>
       PgRecordStatements.registerTimers(context, [{ lease: held, timer: timer("t", 1) }]),
     "complete a deferred": (context) => PgStatements.completeDeferreds(context, [completion]),

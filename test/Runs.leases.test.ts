@@ -29,6 +29,9 @@ const Echo = define("Echo", { success: Schema.String })
 const go = DurableDeferred.make("go")
 const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
 
+/** By then the run has heard of what was said to it. */
+const heard = Effect.sleep("100 millis")
+
 /** A step that waits at a gate, and another one. */
 const twoSteps = Effect.fnUntraced(function* (
   log: ReturnType<typeof makeLog>,
@@ -60,6 +63,35 @@ describe("a run that was fenced", () => {
       assert.include(yield* status(id, "Running"), { owner: "thief", token: 2 })
       assert.strictEqual(yield* rows("steps"), 0)
       assert.strictEqual(log.count("second"), 0)
+    })
+  )
+
+  it.live("is asked to end, and does not do so for whoever goes on with it", () =>
+    Effect.gen(function* () {
+      const { client, row, sql, worker } = yield* workerAndClient({ maxConcurrentWorkflows: 1 })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow")
+      yield* worker.register(
+        Flow.toLayer(() =>
+          log.add("there").pipe(
+            Workflow.withCompensation(() => log.add("compensates")),
+            Effect.andThen(Deferred.await(gate)),
+            Effect.andThen(DurableDeferred.await(go))
+          )
+        )
+      )
+      const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
+      yield* log.seen("there")
+      yield* worker.on(Flow.interrupt(id))
+      yield* heard
+      yield* steal(sql, id)
+      yield* Deferred.succeed(gate, undefined)
+      // It has left its slot by the time that another has it.
+      yield* worker.register(EchoLive)
+      yield* within("a slot")(client.on(Echo.execute({ id: "1" })))
+      assert.include(yield* row(id), { owner: "thief", interrupt: "Safe" })
+      assert.deepStrictEqual(log.events, ["there"])
     })
   )
 

@@ -25,6 +25,7 @@ export const writes = {
   recordDeferred: (store, lease) => store.recordDeferred(lease, { name: "d", exit: exit(1) }),
   registerTimer: (store, lease) =>
     Effect.map(store.registerTimer(lease, timer("t", 1000)), ({ verdict }) => verdict),
+  recordInterruption: (store, lease) => store.recordInterruption(lease),
   transactionalStep: (store, lease) =>
     Effect.map(
       store.transactionalStep(lease, { name: "x", attempt: 1 }, Effect.succeed(1), exit),

@@ -244,6 +244,7 @@ export interface Row {
   readonly owner: string | null
   readonly token: number
   readonly wakes: number
+  readonly interrupt: string
   readonly awaited: boolean
   readonly result: unknown
 }
@@ -255,7 +256,7 @@ export const makeDatabase = Effect.gen(function* () {
   yield* sql`create extension pg_stat_statements`
   const row = (executionId: string) =>
     Effect.map(
-      sql<Row>`select status, owner, token, wakes, awaited, result from romancy_instances
+      sql<Row>`select status, owner, token, wakes, interrupt, awaited, result from romancy_instances
         where execution_id = ${executionId}`,
       ([row]) => row
     )
