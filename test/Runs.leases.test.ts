@@ -115,9 +115,10 @@ describe("a run that was fenced", () => {
           )
         )
         yield* worker.on(Echo.execute({ id: "before" }))
-        const id = yield* Echo.executionId({ id: "stuck" })
-        const caller = yield* Effect.forkScoped(worker.on(Echo.execute({ id: "stuck" })))
+        const id = yield* worker.on(Echo.execute({ id: "stuck" }, { discard: true }))
         yield* log.seen("stuck")
+        // It finds the run here, and is told by nobody else.
+        const caller = yield* Effect.forkScoped(worker.on(Echo.execute({ id: "stuck" })))
         const { owner } = (yield* row(id))!
         yield* steal(sql, id)
         yield* sql`update romancy_instances s set status = 'Completed', owner = null,
