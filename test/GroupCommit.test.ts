@@ -414,6 +414,28 @@ it.live(
     })
 )
 
+it.live("a row that goes unanswered, and that nobody waits for any more, is not asked again", () =>
+  Effect.gen(function* () {
+    const { next, write, writing } = yield* rig()
+    const told = yield* Deferred.make<string>()
+    const [gone, kept] = yield* writing("a", "b")
+    const saying = yield* Effect.forkScoped(
+      write("c", true, (answer) => Deferred.doneUnsafe(told, Effect.succeed(answer))),
+      { startImmediately: true }
+    )
+    const first = yield* next
+    assert.deepStrictEqual(first.rows, ["a", "b", "c"])
+    yield* Fiber.interrupt(gone!)
+    yield* Fiber.interrupt(saying)
+    yield* first.answer(unanswered)
+    const second = yield* next
+    assert.deepStrictEqual(second.rows, ["b", "c"])
+    yield* second.answer()
+    assert.strictEqual(yield* Fiber.join(kept!), "B")
+    assert.strictEqual(yield* Deferred.await(told), "C")
+  })
+)
+
 it.effect("the end of the scope ends every wait: in flight, in the queue, and to come", () =>
   Effect.gen(function* () {
     const scope = yield* Scope.make()
