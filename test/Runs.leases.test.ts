@@ -95,7 +95,7 @@ describe("a run that was fenced", () => {
     })
   )
 
-  for (const how of ["it is told so", "its worker has lost its lease"] as const) {
+  for (const how of ["it is told so", "it is refused", "its worker has lost its lease"] as const) {
     it.live(`keeps no slot and no caller, though it never ends, once ${how}`, () =>
       Effect.gen(function* () {
         const { notify, row, sql, worker } = yield* workerAndClient({
@@ -103,13 +103,18 @@ describe("a run that was fenced", () => {
           ...{ heartbeatInterval: "1 second", leaseDuration: "1 hour" }
         })
         const log = makeLog()
-        const gate = yield* Deferred.make<void>()
+        const [gate, taken] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
         yield* Effect.addFinalizer(() => Deferred.succeed(gate, undefined))
+        const stuck = Effect.uninterruptible(
+          Effect.andThen(log.add("stuck"), Deferred.await(gate))
+        ).pipe(Effect.as("late"))
+        const step = Activity.make({ name: "step", execute: Deferred.await(taken) })
         yield* worker.register(
           Echo.toLayer(({ id }) =>
             id === "stuck"
-              ? Effect.uninterruptible(Effect.andThen(log.add(id), Deferred.await(gate))).pipe(
-                  Effect.as("late")
+              ? Effect.map(
+                  Effect.all([stuck, step], { concurrency: "unbounded" }),
+                  ([late]) => late
                 )
               : Effect.succeed(`echo ${id}`)
           )
@@ -126,7 +131,8 @@ describe("a run that was fenced", () => {
           where s.execution_id = ${id} and b.status = 'Completed'`
         if (how === "it is told so") {
           yield* notify("romancy_workflow_signal", JSON.stringify({ instance_id: id, owner }))
-        } else yield* sql`select romancy_bury(${owner}, false, now(), true)`
+        } else if (how === "it is refused") yield* Deferred.succeed(taken, undefined)
+        else yield* sql`select romancy_bury(${owner}, false, now(), true)`
         assert.strictEqual(yield* within("the answer")(Fiber.join(caller)), "echo before")
         assertSuccess(yield* finished(worker, Echo, id), "echo before")
         assert.strictEqual(
