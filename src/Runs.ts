@@ -300,11 +300,10 @@ const make = Effect.gen(function* () {
       return nowhere(run)
     },
     tenure,
-    abandonAll: Effect.suspend(() =>
-      Effect.forEach(Array.from(runs.values()), forsake, {
-        concurrency: "unbounded",
-        discard: true
-      })
-    )
+    abandonAll: Effect.suspend(() => {
+      // Whoever waits no longer for their end leaves them to theirs.
+      const ending = Array.from(runs.values(), (run) => fork(forsake(run)))
+      return Effect.forEach(ending, Fiber.await, { discard: true })
+    })
   })
 })

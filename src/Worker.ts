@@ -199,7 +199,9 @@ const make = Effect.gen(function* () {
     tenure.end()
     yield* Metric.update(leasesLost, 1)
     yield* Effect.logWarning("the lease of this worker was lost; its workflows go on elsewhere")
-    yield* runs.abandonAll
+    // Nobody counts on what goes on after that, and until it has entered anew it begins nothing, though
+    // it may take what there is.
+    yield* Effect.timeoutOption(runs.abandonAll, config.heartbeatInterval)
     yield* store.removeWorker(workerId)
     lost.closeUnsafe()
     yield* enter

@@ -99,8 +99,9 @@ describe("a run that was fenced", () => {
     it.live(`keeps no slot and no caller, though it never ends, once ${how}`, () =>
       Effect.gen(function* () {
         const { notify, row, sql, worker } = yield* workerAndClient({
-          ...{ shutdownTimeout: "50 millis", maxConcurrentWorkflows: 1 },
-          ...{ heartbeatInterval: "1 second", leaseDuration: "1 hour" }
+          ...{ maxConcurrentWorkflows: 1, heartbeatInterval: "1 second", leaseDuration: "1 hour" },
+          // Longer than a worker waits that has lost its lease.
+          shutdownTimeout: how === "its worker has lost its lease" ? "1500 millis" : "50 millis"
         })
         const log = makeLog()
         const [gate, taken] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]

@@ -95,7 +95,6 @@ const leaseDuration = Duration.seconds(15)
 const lone = Effect.gen(function* () {
   const { clock, set } = yield* setClock
   const tenure = new Tenure(clock)
-  const runs = { tenure, abandonAll: Effect.void } as unknown as Runs["Service"]
   const asked: Array<string> = []
   const deadly = new Set<string>()
   const gates = new Map<string, Latch.Latch>()
@@ -109,6 +108,8 @@ const lone = Effect.gen(function* () {
       if (deadly.has(what)) return Effect.die(new Error(what))
       return Effect.as(gates.get(what)?.await ?? Effect.void, answer)
     })
+  const abandonAll = ask("abandon", undefined)
+  const runs = { tenure, abandonAll } as unknown as Runs["Service"]
   const store = {
     registerWorker: () => ask("register", undefined),
     heartbeat: () =>
@@ -187,6 +188,19 @@ describe("a worker alone", () => {
       assert.includeMembers(yield* during(Duration.millis(1)), ["register", "heartbeat"])
       assert.isTrue(tenure.held)
       assert.isFalse(tenure.proves(asked))
+    })
+  )
+
+  it.effect("enters anew though something that it ran does not end", () =>
+    Effect.gen(function* () {
+      const { deadly, during, gates, tenure } = yield* lone
+      yield* during(heartbeatInterval)
+      gates.set("abandon", Latch.makeUnsafe(false))
+      deadly.add("heartbeat")
+      assert.include(yield* during(leaseDuration), "abandon")
+      deadly.clear()
+      assert.includeMembers(yield* during(heartbeatInterval), ["remove", "register", "heartbeat"])
+      assert.isTrue(tenure.held)
     })
   )
 
