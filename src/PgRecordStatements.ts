@@ -36,15 +36,17 @@ const verdictOn = (context: StatementContext, name: "steps" | "deferreds", key: 
 /** Of rows with one key in one batch the first was written; the others repeat it, or differ. */
 const firstOfKey = <Row extends { readonly exit: string }>(
   rows: ReadonlyArray<Row>,
-  keyOf: (row: Row) => string,
+  keyOf: (row: Row) => ReadonlyArray<string | number>,
   answers: ReadonlyArray<Held & { readonly verdict: Verdict }>
 ) => {
   const first = new Map<string, string>()
   return answers.map((answer, index) => {
     const row = rows[index]!
-    const before = first.get(keyOf(row))
+    // NUL is in no id and no name.
+    const key = keyOf(row).join("\0")
+    const before = first.get(key)
     if (before === undefined) {
-      first.set(keyOf(row), row.exit)
+      first.set(key, row.exit)
       return answer
     }
     return answer.verdict !== "Written"
@@ -52,6 +54,7 @@ const firstOfKey = <Row extends { readonly exit: string }>(
       : { ...answer, verdict: before === row.exit ? ("Repeated" as const) : ("Taken" as const) }
   })
 }
+
 /**
  * Records steps. Served by the primary keys. Notifies nobody.
  *
@@ -60,7 +63,7 @@ const firstOfKey = <Row extends { readonly exit: string }>(
  */
 export const recordSteps = (context: StatementContext, rows: ReadonlyArray<Step>) =>
   Effect.map(byOrd(rows, recordLoneOrAll(context, rows), fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.attempt}/${row.name}`, answers)
+    firstOfKey(rows, ({ attempt, lease, name }) => [lease.executionId, attempt, name], answers)
   )
 
 interface Step {
@@ -117,7 +120,7 @@ const recordLoneOrAll = PgStatement.lone(recordNewStep, recordAllSteps)
  */
 export const recordDeferreds = (context: StatementContext, rows: ReadonlyArray<OwnDeferred>) =>
   Effect.map(byOrd(rows, recordAllDeferreds(context, rows), fenced), (answers) =>
-    firstOfKey(rows, (row) => `${row.lease.executionId}/${row.name}`, answers)
+    firstOfKey(rows, ({ lease, name }) => [lease.executionId, name], answers)
   )
 
 interface OwnDeferred {

@@ -150,6 +150,21 @@ export const leases = (it: Case): void => {
       )
     }))
 
+  it("records of two executions at once are two, wherever their ids have a slash", (store) =>
+    Effect.gen(function* () {
+      const a = yield* running(store, "a")
+      const a1 = yield* running(store, "a/1")
+      const step = (lease: Lease, name: string) =>
+        store.recordStep(lease, { name, attempt: 1, exit: exit(name) })
+      const deferred = (lease: Lease, name: string) =>
+        store.recordDeferred(lease, { name, exit: exit(name) })
+      const verdicts = yield* Effect.all(
+        [step(a, "1/x"), step(a1, "x"), deferred(a, "1/x"), deferred(a1, "x")],
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(verdicts, ["Written", "Written", "Written", "Written"])
+    }))
+
   it("a deferred that the run completed itself raises no wake and is its own", (store) =>
     Effect.gen(function* () {
       const lease = yield* running(store, "a")
