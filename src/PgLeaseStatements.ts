@@ -179,16 +179,17 @@ const completeAll = PgStatement.batch<End, Ended>((context, column) => {
   const { sql } = context
   return sql`
 with input as (
-  select * from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
+  select execution_id, token, outcome, result, case when is_child then parent end as parent_id, ord
+  from unnest(${column((row) => row.lease.executionId)}::text[], ${column((row) => row.lease.token)}::int4[],
     ${column((row) => row.status)}::text[], ${column((row) => row.result)}::text[],
-    ${column((row) => row.parentId ?? "")}::text[])
-    with ordinality as t (execution_id, token, outcome, result, parent_id, ord)
+    ${column((row) => row.parentId ?? "")}::text[], ${column((row) => row.parentId !== undefined)}::boolean[])
+    with ordinality as t (execution_id, token, outcome, result, parent, is_child, ord)
 ), moment as materialized (select ${context.now} as now),
 target as (
   select * from input
   union all
-  select id, 0, '', '', '', 0::bigint from unnest(array(
-    select parent_id from input where parent_id <> ''
+  select id, 0, '', '', null, 0::bigint from unnest(array(
+    select parent_id from input where parent_id is not null
     union
     select unnest(i.other_parents) from ${table(context, "instances")} i
     where i.execution_id = any(array(select execution_id from input)) and i.other_parents <> '{}'

@@ -68,30 +68,32 @@ const startAll = PgStatement.batch<Start, StartRow>(
   (context, column) =>
     context.sql`
 with input as (
-  select * from unnest(${column((row) => row.executionId)}::text[],
+  select t.*, case when is_child then parent end as parent_id
+  from unnest(${column((row) => row.executionId)}::text[],
     ${column((row) => row.workflowName)}::text[], ${column((row) => row.payload)}::text[],
-    ${column((row) => row.parentId ?? "")}::text[], ${column((row) => row.awaited)}::boolean[],
-    ${column((row) => row.claimFor ?? "")}::text[])
-    with ordinality as t (execution_id, workflow_name, payload, parent_id, awaited, claim_for, ord)
+    ${column((row) => row.parentId ?? "")}::text[],
+    ${column((row) => row.parentId !== undefined)}::boolean[],
+    ${column((row) => row.awaited)}::boolean[], ${column((row) => row.claimFor ?? "")}::text[])
+    with ordinality as t (execution_id, workflow_name, payload, parent, is_child, awaited, claim_for, ord)
 ), ${moment(context)},
 living as materialized (
   select w.worker_id from ${table(context, "workers")} w
   where w.worker_id in (select claim_for from input where claim_for <> '') and not w.dead
   order by w.worker_id for key share
 ), joined as (
-  select execution_id, array_agg(distinct parent_id) filter (where parent_id <> '') as parents
-  from input group by execution_id having count(*) > 1 and max(parent_id) <> ''
+  select execution_id, array_agg(distinct parent_id) filter (where parent_id is not null) as parents
+  from input group by execution_id having count(*) > 1 and max(parent_id) is not null
 ), folded as (
   select distinct on (execution_id) execution_id, workflow_name, payload, parent_id, awaited,
     coalesce(w.worker_id, '') as claim_for, ord,
-    coalesce(j.parents, array_remove(array[parent_id], '')) as parents
+    coalesce(j.parents, array_remove(array[parent_id], null)) as parents
   from input left join living w on w.worker_id = claim_for left join joined j using (execution_id)
   order by execution_id, ord
 ), written as (
   insert into ${table(context, "instances")} as i (execution_id, workflow_name, status, payload,
     parent_id, other_parents, awaited, owner, token, ready_at, created_at)
   select execution_id, workflow_name, case when claim_for = '' then 'Runnable' else 'Running' end,
-    payload::json, nullif(parent_id, ''), array_remove(parents, parent_id), awaited,
+    payload::json, parent_id, array_remove(parents, parent_id), awaited,
     nullif(claim_for, ''), case when claim_for = '' then 0 else 1 end, now, now
   from folded, moment order by execution_id
   on conflict (execution_id) do update set workflow_name = excluded.workflow_name,

@@ -82,6 +82,24 @@ export const wakes = (it: Case): void => {
       assert.strictEqual(yield* store.suspend(c, suspension()), "Again")
     }))
 
+  it("a parent whose id is empty is woken by the end of its child, too", (store) =>
+    Effect.gen(function* () {
+      const parent = yield* running(store, "")
+      const children = [
+        yield* running(store, "alone", { parentId: "" }),
+        ...(yield* Effect.all(
+          ["b", "c"].map((id) => running(store, id, { parentId: "" })),
+          { concurrency: "unbounded" }
+        ))
+      ]
+      assert.strictEqual(yield* store.suspend(parent, suspension()), "Suspended")
+      for (const child of children) {
+        const { parent } = yield* store.complete(child, completion({ parentId: "" }))
+        assert.strictEqual(parent, "Runnable")
+      }
+      assert.strictEqual((yield* load(store, "")).wakes, 3)
+    }))
+
   it("a suspension after a failure is woken by a resume only", (store) =>
     Effect.gen(function* () {
       const a = yield* running(store, "a")
