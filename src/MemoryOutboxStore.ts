@@ -56,7 +56,7 @@ const make = Effect.sync(() => {
         publications.add(publication.publication)
         rows.set(++position, {
           ...publication,
-          ...{ key: publication.key === "" ? undefined : publication.key, position },
+          position,
           ...{ createdAt: now, queuedAt: now, nextAttemptAt: now, finishedAt: undefined },
           ...{ state: "Pending", attempts: 0, token: 0, owner: undefined, lastError: undefined }
         })

@@ -40,13 +40,13 @@ const publishAll = PgStatement.batch<Publication, HintedRow>(
 with input as (
   select * from unnest(${column((row) => row.publication)}::text[],
     ${column((row) => row.eventId)}::text[], ${column((row) => row.key ?? "")}::text[],
-    ${column((row) => row.event)}::text[])
-    with ordinality as t (publication, event_id, key, event, ord)
+    ${column((row) => row.key !== undefined)}::boolean[], ${column((row) => row.event)}::text[])
+    with ordinality as t (publication, event_id, key, has_key, event, ord)
 ), moment as materialized (select ${context.now} as now),
 written as (
   insert into ${table(context, "outbox")}
     (publication, event_id, key, event, next_attempt_at, created_at, queued_at)
-  select publication, event_id, nullif(key, ''), event::json, now, now, now
+  select publication, event_id, case when has_key then key end, event::json, now, now, now
   from input, moment order by ord
   on conflict (publication) do nothing
   returning position, event_id

@@ -237,6 +237,24 @@ export const suite = (name: string, layer: Layer.Layer<OutboxStore, unknown>): v
       })
     )
 
+    rule("an empty key is one as any other", (store) =>
+      Effect.gen(function* () {
+        for (const id of ["e1", "e2"]) yield* publish(store, id, "")
+        yield* publish(store, "e3")
+        const { claimed } = yield* claim(store, { chain: 1 })
+        assert.deepStrictEqual(
+          claimed.map(({ eventId, key }) => [eventId, key]),
+          [
+            ["e1", ""],
+            ["e3", undefined]
+          ]
+        )
+        yield* settleAll(store, claimed, delivered)
+        yield* store.advance({ key: "", chain: 1, tell: false })
+        assert.deepStrictEqual(yield* take(store), ["e2"])
+      })
+    )
+
     rule("what comes behind one that is to be retried is due with it and not before", (store) =>
       Effect.gen(function* () {
         yield* publish(store, "a1", "a")
