@@ -215,9 +215,10 @@ const run = Effect.fnUntraced(function* (options: OutboxRelayConfig.Values) {
       if ("delayMillis" in settlement) {
         broken = true
         delayMillis = settlement.delayMillis
-        yield* wake.alarm.set(delayMillis)
       }
     }
+    // Also for what went with its lease: no poll may come for long, and in memory nobody is notified.
+    if (broken) yield* wake.alarm.set(delayMillis)
     const { key } = chain[0]!.event
     if (key !== undefined && !broken) {
       // A relay that stops leaves it to the others.

@@ -94,7 +94,7 @@ describe("a relay's lease", () => {
           })
         )
       )
-      const app = OutboxRelay.layer({ pollInterval: "50 millis" }).pipe(
+      const app = OutboxRelay.layer().pipe(
         Layer.provide(layer),
         Layer.provide(suspending),
         Layer.provideMerge(Romancy.layerMemory({ ...hourly, leaseDuration: "15 seconds" }))
