@@ -59,7 +59,8 @@ export interface Publication extends ChannelKey {
 
 /**
  * What became of a publication. `Repeated`: its origin had published before, whatever the channel has
- * become since. `Conflict`: the channel has subscribers of the other mode. Handed over, it needs no delivery any more.
+ * become since. `Conflict`: the channel has subscribers of the other mode. Handed over, it needs no
+ * delivery any more.
  *
  * @since 0.1.0
  * @category models

@@ -215,9 +215,10 @@ const foremost = 10
  * The one that waits for a message, locked: who waits and is not served has an empty inbox. Of a
  * broadcast channel it is the only subscriber, and stays so until the commit: whoever subscribes locks
  * the row of the channel, and has changed it where this snapshot does not show him yet. Of a competing one
- * it is one that runs and was not asked to end: who is dormant may be of a workflow that no worker knows any
- * more, and what is for any of several would lie with him. With the one that an event is aimed at in hand nobody waits for
- * another of its origin, which may be in anybody's transaction; the notifications set that limit back.
+ * it is one that runs and was not asked to end: who is dormant may be of a workflow that no worker knows
+ * any more, and what is for any of several would lie with him. With the one that an event is aimed at in
+ * hand nobody waits for another of its origin, which may be in anybody's transaction; the notifications
+ * set that limit back.
  */
 const receiver = (kind: Kind, context: StatementContext, { channel, mode, target }: Fields) => {
   const { commitTimeout, sql } = context
