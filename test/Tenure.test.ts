@@ -57,6 +57,7 @@ describe("Tenure", () => {
       const runs = { tenure } as unknown as Runs["Service"]
       const store = {
         registerWorker: () => Effect.never,
+        heartbeat: () => Effect.never,
         recoverExpired: () => Effect.never,
         removeWorker: () => Effect.succeed(0)
       } satisfies Partial<WorkflowStore["Service"]> as unknown as WorkflowStore["Service"]

@@ -37,6 +37,11 @@ export const registry = Effect.sync(() => {
       const [found, ...more] = all(name, attributes)
       if (more.length > 0) throw new Error(`${name} has several series of these attributes`)
       return found
-    }
+    },
+    /** The numbers of a metric by the value of an attribute. */
+    by: (name: string, attribute: string): Record<string, number> =>
+      Object.fromEntries(
+        series(name, {}).map((one) => [one.attributes?.[attribute] ?? "", numberOf(one)])
+      )
   }
 })
