@@ -130,32 +130,29 @@ describe("a parent is woken by the end of a child that it has joined", () => {
         const ChildLive = Child.toLayer(() =>
           Effect.as(Effect.andThen(DurableDeferred.await(go), DurableDeferred.await(last)), 1)
         )
-        yield* b.register(ChildLive)
-        const child = yield* b.on(Child.execute({ id: "1" }, { discard: true }))
-        yield* database.status(child, "Suspended")
         yield* a.register(Bell.toLayer(() => DurableDeferred.await(go)))
         yield* a.register(ChildLive)
         yield* a.register(ParentLive)
         const bell = yield* a.on(Bell.execute({ id: "1" }, { discard: true }))
         yield* database.status(bell, "Suspended")
+        const child = yield* a.on(Child.execute({ id: "1" }, { discard: true }))
+        yield* database.status(child, "Suspended")
         const parent = yield* a.on(Parent.execute({ id: "1" }, { discard: true }))
         yield* database.status(parent, "Suspended")
-        const suspension = yield* proxy.stopAt({
-          statement: 1,
-          when: "after",
-          of: ({ text }) => text.includes("set status = 'Suspended'")
-        })
+        const stop = (when: "before" | "after", part: string) =>
+          proxy.stopAt({ statement: 1, when, of: ({ text }) => text.includes(part) })
+        const suspension = yield* stop("after", "set status = 'Suspended'")
         yield* a.on(succeedGo)
         yield* suspension.reached
-        // It goes on elsewhere, and its end wakes the parent.
+        // It goes on elsewhere, and its end wakes the parent, which is claimed here only then.
+        const claim = yield* stop("before", "for update of i skip locked")
+        yield* a.on(succeed(Bell, bell, go, undefined))
+        yield* claim.reached
+        yield* b.register(ChildLive)
         yield* b.on(succeed(Child, child, last, undefined))
         yield* database.status(child, "Completed")
-        const joining = yield* proxy.stopAt({
-          statement: 1,
-          when: "after",
-          of: ({ text }) => text.includes("n.claim_for")
-        })
-        yield* a.on(succeed(Bell, bell, go, undefined))
+        const joining = yield* stop("after", "n.claim_for")
+        yield* claim.release
         yield* joining.reached
         yield* joining.release
         yield* a.on(Effect.flatMap(PgClient.PgClient, (sql) => sql`select 1`))
