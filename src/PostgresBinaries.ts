@@ -132,25 +132,27 @@ const ensureCopy = Effect.fnUntraced(function* (source: string, target: string, 
   const old = `${draft}.old`
   const discard = (path: string) =>
     Effect.ignore(attempt(() => rm(path, { recursive: true, force: true })))
+  const put = attempt(() => rename(draft, target))
+  const replace = Effect.gen(function* () {
+    // Another process may have put its copy there first; that one serves as well.
+    if (yield* isWhole(source, target, owner)) return
+    // An incomplete copy is in the way: folders for temporary files get swept by age.
+    yield* discard(old)
+    yield* Effect.ignore(attempt(() => rename(target, old)))
+    yield* put
+  })
   yield* Effect.gen(function* () {
     yield* attempt(() => cp(source, draft, { recursive: true, verbatimSymlinks: true }))
     yield* restoreLinks(draft)
     yield* openPermissions(draft)
-    // An incomplete copy may be in the way: folders for temporary files get swept by age.
-    if (!(yield* isWhole(source, target, owner))) {
-      yield* Effect.ignore(attempt(() => rename(target, old)))
-      yield* attempt(() => rename(draft, target))
-    }
-  }).pipe(
-    // Another process may have put its copy there first; that one serves as well.
-    Effect.catch((cause) =>
-      Effect.flatMap(isWhole(source, target, owner), (whole) =>
-        whole ? Effect.void : Effect.fail(cause)
-      )
-    ),
-    Effect.ensuring(Effect.andThen(discard(draft), discard(old)))
-  )
+    // Of several that clear the way at once, one may find the copy of the next in it.
+    const replaced = Effect.retry(replace, { while: isTaken, times: 100 })
+    yield* Effect.catchIf(put, isTaken, () => replaced)
+  }).pipe(Effect.ensuring(Effect.andThen(discard(draft), discard(old))))
 })
+
+const codeOf = (cause: Error) => ("code" in cause ? cause.code : undefined)
+const isTaken = (cause: Error) => codeOf(cause) === "ENOTEMPTY" || codeOf(cause) === "EEXIST"
 
 const isWhole = Effect.fnUntraced(function* (source: string, target: string, owner: number) {
   const found = yield* Effect.option(attempt(() => lstat(target)))
@@ -162,7 +164,14 @@ const isWhole = Effect.fnUntraced(function* (source: string, target: string, own
       new Error("the folder belongs to another user or is writable by others; remove it")
     )
   }
-  const present = new Set(yield* attempt(() => readdir(target, { recursive: true })))
+  const files = attempt(() => readdir(target, { recursive: true })).pipe(
+    // Somebody clears the way.
+    Effect.catchIf(
+      (cause) => codeOf(cause) === "ENOENT",
+      () => Effect.succeed([])
+    )
+  )
+  const present = new Set(yield* files)
   const wanted = yield* attempt(() => readdir(source, { recursive: true }))
   return wanted.every((file) => present.has(file))
 })

@@ -22,6 +22,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { EmbeddedPostgres, make } from "../src/EmbeddedPostgres.ts"
+import { prepare } from "../src/PostgresBinaries.ts"
 import { connect } from "./support/TestDatabase.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
@@ -147,6 +148,20 @@ describe("EmbeddedPostgres", () => {
       }
       assert.strictEqual(new Set(servers.map((server) => server.port)).size, 3)
       assert.strictEqual((yield* Effect.promise(() => readdir(cacheDir))).length, 1)
+    })
+  )
+
+  it.live("has one copy of the programs, however many prepare it, or repair it, at once", () =>
+    Effect.gen(function* () {
+      const cacheDir = yield* temporaryFolder
+      const all = Effect.forEach(Array.from({ length: 12 }), () => prepare(cacheDir), {
+        concurrency: "unbounded"
+      })
+      const [first] = yield* all
+      yield* Effect.promise(() => rm(first!.initdb))
+      yield* all
+      yield* Effect.promise(() => access(first!.initdb))
+      assert.lengthOf(yield* Effect.promise(() => readdir(cacheDir)), 1)
     })
   )
 
