@@ -23,11 +23,13 @@ const watching = {
   heartbeatTimeout: "400 millis"
 } as const
 
-/** Waits until so many workers are on the watch. */
-const guarded = (sql: PgClient.PgClient, count: number) =>
+/** Waits until each of so many workers is watched by another: it waits for the lock of its neighbour. */
+const watched = (sql: PgClient.PgClient, count: number) =>
   eventually(
     `${count} workers on the watch`,
-    sql<{ n: number }>`select count(*)::int4 as n from romancy_workers where guarded`,
+    sql<{ n: number }>`select count(*)::int4 as n from pg_locks
+      where locktype = 'advisory' and not granted
+        and database = (select oid from pg_database where datname = current_database())`,
     ([row]) => row!.n === count
   )
 
@@ -44,7 +46,7 @@ const scene = Effect.fnUntraced(function* (options: RomancyConfig.Options, clien
   const settings: Settings = { url: Redacted.value(url), queue: "q", client, options }
   const process = yield* WorkerProcess.make(script, { args: [JSON.stringify(settings)] })
   yield* process.waitFor<{ ready?: boolean }>(({ ready }) => ready === true)
-  if (!client) yield* guarded(database.sql, 2)
+  if (!client) yield* watched(database.sql, 2)
   yield* queue.offer(1, { id: "one" })
   yield* within("the element there")(process.waitFor<{ took?: number }>(({ took }) => took === 1))
   return { ...database, process, queue }
@@ -99,7 +101,7 @@ describe("the elements of a process that dies", () => {
       }
       const second = yield* WorkerProcess.make(script, { args: [JSON.stringify(settings)] })
       yield* second.waitFor<{ ready?: boolean }>(({ ready }) => ready === true)
-      yield* guarded(sql, 3)
+      yield* watched(sql, 3)
       yield* Effect.forEach(all.slice(1), (n) => queue.offer(n), {
         concurrency: 50,
         discard: true
