@@ -22,6 +22,7 @@ import * as PgTypes from "@effect/sql-pg/PgTypes"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Scope from "effect/Scope"
@@ -306,18 +307,15 @@ const closed = (socket: Duplex): Effect.Effect<void> =>
     return Effect.sync(() => socket.off("close", done))
   })
 
+const decodeText = Option.liftThrowable(decodeURIComponent)
+
 /** What a connection URL says about where and who; the rest of it is the driver's to read. */
 const read = (url: Redacted.Redacted | undefined) => {
   const parsed = url === undefined ? null : URL.parse(Redacted.value(url))
   const some = (text: string | null | undefined): string | undefined => text || undefined
-  const decoded = (text: string | undefined): string | undefined => {
-    try {
-      return text === undefined ? undefined : decodeURIComponent(text)
-    } catch {
-      // The driver reads the URL again, and reports it.
-      return text
-    }
-  }
+  // What does not decode is left as it is: the driver reads the URL again, and reports it.
+  const decoded = (text: string | undefined): string | undefined =>
+    text && Option.getOrElse(decodeText(text), () => text)
   const parameter = (name: string) => some(parsed?.searchParams.get(name))
   return {
     host: parameter("host") ?? decoded(some(parsed?.hostname.replace(/^\[(.*)\]$/, "$1"))),
