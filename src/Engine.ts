@@ -11,7 +11,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -35,6 +35,8 @@ import * as WorkflowCodec from "./WorkflowCodec.ts"
 import * as Store from "./WorkflowStore.ts"
 
 type Result = Workflow.Result<unknown, unknown>
+
+const asleep = Effect.sync((): Result => new Workflow.Suspended({}))
 
 const make = ({ client }: { readonly client: boolean }) =>
   Effect.gen(function* () {
@@ -175,12 +177,17 @@ const make = ({ client }: { readonly client: boolean }) =>
     /** How a run here ends for now; `undefined` where the store has to be asked. */
     const outcomeHere = (run: Run, parent: Run | undefined): Effect.Effect<Result | undefined> =>
       Effect.callback((resume) => {
-        const waiter: Waiter = (ended) => resume(ended ?? Effect.undefined)
+        const waiter: Waiter = (ended) => {
+          if (ended === undefined) resume(Effect.undefined)
+          // It is set aside, and may be resumed and end well: for a parent it has not failed.
+          else if (Exit.isFailure(ended) && parent !== undefined) resume(asleep)
+          else resume(ended)
+        }
         run.wait(waiter, parent)
         return Effect.sync(() => void run.waiters.delete(waiter))
       })
 
-    /** A parent does not wait for what runs elsewhere: it suspends, and the completion wakes it. */
+    /** A parent does not wait for what runs elsewhere or is set aside: it suspends, and the end wakes it. */
     const outcomeElsewhere = Effect.fnUntraced(function* (
       workflow: Workflow.Any,
       executionId: string,
@@ -192,11 +199,11 @@ const make = ({ client }: { readonly client: boolean }) =>
         const outcome = yield* Effect.orDie(store.outcome(executionId))
         if (Option.isNone(outcome)) return undefined
         const { status } = outcome.value
-        if (Store.isFinal(status) || status === "Suspended" || status === "Blocked") {
+        if (Store.isFinal(status) || status === "Suspended" || (status === "Blocked" && !isChild)) {
           return yield* decode(workflow, outcome.value)
         }
       }
-      if (isChild) return new Workflow.Suspended({})
+      if (isChild) return yield* asleep
       return yield* decode(workflow, yield* awaiting.outcome(executionId))
     })
 

@@ -208,7 +208,7 @@ export class RepeatedName extends Schema.TaggedError<RepeatedName>("romancy/Repe
  * An instance was set aside because what is stored of it cannot be read here: its payload or a
  * recorded result does not decode with the schemas of this version, or its handler died with
  * `CaptureDefects` off. Run a version that can, and resume it. The reason is in the result column of
- * its row.
+ * its row. Callers die of it; a parent workflow waits until it has been resumed, and ends.
  *
  * @since 0.1.0
  * @category errors

@@ -1,5 +1,6 @@
 /** A run whose payload or record cannot be read: blocked with the reason, until it is mended. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -122,6 +123,40 @@ describe("a workflow whose payload no longer decodes", () => {
     })
   )
 
+  it.live("is waited for by its parents, which compensate nothing, until it is resumed", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* workerAndClient()
+      const log = makeLog()
+      const Parent = define("Parent", { success: Schema.Int })
+      yield* worker.register(
+        Parent.toLayer(() =>
+          Effect.gen(function* () {
+            yield* Parent.withCompensation(
+              Activity.make({ name: "before", execute: Effect.void }),
+              () => log.add("compensated")
+            )
+            return yield* Mended.execute({ id: "old" })
+          })
+        )
+      )
+      const old = yield* client.on(Old.execute({ id: "old" }, { discard: true }))
+      // One asks before it is set aside here, one when it is.
+      const early = yield* client.on(Parent.execute({ id: "early" }, { discard: true }))
+      yield* status(early, "Suspended")
+      const leave = yield* worker.register(New.toLayer(({ amount }) => Effect.succeed(amount)))
+      yield* status(old, "Blocked")
+      const late = yield* client.on(Parent.execute({ id: "late" }, { discard: true }))
+      yield* status(late, "Suspended")
+      yield* leave
+      yield* worker.register(Mended.toLayer(({ amount }) => Effect.succeed(amount ?? 0)))
+      yield* client.on(Mended.resume(old))
+      for (const parent of [early, late]) {
+        assertSuccess(yield* finished(client, Parent, parent), 0)
+      }
+      assert.strictEqual(log.count("compensated"), 0)
+    })
+  )
+
   it.live("is blocked when a recorded value is of another schema, and nothing is compensated", () =>
     Effect.gen(function* () {
       const { client, sql, status, worker } = yield* workerAndClient()
@@ -199,6 +234,35 @@ describe("a workflow whose payload no longer decodes", () => {
       yield* status(id, "Suspended")
       yield* client.on(succeed(Flow, id, go, undefined))
       assertSuccess(yield* finished(client, Flow, id), undefined)
+    })
+  )
+})
+
+describe("a child that dies of what is no result", () => {
+  it.live("is waited for by the parent that runs beside it, until it is resumed", () =>
+    Effect.gen(function* () {
+      const { client, status, worker } = yield* workerAndClient()
+      const Child = define("Child", {
+        success: Schema.String,
+        annotations: Context.make(Workflow.CaptureDefects, false)
+      })
+      const Parent = define("Parent", { success: Schema.String })
+      let runs = 0
+      yield* worker.register(
+        Layer.merge(
+          Child.toLayer(() =>
+            Effect.suspend(() => (++runs === 1 ? Effect.die("flaky") : Effect.succeed("mended")))
+          ),
+          Parent.toLayer(() => Child.execute({ id: "1" }))
+        )
+      )
+      const parent = yield* client.on(Parent.execute({ id: "1" }, { discard: true }))
+      const child = yield* client.on(Child.executionId({ id: "1" }))
+      yield* status(child, "Blocked")
+      yield* status(parent, "Suspended")
+      yield* client.on(Child.resume(child))
+      assertSuccess(yield* finished(client, Parent, parent), "mended")
+      assert.strictEqual(runs, 2)
     })
   )
 })
