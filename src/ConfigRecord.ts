@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import { type ConfigField, render } from "./ConfigField.ts"
+import * as Misspelling from "./Misspelling.ts"
 import { RomancyConfigError } from "./RomancyError.ts"
 
 /**
@@ -102,6 +103,11 @@ export const define = <Values>(definition: Definition<Values>): ConfigRecord<Val
 
   const fromConfig: ConfigRecord<Values>["fromConfig"] = Effect.fnUntraced(function* (overrides) {
     const environment = yield* fromEnvironment
+    for (const { meant, variable } of yield* Misspelling.among(names.map(definition.variable))) {
+      yield* Effect.logWarning("A variable of the environment sets no option").pipe(
+        Effect.annotateLogs({ variable, meant })
+      )
+    }
     const given = Object.fromEntries(
       Object.entries(overrides).filter(([, value]) => value !== undefined)
     )

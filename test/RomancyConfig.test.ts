@@ -146,6 +146,27 @@ describe("RomancyConfig", () => {
     })
   )
 
+  it.effect("says which variable is nearly that of an option, and sets nothing", () =>
+    Effect.gen(function* () {
+      const logs = yield* Statuses.capture
+      const config = yield* fromEnv({
+        ROMANCY_LISTEN_NOTIFY: "false",
+        ROMANCY_MAX_CONCURENT_WORKFLOWS: "7",
+        ROMANCY_PREFIXES: "billing",
+        // A part of an option's name, one that another module reads, and two of an application's.
+        ROMANCY_LISTEN: "x",
+        ROMANCY_OUTBOX_MAX_AGE: "1 hour",
+        ROMANCY_COLOUR: "red",
+        ROMANCX_SCHEMA: "blue"
+      }).pipe(Effect.provide(logs.layer))
+      assert.deepStrictEqual(config, { ...(yield* RomancyConfig.make()), listenNotify: false })
+      assert.deepStrictEqual(logs.lines.toSorted(), [
+        "WARN A variable of the environment sets no option meant=ROMANCY_MAX_CONCURRENT_WORKFLOWS variable=ROMANCY_MAX_CONCURENT_WORKFLOWS",
+        "WARN A variable of the environment sets no option meant=ROMANCY_PREFIX variable=ROMANCY_PREFIXES"
+      ])
+    })
+  )
+
   it.effect("gives names that PostgreSQL takes as they are, with the longest prefix too", () =>
     Effect.gen(function* () {
       const config = yield* RomancyConfig.make({ prefix: "p".repeat(31), schema: "s".repeat(41) })
