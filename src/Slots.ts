@@ -167,11 +167,11 @@ export const make = Effect.fnUntraced(function* (here: {
     starve: () => {
       starved = true
     },
-    /** A run has left. */
+    /** A run has left, for good or to the one that has taken its place: that may have left before it. */
     vacated: ({ executionId, token }: Store.Lease): void => {
-      left?.set(executionId, token)
+      left?.set(executionId, Math.max(token, left.get(executionId) ?? 0))
       const entry = starting.get(executionId)
-      if (entry !== undefined) entry.leftToken = token
+      if (entry !== undefined) entry.leftToken = Math.max(token, entry.leftToken)
       freed()
     }
   }

@@ -1,11 +1,18 @@
 /** What a process gives back of what it owns and does not run, where the database refuses that at first. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
+import { Doorbell } from "../src/Doorbell.ts"
+import * as MemoryWorkflowStore from "../src/MemoryWorkflowStore.ts"
 import * as Romancy from "../src/Romancy.ts"
 import { hold } from "./conformance/Postgres.ts"
-import type { RomancyConfig } from "../src/RomancyConfig.ts"
+import { RomancyConfig } from "../src/RomancyConfig.ts"
+import * as Slots from "../src/Slots.ts"
+import { Tenure } from "../src/Tenure.ts"
+import { WorkerId } from "../src/WorkerId.ts"
+import type { Claimed } from "../src/WorkflowStore.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
@@ -116,5 +123,30 @@ describe("a workflow that cannot be given back", () => {
       yield* worker.register(WaitingLive(log))
       yield* log.seen("body")
     })
+  )
+})
+
+describe("what is known of the claims that have left", () => {
+  it.effect("is the newest of an instance, though the run of an older one leaves after it", () =>
+    Effect.gen(function* () {
+      const slots = yield* Slots.make({
+        runs: new Map(),
+        launch: () => Effect.die("nothing is claimed"),
+        tenure: new Tenure(yield* Clock.Clock)
+      })
+      const of = (token: number) => ({ executionId: "a", token }) as Claimed
+      const bothLeave = Effect.sync(() => {
+        for (const token of [2, 1]) slots.vacated(of(token))
+        assert.isTrue(slots.isOver(of(2)))
+        assert.isFalse(slots.isOver(of(3)))
+      })
+      // While a start holds its slot, and while a dispatcher claims.
+      yield* slots.hold("a")(bothLeave)
+      yield* slots.admit(new Set(["home"]), () => Effect.as(bothLeave, { claimed: [] }))
+      assert.isFalse(slots.isOver(of(2)))
+    }).pipe(
+      Effect.provide([MemoryWorkflowStore.layer, Doorbell.layer, RomancyConfig.layer()]),
+      Effect.provideService(WorkerId, "worker-self")
+    )
   )
 })
