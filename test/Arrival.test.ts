@@ -14,6 +14,7 @@ import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
   finished,
+  heard,
   hourly,
   makeDatabase,
   makeLog,
@@ -49,7 +50,7 @@ describe("an execution that is claimed and not here yet", () => {
       yield* within("its end")(
         Effect.gen(function* () {
           // The worker hears it, too, and has nothing to tell.
-          yield* Effect.sleep("100 millis")
+          yield* heard(worker, client)
           yield* starting.release
           assertInterrupted(yield* finished(worker, Flow, id))
         })

@@ -23,6 +23,7 @@ import {
   define,
   finished,
   fromLayer,
+  heard,
   hourly,
   makeDatabase,
   makeLog,
@@ -227,7 +228,7 @@ describe("a parked run", () => {
       yield* worker.on(succeed(Race, id, answer, "x"))
       yield* log.seen("charge")
       // It would be cut off by now.
-      yield* Effect.sleep("50 millis")
+      yield* heard(worker)
       yield* Deferred.succeed(gate, undefined)
       assertSuccess(yield* finished(worker, Race, id), "x")
       assert.deepStrictEqual(log.events, ["quick", "charge"])
@@ -255,7 +256,7 @@ describe("a parked run", () => {
       yield* log.seen("circle")
       yield* worker.on(Circle.interrupt(id))
       // It has been told before it is cut off.
-      yield* Effect.sleep("50 millis")
+      yield* heard(worker)
       yield* worker.on(
         Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Circle, id))
       )
@@ -328,6 +329,7 @@ describe("a parked run", () => {
         (_, n) =>
           Effect.gen(function* () {
             const id = yield* ask(`${n}`)
+            // Around the moment at which its time is up, and no signal says when that is to come.
             yield* Effect.sleep(n % 40)
             yield* (n % 2 === 0 ? client : silent).on(succeed(Ask, id, answer, `${n}`))
             // Nobody tells the workers of what the silent one made runnable.

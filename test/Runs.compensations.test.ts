@@ -4,6 +4,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -16,12 +17,14 @@ import {
   define,
   finished,
   fromLayer,
+  heard,
   hourly,
   makeLog,
   oneWorker,
   type Runtime,
   start,
   suspended,
+  told,
   within,
   workerAndClient
 } from "./support/Runtimes.ts"
@@ -51,8 +54,13 @@ const charging = Effect.fnUntraced(function* (
   }
 })
 
-/** By then the run has heard of what was said to it. */
-const heard = Effect.sleep("100 millis")
+/** Begins to stop a worker: what was registered last ends first, and so says when that is. */
+const stop = Effect.fnUntraced(function* (worker: Runtime, log: ReturnType<typeof makeLog>) {
+  yield* worker.register(Layer.effectDiscard(Effect.addFinalizer(() => log.add("stopping"))))
+  const stopping = yield* Effect.forkScoped(worker.stop)
+  yield* log.seen("stopping")
+  return stopping
+})
 
 const interruptUnsafe = (id: string) =>
   Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Sale, id))
@@ -85,7 +93,7 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
       const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
       yield* log.seen("ship")
       yield* worker.on(Sale.interrupt(id))
-      yield* heard
+      yield* heard(worker)
       yield* Deferred.succeed(gate, undefined)
       assert.isTrue(Exit.isFailure(yield* finished(worker, Sale, id)))
       assert.deepStrictEqual(log.events, ["charge", "ship", "begins charge", "refunds charge"])
@@ -106,7 +114,7 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
         const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
         yield* log.seen("begins c")
         yield* worker.on(how === "interrupt" ? Sale.interrupt(id) : interruptUnsafe(id))
-        yield* heard
+        yield* heard(worker)
         yield* Deferred.succeed(gate, undefined)
         assert.isTrue(Exit.isFailure(yield* finished(worker, Sale, id)))
         assert.deepStrictEqual(log.events, [
@@ -117,11 +125,12 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
     )
   }
 
-  for (const [where, rests] of [
-    ["in a step", step("long", Effect.never)],
-    ["between two steps", Effect.never],
-    ["while it waits", Effect.asVoid(DurableDeferred.await(answer))]
-  ] as const) {
+  const resting = (there: Effect.Effect<void>) => ({
+    "in a step": step("long", Effect.andThen(there, Effect.never)),
+    "between two steps": Effect.andThen(there, Effect.never),
+    "while it waits": Effect.asVoid(Effect.andThen(there, DurableDeferred.await(answer)))
+  })
+  for (const where of ["in a step", "between two steps", "while it waits"] as const) {
     it.live(`a run that is cut off is compensated: ${where}`, () =>
       Effect.gen(function* () {
         const worker: Runtime = yield* places[place]
@@ -131,15 +140,14 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
         yield* worker.register(
           Sale.toLayer(() =>
             charging(log, open, ["a", "b"]).pipe(
-              Effect.andThen(log.add("there")),
-              Effect.andThen(rests),
+              Effect.andThen(resting(log.add("there"))[where]),
               Effect.as("done")
             )
           )
         )
         const id = yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
         yield* log.seen("there")
-        yield* heard
+        if (where === "while it waits") yield* suspended(worker, Sale, id)
         yield* worker.on(interruptUnsafe(id))
         assertInterrupted(yield* finished(worker, Sale, id))
         assert.deepStrictEqual(
@@ -166,7 +174,7 @@ describe.each(["in memory", "on PostgreSQL"] as const)("%s", (place) => {
         yield* worker.on(
           how === "what it waited for comes" ? succeed(Sale, id, answer, "x") : interruptUnsafe(id)
         )
-        yield* heard
+        yield* heard(worker)
         yield* Deferred.succeed(gate, undefined)
         assertInterrupted(yield* finished(worker, Sale, id))
         assert.deepStrictEqual(log.events, ["charge", "begins charge", "refunds charge"])
@@ -262,13 +270,11 @@ describe("a compensation of an interrupted run", () => {
   ] as const) {
     it.live(`does not hold up the stop of its worker before ${what}`, () =>
       Effect.gen(function* () {
-        const { gate, log, url, worker } = yield* betweenSteps({ shutdownTimeout: "1 hour" }, names)
-        const stopping = yield* Effect.forkScoped(worker.stop)
-        yield* Effect.sleep("50 millis")
+        const { gate, log, worker } = yield* betweenSteps({ shutdownTimeout: "1 hour" }, names)
+        const stopping = yield* stop(worker, log)
         yield* Deferred.succeed(gate, undefined)
         yield* within("the end of the worker")(Fiber.join(stopping))
-        assert.deepStrictEqual(log.events, ["compensates"])
-        assert.isDefined(url)
+        assert.deepStrictEqual(log.events, ["compensates", "stopping"])
       })
     )
 
@@ -276,7 +282,7 @@ describe("a compensation of an interrupted run", () => {
       `keeps no slot, and no caller, of a worker that it was taken from: before ${what}`,
       () =>
         Effect.gen(function* () {
-          const { caller, gate, log, notify, sql, worker } = yield* betweenSteps(
+          const { caller, calls, gate, log, notify, sql, worker } = yield* betweenSteps(
             { maxConcurrentWorkflows: 1 },
             names
           )
@@ -285,12 +291,8 @@ describe("a compensation of an interrupted run", () => {
           const [row] = yield* sql<{ id: string; owner: string }>`
         select execution_id as id, owner from romancy_instances`
           yield* steal(sql, row!.id)
-          yield* notify(
-            "romancy_workflow_signal",
-            JSON.stringify({ instance_id: row!.id, owner: row!.owner })
-          )
           // Its lease is another's, and it hears of that in the compensation.
-          yield* Effect.sleep("100 millis")
+          yield* told({ calls, notify }, row!.owner, row!.id)
           yield* Deferred.succeed(gate, undefined)
           assert.strictEqual(
             yield* within("a slot")(worker.on(Echo.execute({ id: "echo" }))),
@@ -330,11 +332,10 @@ describe("what a run has done that a stop cuts off", () => {
       )
       yield* worker.on(Sale.execute({ id: "1" }, { discard: true }))
       yield* log.seen("first")
-      const stopping = yield* Effect.forkScoped(worker.stop)
-      yield* heard
+      const stopping = yield* stop(worker, log)
       yield* Deferred.succeed(gate, undefined)
       yield* within("the end of the worker")(Fiber.join(stopping))
-      assert.deepStrictEqual(log.events, ["charge", "first"])
+      assert.deepStrictEqual(log.events, ["charge", "first", "stopping"])
     })
   )
 })

@@ -21,6 +21,8 @@ import {
   refuse,
   type Runtime,
   start,
+  statement,
+  told,
   within,
   workerAndClient
 } from "./support/Runtimes.ts"
@@ -28,9 +30,6 @@ import {
 const Echo = define("Echo", { success: Schema.String })
 const go = DurableDeferred.make("go")
 const EchoLive = Echo.toLayer(({ id }) => Effect.succeed(`echo ${id}`))
-
-/** By then the run has heard of what was said to it. */
-const heard = Effect.sleep("100 millis")
 
 /** A step that waits at a gate, and another one. */
 const twoSteps = Effect.fnUntraced(function* (
@@ -68,7 +67,9 @@ describe("a run that was fenced", () => {
 
   it.live("is asked to end, and does not do so for whoever goes on with it", () =>
     Effect.gen(function* () {
-      const { client, row, sql, worker } = yield* workerAndClient({ maxConcurrentWorkflows: 1 })
+      const { calls, client, notify, row, sql, worker } = yield* workerAndClient({
+        maxConcurrentWorkflows: 1
+      })
       const gate = yield* Deferred.make<void>()
       const log = makeLog()
       const Flow = define("Flow")
@@ -84,7 +85,7 @@ describe("a run that was fenced", () => {
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("there")
       yield* worker.on(Flow.interrupt(id))
-      yield* heard
+      yield* told({ calls, notify }, (yield* row(id))!.owner, id)
       yield* steal(sql, id)
       yield* Deferred.succeed(gate, undefined)
       // It has left its slot by the time that another has it.
@@ -352,7 +353,7 @@ describe("an instance that this worker claims again while its fenced run cannot 
 
   it.live("goes on when that has left late, and could not release what it held", () =>
     Effect.gen(function* () {
-      const { client, notify, row, sql, worker } = yield* workerAndClient({
+      const { calls, client, notify, row, sql, worker } = yield* workerAndClient({
         shutdownTimeout: "50 millis"
       })
       const [gate, open] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
@@ -365,26 +366,26 @@ describe("an instance that this worker claims again while its fenced run cannot 
       const waiting = Workflow.provideScope(Effect.addFinalizer(() => release)).pipe(
         Effect.andThen(DurableDeferred.await(go))
       )
-      yield* worker.register(
-        Flow.toLayer(
-          Effect.fnUntraced(function* () {
-            if (runs++ === 0) yield* waiting
-            yield* Activity.make({
-              name: "first",
-              execute: Effect.andThen(log.add("first"), Deferred.await(open))
-            })
-            yield* Activity.make({ name: "second", execute: log.add("second") })
+      const FlowLive = Flow.toLayer(
+        Effect.fnUntraced(function* () {
+          if (runs++ === 0) yield* waiting
+          yield* Activity.make({
+            name: "first",
+            execute: Effect.andThen(log.add("first"), Deferred.await(open))
           })
-        )
+          yield* Activity.make({ name: "second", execute: log.add("second") })
+        })
       )
+      yield* worker.register(Layer.merge(FlowLive, EchoLive))
       const id = yield* client.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("releases")
       yield* sql`update romancy_instances set status = 'Runnable', owner = null where execution_id = ${id}`
       yield* notify("romancy_workflow_resumable")
       yield* log.seen("first")
       yield* Deferred.succeed(gate, undefined)
-      // By then the older run has left.
-      yield* Effect.sleep("100 millis")
+      // The older run would set its instance aside, and has left when others have come and gone.
+      yield* eventually("its last statement", calls(statement.block), (n) => n > 0)
+      for (let n = 0; n < 3; n++) yield* finishes(client, `${n}`)
       yield* Deferred.succeed(open, undefined)
       assertSuccess(yield* finished(client, Flow, id), undefined)
       assert.deepStrictEqual(log.events, ["releases", "first", "second"])

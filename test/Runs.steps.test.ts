@@ -17,6 +17,7 @@ import * as Statuses from "./support/Statuses.ts"
 import {
   define,
   finished,
+  heard,
   fromLayer,
   makeLog,
   type Runtime,
@@ -51,16 +52,16 @@ describe("a step", () => {
           Effect.all(
             [
               Effect.raceFirst(step, Effect.as(Deferred.await(gate), "given up")),
-              Effect.andThen(log.seen("step"), step)
+              log.seen("step").pipe(Effect.andThen(log.add("asks")), Effect.andThen(step))
             ],
             { concurrency: "unbounded" }
           )
         )
       )
       const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
-      yield* log.seen("step")
-      // By now the other branch waits for it.
-      yield* Effect.sleep("50 millis")
+      yield* log.seen("asks")
+      // When another run has come and gone, that branch waits for the step.
+      yield* heard(worker)
       yield* Deferred.succeed(gate, undefined)
       assertSuccess(yield* finished(worker, Flow, id), ["given up", "done"])
       assert.strictEqual(log.count("step"), 2)

@@ -24,7 +24,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Workflow from "effect/workflow/Workflow"
-import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { Listener, type ListenerStatus } from "../../src/Listener.ts"
 import * as Romancy from "../../src/Romancy.ts"
 import { type ChannelName, channels, type RomancyConfig } from "../../src/RomancyConfig.ts"
@@ -221,6 +221,42 @@ export const suspended = <A, E>(runtime: Runtime, workflow: Pollable<A, E>, exec
     )
   )
 
+const Bell = define("Bell")
+
+/**
+ * Waits until a worker has told its runs what was said to them before. One that is there for this alone
+ * is asked to end, by whom the others were asked, and so hears of it on the same way, and last. It
+ * takes a slot.
+ */
+export const heard = Effect.fnUntraced(function* (worker: Runtime, from: Runtime = worker) {
+  const log = makeLog()
+  const leave = yield* worker.register(
+    Bell.toLayer(() => Effect.andThen(log.add("there"), Effect.never))
+  )
+  const bell = { id: crypto.randomUUID() }
+  const id = yield* worker.on(Bell.execute(bell, { discard: true }))
+  yield* log.seen("there")
+  yield* from.on(Effect.flatMap(WorkflowEngine, (engine) => engine.interruptUnsafe(Bell, id)))
+  yield* finished(worker, Bell, id)
+  yield* leave
+})
+
+/**
+ * The same of one run, of a worker that has no slot for another: it is asked to look time after time,
+ * and begins with a look when it has told what came of the last.
+ */
+export const told = Effect.fnUntraced(function* (
+  { calls, notify }: Pick<Database, "calls" | "notify">,
+  owner: string | null,
+  executionId: string
+) {
+  for (let looks = 0; looks < 3; looks++) {
+    const before = yield* calls(statement.news)
+    yield* notify("romancy_workflow_signal", JSON.stringify({ instance_id: executionId, owner }))
+    yield* eventually("a look", calls(statement.news), (n) => n > before)
+  }
+})
+
 /** An ordered record of what bodies did, that a test can wait on. */
 export const makeLog = () => {
   const events: Array<string> = []
@@ -307,7 +343,8 @@ export const statement = {
   fireTogether: "%completions as%",
   outcomes: "%select i.execution_id, i.workflow_name, i.status, i.owner, i.result%",
   load: "%as kind, i.interrupt as name%",
-  news: "%then i.token else%"
+  news: "%then i.token else%",
+  block: "%from done where awaited offset%"
 }
 
 /** Listens on every channel as `psql` would, and keeps what it hears. */
