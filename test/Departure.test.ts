@@ -10,10 +10,14 @@ import * as Romancy from "../src/Romancy.ts"
 import { succeed } from "./contract/Harness.ts"
 import {
   define,
+  eventually,
   finished,
   fromLayer,
   hourly,
+  makeDatabase,
   makeLog,
+  start,
+  statement,
   suspended,
   within
 } from "./support/Runtimes.ts"
@@ -65,16 +69,23 @@ describe("the release of a resource", () => {
 describe("a run that a stop gives back", () => {
   it.live("goes on with who has registered its workflow since, without any poll", () =>
     Effect.gen(function* () {
-      const worker = yield* fromLayer(Romancy.layerMemory(hourly))
+      // Nobody is told, either, of what has become runnable.
+      const { calls, url } = yield* makeDatabase
+      const worker = yield* start(url, { config: { ...hourly, listenNotify: false } })
       const log = makeLog()
-      const leave = yield* worker.register(
-        Flow.toLayer(() => Effect.andThen(log.add("first"), Effect.never))
+      /** A look for work that has found nothing is followed by a more thorough one. */
+      const looksTwice = Effect.fnUntraced(function* <A, E, R>(register: Effect.Effect<A, E, R>) {
+        const before = yield* calls(statement.claim)
+        const registered = yield* register
+        yield* eventually("two looks", calls(statement.claim), (n) => n >= before + 2)
+        return registered
+      })
+      const leave = yield* looksTwice(
+        worker.register(Flow.toLayer(() => Effect.andThen(log.add("first"), Effect.never)))
       )
       const id = yield* worker.on(Flow.execute({ id: "1" }, { discard: true }))
       yield* log.seen("first")
-      yield* worker.register(Flow.toLayer(() => log.add("second")))
-      // It has looked for work by then.
-      yield* Effect.sleep("100 millis")
+      yield* looksTwice(worker.register(Flow.toLayer(() => log.add("second"))))
       yield* leave
       yield* finished(worker, Flow, id)
       assert.deepStrictEqual(log.events, ["first", "second"])
