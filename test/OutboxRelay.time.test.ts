@@ -23,6 +23,7 @@ import * as HttpSink from "./support/HttpSink.ts"
 import {
   event,
   gone,
+  idle,
   type Judge,
   makeDestination,
   patient,
@@ -30,7 +31,7 @@ import {
   relay,
   unavailable
 } from "./support/Relays.ts"
-import { eventually, hourly, makeDatabase, start, within } from "./support/Runtimes.ts"
+import { eventually, hourly, makeDatabase, makeLog, start, within } from "./support/Runtimes.ts"
 import { setClock } from "./support/SetClock.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import * as ScriptedListener from "./support/ScriptedListener.ts"
@@ -251,8 +252,14 @@ describe("a relay that stops", () => {
       const database = yield* makeDatabase
       const first = yield* start(database.url, { config: patient })
       yield* first.until("Listening")
+      const ears = yield* database.eavesdrop()
       const slow = yield* gated
-      const stop = yield* relay(first, slow.layer)
+      const log = makeLog()
+      // Made after the relay, it ends before it, and so says when that begins to stop.
+      const bell = Layer.effectDiscard(Effect.addFinalizer(() => log.add("stopping")))
+      const stop = yield* first.register(
+        Layer.provideMerge(bell, Layer.provide(OutboxRelay.layer(idle), slow.layer))
+      )
       yield* publish(first, ["e1"], () => "k")
       yield* slow.until(1)
       yield* publish(first, ["e2"], () => "k")
@@ -261,8 +268,9 @@ describe("a relay that stops", () => {
       const { accepted, layer, until } = makeDestination()
       yield* relay(heir, layer)
       const stopping = yield* Effect.forkChild(stop)
-      yield* Effect.sleep("50 millis")
+      yield* log.seen("stopping")
       assert.isUndefined(stopping.pollUnsafe())
+      const told = (yield* ears.said("outbox_pending")).length
       yield* Deferred.succeed(slow.gate, undefined)
       yield* eventually(
         "stopped",
@@ -273,6 +281,7 @@ describe("a relay that stops", () => {
         yield* database.sql`select state, attempts from romancy_outbox order by position`
       assert.deepStrictEqual(row, { state: "Delivered", attempts: 1 })
       yield* until(1)
+      assert.lengthOf(yield* ears.said("outbox_pending"), told + 1)
       assert.deepStrictEqual([slow.sent, accepted], [["e1"], ["e2"]])
     })
   )
