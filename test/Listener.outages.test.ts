@@ -11,6 +11,7 @@ import { TestClock } from "effect/testing"
 import { Heartbeat } from "../src/Listener.ts"
 import { reconnectSchedule } from "../src/Reconnect.ts"
 import { foreign, start, TestDatabaseConnection } from "./support/Listeners.ts"
+import { eventually } from "./support/Runtimes.ts"
 import * as Statuses from "./support/Statuses.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 
@@ -111,7 +112,11 @@ layer(TestDatabaseConnection.layer, { excludeTestServices: true })("Listener", (
       yield* statuses.until("Listening")
       block = true
       const before = beats
-      yield* Effect.repeat(Effect.sleep("10 millis"), { until: () => beats >= before + 2 })
+      yield* eventually(
+        "two beats",
+        Effect.sync(() => beats),
+        (n) => n >= before + 2
+      )
       assert.isEmpty(yield* statuses.rest)
     })
   )

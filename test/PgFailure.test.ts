@@ -3,11 +3,13 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Reactivity from "effect/reactivity/Reactivity"
+import type { Scope } from "effect/Scope"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import { StoreError } from "../src/RomancyError.ts"
 import * as PgFailure from "../src/PgFailure.ts"
 import { hold } from "./conformance/Postgres.ts"
-import { TestDatabase } from "./support/TestDatabase.ts"
+import { eventually } from "./support/Runtimes.ts"
+import { connect, TestDatabase } from "./support/TestDatabase.ts"
 
 type Meaning = "transient" | "lock" | "queue" | "row" | "nobody"
 
@@ -30,7 +32,7 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
     name: string,
     code: string | undefined,
     expected: ReadonlyArray<Meaning>,
-    failing: (sql: PgClient.PgClient) => Effect.Effect<unknown, SqlError>
+    failing: (sql: PgClient.PgClient) => Effect.Effect<unknown, SqlError, TestDatabase | Scope>
   ) =>
     it.effect(name, () =>
       Effect.gen(function* () {
@@ -82,10 +84,17 @@ layer(TestDatabase.layer, { excludeTestServices: true })("PgFailure", (it) => {
   given("a transaction that rested longer than one may", "25P03", ["transient"], (sql) =>
     sql
       .withTransaction(
-        sql`set local idle_in_transaction_session_timeout = 50`.pipe(
-          Effect.andThen(Effect.sleep("200 millis")),
-          Effect.andThen(sql`select 1`)
-        )
+        Effect.gen(function* () {
+          yield* sql`set local idle_in_transaction_session_timeout = 50`
+          const [self] = yield* sql<{ pid: number }>`select pg_backend_pid() as pid`
+          const others = yield* Effect.flatMap(TestDatabase, ({ url }) => connect(url))
+          yield* eventually(
+            "the end of the session",
+            others`select from pg_stat_activity where pid = ${self!.pid}`,
+            (rows) => rows.length === 0
+          )
+          yield* sql`select 1`
+        })
       )
       .pipe(
         // A transaction that has lost its session dies of its rollback.
