@@ -13,11 +13,13 @@ import { assertInterrupted } from "./contract/Harness.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
+  eventually,
   finished,
   hourly,
   makeDatabase,
   makeLog,
   start,
+  statement,
   within
 } from "./support/Runtimes.ts"
 
@@ -48,9 +50,10 @@ describe("an execution that is claimed and not here yet", () => {
       assert.strictEqual((yield* hear.said("workflow_signal")).length, 1)
       yield* within("its end")(
         Effect.gen(function* () {
-          // The worker hears it, too, and has nothing to tell. Nothing says when: to start another run
-          // while this start is held back may wait for it.
-          yield* Effect.sleep("100 millis")
+          // The worker hears it, too, has nothing to tell, and then hears of work that it looks for.
+          const before = yield* database.calls(statement.claim)
+          yield* database.notify("romancy_workflow_resumable")
+          yield* eventually("a look", database.calls(statement.claim), (n) => n > before)
           yield* starting.release
           assertInterrupted(yield* finished(worker, Flow, id))
         })
