@@ -104,6 +104,8 @@ export const nowhere = (run: Run | undefined): Effect.Effect<never> =>
     )
   )
 
+const weightOf: Record<Store.Interrupt, number> = { None: 0, Safe: 1, Unsafe: 2 }
+
 /** What a replay has done on channels. Most do nothing there. */
 class ChannelUse {
   readonly counts = new Map<string, number>()
@@ -242,8 +244,9 @@ export class Run {
     else if (!partial && record.wakes - this.wakes > foreign) this.again ??= "automatic"
     this.wakes = partial ? Math.min(record.wakes, this.wakes + foreign) : record.wakes
     this.resumes = record.resumes
-    const interrupted = record.interrupt !== "None" && record.interrupt !== this.interrupt
-    this.interrupt = record.interrupt
+    // It is never taken back: what says less was read before, and is late.
+    const interrupted = weightOf[record.interrupt] > weightOf[this.interrupt]
+    if (interrupted) this.interrupt = record.interrupt
     return Exit.succeed({ fenced: false, completed, interrupted })
   }
 

@@ -59,4 +59,24 @@ describe("a run", () => {
     one.apply(news(3, "message", "another"))
     assert.deepInclude(one, { wakes: 3, again: "automatic" })
   })
+
+  it("does not forget an interruption by news from before it", () => {
+    const one = run()
+    const stale = news(1)
+    one.apply({ ...news(1), interrupt: "Safe" })
+    // It has taken effect, and been written down as such.
+    one.interrupt = "Unsafe"
+    for (const interrupt of ["None", "Safe"] as const) {
+      const changes = one.apply({ ...stale, interrupt })
+      assert.isTrue(Exit.isSuccess(changes) && !changes.value.interrupted)
+      assert.strictEqual(one.interrupt, "Unsafe")
+    }
+    const asked = run()
+    asked.apply({ ...news(1), interrupt: "Safe" })
+    asked.apply(stale, { partial: true })
+    assert.strictEqual(asked.interrupt, "Safe")
+    const unsafe = asked.apply({ ...news(2), interrupt: "Unsafe" })
+    assert.isTrue(Exit.isSuccess(unsafe) && unsafe.value.interrupted)
+    assert.strictEqual(asked.interrupt, "Unsafe")
+  })
 })
