@@ -120,9 +120,15 @@ export const make = Effect.fnUntraced(function* (here: {
       signalled = new Map()
       rung.closeUnsafe()
       const askedMillis = tenure.nowMillis
+      const asked = new Map(Array.from(present.keys(), (id) => [id, runs.get(id)]))
       for (const news of yield* store.news(Array.from(present.keys()))) {
-        const run = runs.get(news.executionId)
-        if (run !== undefined) told(run, news, present.get(news.executionId)!, askedMillis)
+        const { executionId } = news
+        const run = runs.get(executionId)
+        if (run === undefined) continue
+        const source = present.get(executionId)!
+        // One that has come since may not have been this worker's yet: that says nothing about it.
+        if (run === asked.get(executionId)) told(run, news, source, askedMillis)
+        else signal([executionId], source)
       }
     }
   }).pipe(
@@ -145,8 +151,10 @@ export const make = Effect.fnUntraced(function* (here: {
             missedMillis = tenure.nowMillis
             continue
           }
-          told(run, news, source, askedMillis, true)
-          if (run.wakes < news.wakes) signal([run.executionId], source)
+          // An answer may be late, and the run it was for have left: the record says what is so now.
+          const stale = news.token < run.lease.token
+          if (!stale) told(run, news, source, askedMillis, true)
+          if (stale || run.wakes < news.wakes) signal([run.executionId], source)
         }
       }),
       (cause) => Effect.logError("could not tell a run what happened to it", cause)
