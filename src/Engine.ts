@@ -26,7 +26,13 @@ import { isReceive } from "./ChannelStore.ts"
 import { Doorbell } from "./Doorbell.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import { AwaitInTransaction, ClientOnly, type StoreError, WorkflowBlocked } from "./RomancyError.ts"
+import {
+  AwaitInTransaction,
+  AwaitOfItself,
+  ClientOnly,
+  type StoreError,
+  WorkflowBlocked
+} from "./RomancyError.ts"
 import { nowhere, type Run, type Waiter } from "./Run.ts"
 import { Runs } from "./Runs.ts"
 import { dueAt, isTimer } from "./Timer.ts"
@@ -137,6 +143,9 @@ const make = ({ client }: { readonly client: boolean }) =>
           return yield* Effect.die(
             new AwaitInTransaction({ workflowName: workflow._tag, executionId })
           )
+        }
+        if (!discard && options.parent?.executionId === executionId) {
+          return yield* Effect.die(new AwaitOfItself({ workflowName: workflow._tag, executionId }))
         }
         const parent =
           options.parent === undefined ? undefined : runs.get(options.parent.executionId)

@@ -158,6 +158,22 @@ export class AwaitInTransaction extends Schema.TaggedError<AwaitInTransaction>(
 }
 
 /**
+ * An execution awaited itself, which would never end: the payload that was meant for another gave the
+ * same idempotency key. Make the key from all that tells the two apart.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class AwaitOfItself extends Schema.TaggedError<AwaitOfItself>("romancy/AwaitOfItself")(
+  "AwaitOfItself",
+  { workflowName: Schema.String, executionId: Schema.String }
+) {
+  override get message(): string {
+    return `${this.workflowName} (${this.executionId}) awaited itself, which could never end: the payload it gave has its own idempotency key. Make the key from all that tells the two executions apart.`
+  }
+}
+
+/**
  * A step was begun in a transaction that the body of a workflow has opened: it would be recorded, and
  * what it wrote there undone, or the other way round. Open the transaction inside of the step, or make
  * one step of it all that is `transactional`.

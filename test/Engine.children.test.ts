@@ -7,7 +7,7 @@ import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Romancy from "../src/Romancy.ts"
-import { assertSuccess, succeed } from "./contract/Harness.ts"
+import { assertDefect, assertSuccess, succeed } from "./contract/Harness.ts"
 import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
@@ -39,6 +39,27 @@ const inMemory = Effect.map(
     worker
   })
 )
+
+describe("an execution that awaits itself", () => {
+  for (const [body, again] of [
+    ["its body", Parent.execute({ id: "1" })],
+    [
+      "a step",
+      Activity.make({ name: "again", success: Schema.Number, execute: Parent.execute({ id: "1" }) })
+    ]
+  ] as const) {
+    for (const place of ["on PostgreSQL", "in memory"] as const) {
+      it.live(`dies, and does not wait for ever: in ${body}, ${place}`, () =>
+        Effect.gen(function* () {
+          const { worker } = yield* place === "in memory" ? inMemory : oneWorker()
+          yield* worker.register(Parent.toLayer(() => again))
+          const id = yield* worker.on(Parent.execute({ id: "1" }, { discard: true }))
+          assertDefect(yield* finished(worker, Parent, id), `Parent (${id}) awaited itself`)
+        })
+      )
+    }
+  }
+})
 
 describe("a parent is woken by the end of a child that it has joined", () => {
   it.live("while the child slept, and a caller awaited it here", () =>
