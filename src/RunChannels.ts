@@ -143,7 +143,7 @@ const make = Effect.gen(function* () {
   })
 
   const receive: Channels["Service"]["receive"] = Effect.fnUntraced(function* (key, timeoutMillis) {
-    const run = yield* bodyOf("A receive")
+    const run = yield* bodyOf(key.mode === "event" ? "A wait for an event" : "A receive")
     const absent = !run.channels.subscribed.has(keyText(key))
     if (absent && key.mode !== "event") return yield* new NotSubscribed(key)
     const name = receiveName(key, run.count("receive", key))

@@ -350,7 +350,10 @@ inEachWorld("events", (test) => {
         )
       )
       const id = yield* runtime.on(Flow.execute({ id: "1" }, { discard: true }))
-      assertDefect(yield* finished(runtime, Flow, id), "body of the workflow Flow")
+      assertDefect(
+        yield* finished(runtime, Flow, id),
+        "A wait for an event belongs into the body of the workflow Flow"
+      )
     }))
 })
 
