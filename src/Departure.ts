@@ -213,7 +213,8 @@ export const make = Effect.fnUntraced(function* (here: {
     cause: Cause.Cause<unknown>
   ) {
     yield* Effect.logError(
-      "workflow blocked: what is stored of it cannot be run by this version"
+      "workflow blocked: what is stored of it cannot be run by this version",
+      cause
     ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
     const reason = JSON.stringify({ reason: Cause.pretty(cause) })
     const verdict = yield* Effect.catch(

@@ -1,10 +1,12 @@
 /** A run whose payload or record cannot be read: blocked with the reason, until it is mended. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -234,6 +236,26 @@ describe("a workflow whose payload no longer decodes", () => {
       yield* status(id, "Suspended")
       yield* client.on(succeed(Flow, id, go, undefined))
       assertSuccess(yield* finished(client, Flow, id), undefined)
+    })
+  )
+})
+
+describe("one that is set aside", () => {
+  it.live("says in the log why", () =>
+    Effect.gen(function* () {
+      const lines: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ cause, message }) => {
+        lines.push([message, Cause.pretty(cause)].flat().join(" "))
+      })
+      const runtime = yield* fromLayer(
+        Romancy.layerMemory(hourly).pipe(Layer.provide(Logger.layer([logger])))
+      )
+      const Flow = define("Flow", { annotations: Context.make(Workflow.CaptureDefects, false) })
+      yield* runtime.register(Flow.toLayer(() => Effect.die("the reason")))
+      const caller = runtime.on(Effect.exit(Flow.execute({ id: "1" })))
+      assertDefect(yield* within("the caller")(caller), "the reason")
+      assert.strictEqual(lines.length, 1)
+      assert.match(lines[0] ?? "", /^workflow blocked.*the reason/s)
     })
   )
 })
