@@ -22,7 +22,7 @@ import { Doorbell } from "./Doorbell.ts"
 import { workflowsEnded } from "./Metrics.ts"
 import { Names } from "./Names.ts"
 import { RomancyConfig } from "./RomancyConfig.ts"
-import type { StoreError } from "./RomancyError.ts"
+import { type StoreError, Unreadable } from "./RomancyError.ts"
 import type { Ended, Run } from "./Run.ts"
 import type { Registration } from "./Runs.ts"
 import type { WakeSource } from "./Wake.ts"
@@ -212,10 +212,18 @@ export const make = Effect.fnUntraced(function* (here: {
     workflowName: string,
     cause: Cause.Cause<unknown>
   ) {
+    const error = Cause.squash(cause)
+    // Why something cannot be read is said with what was found there, and the log is everybody's.
+    const unreadable = error instanceof Unreadable ? error : undefined
     yield* Effect.logError(
       "workflow blocked: what is stored of it cannot be run by this version",
-      cause
-    ).pipe(Effect.annotateLogs({ executionId: lease.executionId, workflowName }))
+      unreadable === undefined ? cause : Cause.empty
+    ).pipe(
+      Effect.annotateLogs({
+        ...{ executionId: lease.executionId, workflowName },
+        ...(unreadable && { what: unreadable.what })
+      })
+    )
     const reason = JSON.stringify({ reason: Cause.pretty(cause) })
     const verdict = yield* Effect.catch(
       store.block(lease, reason),
@@ -225,10 +233,11 @@ export const make = Effect.fnUntraced(function* (here: {
     if (blocked) yield* Metric.update(workflowsEnded(workflowName, "Blocked"), 1)
     awaiting.look([lease.executionId])
     const run = runs.get(lease.executionId)
-    // Those who wait here may see the defect itself; the others are told that it is blocked. One that
-    // has taken its place here goes on, and so may whoever has it elsewhere.
+    // Those who wait here see what its handler died of; the others, and they of anything else, are told
+    // that it is blocked. One that has taken its place here goes on, and so may whoever has it elsewhere.
     if (run?.lease.token === lease.token) {
-      leave(run, blocked ? Exit.failCause(cause as Cause.Cause<never>) : undefined)
+      const died = blocked && unreadable === undefined
+      leave(run, died ? Exit.failCause(cause as Cause.Cause<never>) : undefined)
     }
   })
 

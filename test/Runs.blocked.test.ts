@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
@@ -240,23 +241,45 @@ describe("a workflow whose payload no longer decodes", () => {
   )
 })
 
-describe("one that is set aside", () => {
-  it.live("says in the log why", () =>
-    Effect.gen(function* () {
-      const lines: Array<string> = []
-      const logger = Logger.make<unknown, void>(({ cause, message }) => {
-        lines.push([message, Cause.pretty(cause)].flat().join(" "))
+describe("the log of what is set aside", () => {
+  it.live(
+    "says what its handler died of, or what of it cannot be read, and nothing that is stored",
+    () =>
+      Effect.gen(function* () {
+        const lines: Array<string> = []
+        const logger = Logger.make<unknown, void>(({ cause, fiber, message }) => {
+          const { what } = fiber.getRef(References.CurrentLogAnnotations)
+          lines.push([message, what, Cause.pretty(cause)].flat().join(" "))
+        })
+        const runtime = yield* fromLayer(
+          Romancy.layerMemory({ ...hourly, parkDuration: 0 }).pipe(
+            Layer.provide(Logger.layer([logger]))
+          )
+        )
+        const Dies = define("Dies", { annotations: Context.make(Workflow.CaptureDefects, false) })
+        yield* runtime.register(Dies.toLayer(() => Effect.die("the reason")))
+        const caller = runtime.on(Effect.exit(Dies.execute({ id: "1" })))
+        assertDefect(yield* within("the caller")(caller), "the reason")
+        assert.strictEqual(lines.length, 1)
+        assert.match(lines[0]!, /^workflow blocked.*the reason/s)
+
+        // The reason says what was found.
+        const Stricter = Schema.String.check(Schema.makeFilter((text) => `"${text}" is none`))
+        const Waits = define("Waits", { success: Schema.String })
+        const secret = DurableDeferred.make("secret", { success: Schema.String })
+        yield* runtime.register(
+          Waits.toLayer(() =>
+            DurableDeferred.await(DurableDeferred.make("secret", { success: Stricter }))
+          )
+        )
+        const id = yield* runtime.on(Waits.execute({ id: "1" }, { discard: true }))
+        yield* runtime.on(succeed(Waits, id, secret, "hunter2"))
+        const second = runtime.on(Effect.exit(Waits.execute({ id: "1" })))
+        assertDefect(yield* within("the end")(second), "is blocked")
+        assert.strictEqual(lines.length, 2)
+        assert.match(lines[1]!, /^workflow blocked.* The deferred secret/)
+        assert.notInclude(lines[1], "hunter2")
       })
-      const runtime = yield* fromLayer(
-        Romancy.layerMemory(hourly).pipe(Layer.provide(Logger.layer([logger])))
-      )
-      const Flow = define("Flow", { annotations: Context.make(Workflow.CaptureDefects, false) })
-      yield* runtime.register(Flow.toLayer(() => Effect.die("the reason")))
-      const caller = runtime.on(Effect.exit(Flow.execute({ id: "1" })))
-      assertDefect(yield* within("the caller")(caller), "the reason")
-      assert.strictEqual(lines.length, 1)
-      assert.match(lines[0] ?? "", /^workflow blocked.*the reason/s)
-    })
   )
 })
 
