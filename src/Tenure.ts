@@ -16,14 +16,18 @@ import type * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 
 /**
- * So long after it was asked an answer says that an instance is still this worker's, beyond what two
- * quick answers take: less than others need to find a worker dead and to record a step of its work,
+ * So long after it was asked an answer says that an instance is still this worker's, beyond twice what
+ * answers usually take: less than others need to find a worker dead and to record a step of its work,
  * which may be some tens of milliseconds.
  */
 const proofMillis = 10
 
-/** Of so many answers the quickest counts as quick. */
+/**
+ * Of so many answers, one after the other, two may have taken any time: that of the others is usual. So
+ * what stood still proves nothing, and what is slow because there is much to do is not asked for twice.
+ */
 const answersKept = 8
+const exceptions = 2
 
 /**
  * A moment by both clocks of a process: the monotonic one, which no correction of the time of day moves,
@@ -70,6 +74,8 @@ export class Tenure {
   // Nothing is claimed by a worker before its first heartbeat, and in memory there are no others.
   private leaseMillis = Number.POSITIVE_INFINITY
   private readonly answersMillis: Array<number> = []
+  private answeredMillis = Number.NEGATIVE_INFINITY
+  private usualMillis = 0
   private doubtedMillis = Number.NEGATIVE_INFINITY
 
   constructor(clock: Clock.Clock) {
@@ -106,6 +112,7 @@ export class Tenure {
   renew(sent: Moment, leaseMillis: number): void {
     // What was sent before may be answered after it.
     if (sent.monotonicMillis >= this.renewedAt.monotonicMillis) this.renewedAt = sent
+    this.answered(sent.monotonicMillis)
     this.leaseMillis = leaseMillis
     this.renewed.openUnsafe()
     this.renewed.closeUnsafe()
@@ -121,10 +128,14 @@ export class Tenure {
     return Number(this.clock.monotonicTimeNanosUnsafe()) / 1e6
   }
 
-  /** What was asked then has just been answered. */
+  /** What was asked then has just been answered. What was under way together has stood still together. */
   answered(askedMillis: number): void {
-    this.answersMillis.push(this.nowMillis - askedMillis)
+    if (askedMillis < this.answeredMillis) return
+    this.answeredMillis = this.nowMillis
+    this.answersMillis.push(this.answeredMillis - askedMillis)
     if (this.answersMillis.length > answersKept) this.answersMillis.shift()
+    const longestFirst = this.answersMillis.toSorted((a, b) => b - a)
+    this.usualMillis = longestFirst[exceptions] ?? 0
   }
 
   /** Others may just have taken over what this worker had: what was asked before says nothing any more. */
@@ -135,7 +146,6 @@ export class Tenure {
   /** Whether an answer to what was asked then still says whose an instance is. */
   proves(askedMillis: number): boolean {
     if (askedMillis < this.doubtedMillis) return false
-    const quick = this.answersMillis.length === 0 ? 0 : Math.min(...this.answersMillis)
-    return this.nowMillis - askedMillis <= proofMillis + 2 * quick
+    return this.nowMillis - askedMillis <= proofMillis + 2 * this.usualMillis
   }
 }

@@ -11,12 +11,15 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import { steal } from "./conformance/Postgres.ts"
+import * as Romancy from "../src/Romancy.ts"
 import { assertSuccess } from "./contract/Harness.ts"
+import * as PgProxy from "./support/PgProxy.ts"
 import {
   define,
   eventually,
   finished,
   hourly,
+  makeDatabase,
   makeLog,
   refuse,
   type Runtime,
@@ -178,6 +181,58 @@ describe("a worker that may have lost its lease without knowing", () => {
       yield* sql`select pg_terminate_backend(pid) from pg_stat_activity
         where datname = current_database() and application_name = 'romancy-listener'`
       yield* log.seen("second")
+    })
+  )
+})
+
+describe("an answer that has stood still on its way", () => {
+  it.live("lets none of all the runs that it is for begin what others may have run", () =>
+    Effect.gen(function* () {
+      const database = yield* makeDatabase
+      const { sql } = database
+      const proxy = yield* PgProxy.make(database.url)
+      const worker = yield* start(proxy.through(database.url), {
+        config: { ...hourly, maxConcurrentWorkflows: 30 }
+      })
+      yield* worker.until("Listening")
+      const client = yield* start(database.url, { config: hourly, layer: Romancy.layerClient })
+      const gate = yield* Deferred.make<void>()
+      const log = makeLog()
+      const Flow = define("Flow", { success: Schema.String })
+      const Stays = define("Stays")
+      const StaysLive = Stays.toLayer(() => Effect.andThen(log.add("stays"), Effect.never))
+      yield* worker.register(
+        Layer.merge(
+          StaysLive,
+          Flow.toLayer(() => twoSteps(log, gate))
+        )
+      )
+      const begin = (workflow: typeof Flow | typeof Stays) =>
+        Effect.forEach(
+          Array.from({ length: 30 }, (_, n) => `${n}`),
+          (id) => client.on(workflow.execute({ id }, { discard: true })),
+          { concurrency: "unbounded" }
+        )
+      yield* begin(Flow)
+      yield* log.seen("first", 30)
+      const recording = yield* proxy.stopAt({
+        statement: 1,
+        when: "after",
+        of: ({ text }) => text.includes("insert into") && text.includes("_steps")
+      })
+      yield* Deferred.succeed(gate, undefined)
+      yield* within("the record")(recording.reached)
+      const [steps] = yield* sql<{ n: number }>`select count(*)::int4 as n from romancy_steps`
+      assert.isAtLeast(steps!.n, 20)
+      yield* sql`update romancy_instances set token = token + 1, owner = 'thief'`
+      // This is the fault: the way stands still for so long, and nobody at its end can know.
+      yield* Effect.sleep("1 second")
+      yield* recording.release
+      // They have all left when others have all their slots.
+      yield* begin(Stays)
+      yield* database.notify("romancy_workflow_resumable")
+      yield* within("the slots")(log.seen("stays", 30))
+      assert.strictEqual(log.count("second"), 0)
     })
   )
 })

@@ -23,7 +23,7 @@ const answer = Effect.fnUntraced(function* (tenure: Tenure, millis: number) {
 })
 
 describe("Tenure", () => {
-  it.effect("an answer proves for 10 ms and twice as long as a quick one takes", () =>
+  it.effect("an answer proves for 10 ms and twice as long as one usually takes", () =>
     Effect.gen(function* () {
       const tenure = yield* make
       const first = tenure.nowMillis
@@ -31,8 +31,7 @@ describe("Tenure", () => {
       assert.isTrue(tenure.proves(first))
       yield* TestClock.adjust("1 millis")
       assert.isFalse(tenure.proves(first))
-      yield* answer(tenure, 300)
-      yield* answer(tenure, 20)
+      for (const millis of [2, 1, 300, 20]) yield* answer(tenure, millis)
       const asked = yield* answer(tenure, 50)
       assert.isTrue(tenure.proves(asked))
       yield* TestClock.adjust("1 millis")
@@ -83,8 +82,29 @@ describe("Tenure", () => {
   it.effect("one that stood still on its way proves nothing", () =>
     Effect.gen(function* () {
       const tenure = yield* make
-      yield* answer(tenure, 1)
+      // Neither the first of all, nor one among others.
       assert.isFalse(tenure.proves(yield* answer(tenure, 2000)))
+      for (let n = 0; n < 8; n++) yield* answer(tenure, 1)
+      assert.isFalse(tenure.proves(yield* answer(tenure, 2000)))
+      assert.isTrue(tenure.proves(yield* answer(tenure, 1)))
+    })
+  )
+
+  it.effect("many that stood still together prove nothing", () =>
+    Effect.gen(function* () {
+      const tenure = yield* make
+      for (let n = 0; n < 8; n++) yield* answer(tenure, 1)
+      // The records of steps of many runs, asked for one after the other.
+      const asked: Array<number> = []
+      for (let n = 0; n < 20; n++) {
+        asked.push(tenure.nowMillis)
+        yield* TestClock.adjust("1 millis")
+      }
+      yield* TestClock.adjust("1400 millis")
+      for (const at of asked) {
+        tenure.answered(at)
+        assert.isFalse(tenure.proves(at))
+      }
       assert.isTrue(tenure.proves(yield* answer(tenure, 1)))
     })
   )
@@ -92,10 +112,15 @@ describe("Tenure", () => {
   it.effect("where all answers take long, long ones prove", () =>
     Effect.gen(function* () {
       const tenure = yield* make
-      yield* answer(tenure, 1)
+      for (let n = 0; n < 8; n++) yield* answer(tenure, 1)
       let refused = 0
       while (!tenure.proves(yield* answer(tenure, 200))) refused++
-      assert.isBelow(refused, 8)
+      assert.strictEqual(refused, 2)
+      // Quick ones among them change nothing: what is asked for alone is answered sooner.
+      for (let n = 0; n < 4; n++) {
+        yield* answer(tenure, 1)
+        assert.isTrue(tenure.proves(yield* answer(tenure, 200)))
+      }
       assert.isTrue(tenure.proves(yield* answer(tenure, 200)))
     })
   )
