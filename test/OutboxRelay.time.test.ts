@@ -38,6 +38,26 @@ import * as ScriptedListener from "./support/ScriptedListener.ts"
 import * as TcpProxy from "./support/TcpProxy.ts"
 import * as WorkerProcess from "./support/WorkerProcess.ts"
 
+/** A destination whose sends wait for the test, and what was sent. */
+const gated = Effect.gen(function* () {
+  const gate = yield* Deferred.make<void>()
+  const sent: Array<string> = []
+  const layer = Layer.succeed(OutboxDestination.OutboxDestination, {
+    send: ({ id }) =>
+      Effect.andThen(
+        Effect.sync(() => void sent.push(id)),
+        Effect.as(Deferred.await(gate), { _tag: "Accepted" } as const)
+      )
+  })
+  const until = (n: number) =>
+    eventually(
+      `${n} sent`,
+      Effect.sync(() => sent.length),
+      (length) => length >= n
+    )
+  return { gate, sent, layer, until }
+})
+
 describe("a relay's lease", () => {
   const leasing = {
     leaseDuration: "1 second",
@@ -128,6 +148,45 @@ describe("a relay's lease", () => {
       yield* proxy.resetThose((one) => one === connection)
       yield* until(1)
     })
+  )
+
+  it.live(
+    "that is another's by now is found out by the next renewal, and nothing of it is sent",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* makeDatabase
+        const { sql } = database
+        const config = { ...hourly, ...leasing, leaseDuration: "1 hour" } as RomancyConfig.Options
+        const runtime = yield* start(database.url, { config })
+        yield* runtime.until("Listening")
+        const slow = yield* gated
+        yield* publish(runtime, ["e1", "e2"], () => "k")
+        yield* relay(runtime, slow.layer)
+        yield* slow.until(1)
+        yield* sql`update romancy_outbox set owner = 'another', token = token + 1
+        where event_id = 'e2'`
+        const lease = Effect.map(
+          sql<{ until: Date }>`select next_attempt_at as until from romancy_outbox
+          where event_id = 'e1'`,
+          ([row]) => row!.until.getTime()
+        )
+        const renewed = Effect.flatMap(lease, (before) =>
+          eventually("a renewal", lease, (until) => until > before)
+        )
+        // The second has been asked for since, and what came of the first is known.
+        yield* Effect.andThen(renewed, renewed)
+        yield* Deferred.succeed(slow.gate, undefined)
+        const [e1] = yield* eventually(
+          "the first",
+          sql<{ state: string }>`select state from romancy_outbox where event_id = 'e1'`,
+          ([row]) => row!.state === "Delivered"
+        )
+        assert.deepStrictEqual(e1, { state: "Delivered" })
+        // Of another key, after it.
+        yield* publish(runtime, ["e3"])
+        yield* slow.until(2)
+        assert.deepStrictEqual(slow.sent, ["e1", "e3"])
+      })
   )
 
   it.live("is renewed after a correction of the time of day, which makes no event older", () =>
@@ -226,26 +285,6 @@ describe("a relay that stops", () => {
       yield* within("its end")(stop)
     })
   )
-
-  /** A destination whose sends wait for the test, and what was sent. */
-  const gated = Effect.gen(function* () {
-    const gate = yield* Deferred.make<void>()
-    const sent: Array<string> = []
-    const layer = Layer.succeed(OutboxDestination.OutboxDestination, {
-      send: ({ id }) =>
-        Effect.andThen(
-          Effect.sync(() => void sent.push(id)),
-          Effect.as(Deferred.await(gate), { _tag: "Accepted" } as const)
-        )
-    })
-    const until = (n: number) =>
-      eventually(
-        `${n} sent`,
-        Effect.sync(() => sent.length),
-        (length) => length >= n
-      )
-    return { gate, sent, layer, until }
-  })
 
   it.live("waits for what is on its way, and gives the rest to others at once", () =>
     Effect.gen(function* () {

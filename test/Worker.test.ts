@@ -204,6 +204,33 @@ describe("a worker alone", () => {
     })
   )
 
+  it.effect("is not ended by the answer to what it asked before it entered anew", () =>
+    Effect.gen(function* () {
+      const { deadly, during, gates, storeMillis, tenure, worker } = yield* lone
+      yield* during(heartbeatInterval)
+      const answer = Latch.makeUnsafe(false)
+      const gone = { alive: false, nextExpiryMillis: undefined, nowEpochMillis: storeMillis() }
+      const beat = (heard: Latch.Latch) =>
+        worker.beat(Effect.as(heard.await, { suspects: [], ...gone }))
+      const late = yield* Effect.forkChild(beat(answer), { startImmediately: true })
+      deadly.add("heartbeat")
+      yield* during(leaseDuration)
+      deadly.clear()
+      assert.include(yield* during(heartbeatInterval), "register")
+      assert.isTrue(tenure.held)
+      // It would enter anew at once.
+      const removed = Latch.makeUnsafe(false)
+      gates.set("remove", removed)
+      yield* Effect.addFinalizer(() => removed.open)
+      yield* answer.open
+      yield* Fiber.join(late)
+      assert.isTrue(tenure.held)
+      // What it asks now and hears the same of has ended its lease.
+      yield* beat(Latch.makeUnsafe(true))
+      assert.isFalse(tenure.held)
+    })
+  )
+
   it.effect("beats on when its time of day is set back, and knows the store's time", () =>
     Effect.gen(function* () {
       const { clock, during, set, storeMillis, tenure, worker } = yield* lone
