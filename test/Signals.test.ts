@@ -9,10 +9,10 @@ import { Tenure } from "../src/Tenure.ts"
 import * as Store from "../src/WorkflowStore.ts"
 import { define } from "./support/Runtimes.ts"
 
-const run = (token: number) =>
+const run = (token: number, executionId = "a") =>
   new Run({
     claimed: {
-      ...{ executionId: "a", workflowName: "Flow", parentId: undefined, payload: undefined },
+      ...{ executionId, workflowName: "Flow", parentId: undefined, payload: undefined },
       ...{ waitedMillis: 0, token, wakes: 0, resumes: 0, interrupt: "None", fresh: true }
     },
     workflow: define("Flow"),
@@ -20,8 +20,8 @@ const run = (token: number) =>
     askedMillis: 0
   })
 
-const news = (token: number): Store.News => ({
-  ...{ executionId: "a", token, wakes: 1, resumes: 0, interrupt: "None" },
+const news = (token: number, executionId = "a"): Store.News => ({
+  ...{ executionId, token, wakes: 1, resumes: 0, interrupt: "None" },
   wokenMillisAgo: 0,
   deferreds: [{ name: "go", exit: { _tag: "Success", value: 1 }, own: false }]
 })
@@ -86,5 +86,34 @@ describe("what is said of a run that has left", () => {
 
   it.effect("by a delivery ends none that has come since, and has it look", () =>
     said(({ tell }) => tell([news(1)], "notification", 0), undefined, new Map([["a", run(2)]]))
+  )
+})
+
+describe("a delivery to a run", () => {
+  it.effect("leads to a look where there is more to see than it says, and to none else", () =>
+    Effect.gen(function* () {
+      const runs = new Map(["a", "b"].map((id) => [id, run(1, id)]))
+      const looks: Array<ReadonlyArray<string>> = []
+      const looked = yield* Deferred.make<void>()
+      const store = {
+        news: (ids: ReadonlyArray<string>) => {
+          looks.push(ids)
+          return Effect.as(Deferred.succeed(looked, undefined), [])
+        }
+      } as unknown as Store.WorkflowStore["Service"]
+      const { tell } = yield* Signals.make({
+        runs,
+        tracked: WorkflowEngine.makeDeferredState(),
+        resumed: () => {},
+        abandon: () => Effect.die("ended"),
+        forsake: () => Effect.die("ended"),
+        tenure: new Tenure(yield* Clock.Clock)
+      }).pipe(Effect.provideService(Store.WorkflowStore, store))
+      // Each brings one message; the second has been woken by something else, too.
+      yield* tell([news(1, "a"), { ...news(1, "b"), wakes: 2 }], "notification", 0)
+      yield* Deferred.await(looked)
+      assert.deepStrictEqual(looks, [["b"]])
+      assert.strictEqual(runs.get("b")!.wakes, 1)
+    })
   )
 })
