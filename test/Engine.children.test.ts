@@ -184,3 +184,45 @@ describe("a parent is woken by the end of a child that it has joined", () => {
     )
   }
 })
+
+describe.each(["in memory", "on PostgreSQL"] as const)(
+  "a parent that waits for more: %s",
+  (place) => {
+    it.live("sees the end of a child that another has started, without any poll", () =>
+      Effect.gen(function* () {
+        const config = { ...hourly, parkDuration: "1 hour" } as const
+        const worker =
+          place === "in memory"
+            ? yield* fromLayer(Romancy.layerMemory(config))
+            : (yield* oneWorker(config)).worker
+        const log = makeLog()
+        const Child = define("Child")
+        const First = define("First")
+        const Second = define("Second")
+        const go = DurableDeferred.make("go")
+        yield* worker.register(First.toLayer(() => Child.execute({ id: "1" })))
+        yield* worker.register(
+          Second.toLayer(() =>
+            Effect.all(
+              [
+                Effect.andThen(Child.execute({ id: "1" }), log.add("after")),
+                Effect.andThen(log.add("waits"), DurableDeferred.await(go))
+              ],
+              { concurrency: 2, discard: true }
+            )
+          )
+        )
+        const first = yield* worker.on(First.execute({ id: "1" }, { discard: true }))
+        yield* suspended(worker, First, first)
+        const second = yield* worker.on(Second.execute({ id: "1" }, { discard: true }))
+        yield* suspended(worker, Second, second)
+        // Nobody has run it so far.
+        yield* worker.register(Child.toLayer(() => Effect.void))
+        yield* log.seen("after")
+        yield* worker.on(succeed(Second, second, go, undefined))
+        yield* finished(worker, Second, second)
+        yield* finished(worker, First, first)
+      })
+    )
+  }
+)
