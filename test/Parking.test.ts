@@ -235,7 +235,7 @@ describe("a parked run", () => {
     })
   )
 
-  it.live("that waits for itself is told like another", () =>
+  it.live("that waits for one which waits for it is told like another", () =>
     Effect.gen(function* () {
       const errors: Array<unknown> = []
       const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
@@ -246,14 +246,13 @@ describe("a parked run", () => {
       )
       const log = makeLog()
       const Circle = define("Circle")
+      const Back = define("Back")
+      yield* worker.register(Circle.toLayer(({ id }) => Back.execute({ id })))
       yield* worker.register(
-        Circle.toLayer(
-          ({ id }): Effect.Effect<void, never, WorkflowEngine> =>
-            Effect.andThen(log.add("circle"), Circle.execute({ id }))
-        )
+        Back.toLayer(({ id }) => Effect.andThen(log.add("back"), Circle.execute({ id })))
       )
       const id = yield* worker.on(Circle.execute({ id: "1" }, { discard: true }))
-      yield* log.seen("circle")
+      yield* log.seen("back")
       yield* worker.on(Circle.interrupt(id))
       // It has been told before it is cut off.
       yield* heard(worker)
