@@ -108,7 +108,8 @@ describe("a start of an execution that a dispatcher has claimed", () => {
         const { claiming, id, log, proxy, second, worker } = yield* claimed
         const answer = yield* proxy.stopAt({ statement: 1, when: "after", of })
         const starting = yield* Effect.forkScoped(second, { startImmediately: true })
-        yield* within(`the start ${when}`)(answer.reached)
+        const early = Effect.andThen(Fiber.join(starting), Effect.die("it has ended by itself"))
+        yield* within(`the start ${when}`)(Effect.raceFirst(answer.reached, early))
         yield* claiming.release
         yield* finished(worker, Flow, id)
         yield* answer.release
