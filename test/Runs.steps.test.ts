@@ -16,6 +16,7 @@ import { assertDefect, assertFailure, assertSuccess, Refused, succeed } from "./
 import * as Statuses from "./support/Statuses.ts"
 import {
   define,
+  eventually,
   finished,
   heard,
   fromLayer,
@@ -189,6 +190,12 @@ describe("a step", () => {
         yield* client.on(succeed(Flow, id, go, undefined))
         assertSuccess(yield* finished(client, Flow, id), undefined)
       }
+      // The worker counts when it has heard that its execution has ended, as the client has by now.
+      yield* eventually(
+        "all counted",
+        Effect.map(Metric.value(orphanedSteps), ({ count }) => Number(count) - Number(before)),
+        (counted) => counted >= 4
+      )
       const warnings = lines.filter((line) => line.startsWith("WARN"))
       assert.lengthOf(warnings, 2)
       assert.include(warnings[0], `Flow ended and did not ask for the step "removed"`)
